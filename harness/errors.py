@@ -1,0 +1,27 @@
+"""The errors that a user can cause, and the exit codes that every command keeps to."""
+
+from __future__ import annotations
+
+EXIT_DONE = 0
+EXIT_FAILURE = 1
+EXIT_WRONG_INPUT = 2
+EXIT_SAVED = 75
+
+
+class InputError(ValueError):
+    """A user's mistake, told in one sentence: what was given, what is allowed, what to do.
+
+    The command line prints the sentence and leaves with exit code 2.
+    """
+
+
+class DataError(InputError):
+    """A dataset, shard or sample that cannot be used; the sentence names the file and, where known, the key."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint that cannot be used; the sentence names the file."""
+
+
+class TrainingError(RuntimeError):
+    """Training went wrong by itself (non-finite numbers, a collapse); exit code 1."""

@@ -1,0 +1,47 @@
+"""Which losses: the generator's terms, and the adversarial game. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from harness.schema import Section
+
+
+class PixelLossConfig(Section):
+    """A distance between pixels, for values in [0, 1]."""
+
+    name: Literal["l1", "l2", "charbonnier"]
+    weight: float = Field(1.0, ge=0)
+
+
+LossConfig = Annotated[PixelLossConfig, Field()]
+
+
+class AdversarialConfig(Section):
+    """The game between generator and discriminator; the labels are the discriminator's only."""
+
+    form: Literal["vanilla", "least_squares", "hinge", "relativistic", "relativistic_average"] = "vanilla"
+    weight: float = Field(gt=0)
+    """Weight of the generator's adversarial term."""
+    real_label: tuple[float, float] = (1.0, 1.0)
+    """Range of the label of real images, drawn per sample: [0.9, 0.9] smooths one side, [0.7, 1.0] is random."""
+    fake_label: tuple[float, float] = (0.0, 0.0)
+    label_noise_std: float = Field(0.0, ge=0)
+    label_flip_probability: float = Field(0.0, ge=0, le=1)
+    instance_noise_std: float = Field(0.0, ge=0)
+    """Noise on both inputs of the discriminator at the phase's first step, for values in [0, 1] ..."""
+    instance_noise_steps: int = Field(0, ge=0)
+    """... falling linearly to 0 over this many steps."""
+    r1_weight: float = Field(0.0, ge=0)
+    r1_every: int = Field(16, gt=0)
+
+    @model_validator(mode="after")
+    def _ranges(self) -> AdversarialConfig:
+        for key, (low, high) in (("real_label", self.real_label), ("fake_label", self.fake_label)):
+            if not 0 <= low <= high <= 1:
+                raise ValueError(f"{key} [{low}, {high}] is not a range within [0, 1]")
+        if self.instance_noise_std > 0 and self.instance_noise_steps == 0:
+            raise ValueError("instance_noise_std needs instance_noise_steps above 0")
+        return self

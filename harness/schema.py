@@ -1,0 +1,138 @@
+"""The base of every configuration section, and its errors in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from harness.errors import InputError
+
+
+class Section(BaseModel):
+    """A frozen section of a configuration; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def parse(cls: type[S], values: Any, source: str) -> S:
+    """Validates `values` as `cls`; a mistake becomes one sentence that names `source` and the key.
+
+    Raises:
+        InputError: the values do not fit; an unknown key is answered with the nearest known one.
+    """
+    if not isinstance(values, Mapping):
+        raise InputError(f"{source}: expected keys and values, got {type(values).__name__}; write `key: value` lines.")
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise InputError(f"{source}: {_sentence(cls, first)}{more}") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        InputError: the file is missing, unreadable or not YAML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        return yaml.safe_load(text)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; give the path of a YAML file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); give a readable YAML file.") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        place = getattr(error, "problem_mark", None)
+        where = f" at line {place.line + 1}" if place else ""
+        raise InputError(f"{path}: is not valid YAML{where}; mend the indentation or quoting there.") from None
+
+
+def apply_overrides(values: Any, overrides: list[str]) -> Any:
+    """A copy of `values` with `a.b.0.c=value` overrides applied; each value is read as YAML.
+
+    Raises:
+        InputError: an override has no `=`, or its path leads through something that has no keys.
+    """
+    result = json.loads(json.dumps(values))
+    for override in overrides:
+        path, found, text = override.partition("=")
+        if not found or not path:
+            raise InputError(f"override '{override}': expected key=value; write for example seed=1.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InputError(f"override '{override}': the value is not valid YAML; quote it.") from None
+        set_key(result, path, value, f"override '{override}'")
+    return result
+
+
+def set_key(values: Any, path: str, value: Any, source: str) -> None:
+    """Sets the dotted key `path` inside nested dicts and lists, in place."""
+    *parents, last = path.split(".")
+    node = values
+    for part in parents:
+        node = _child(node, part, path, source)
+    if isinstance(node, list):
+        node[_index(node, last, path, source)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise InputError(f"{source}: '{path}' leads into a single value; name a key that exists.")
+
+
+def _child(node: Any, part: str, path: str, source: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, part, path, source)]
+    if isinstance(node, dict):
+        if node.get(part) is None:
+            node[part] = {}
+        return node[part]
+    raise InputError(f"{source}: '{path}' leads into a single value at '{part}'; name a key that exists.")
+
+
+def _index(node: list[Any], part: str, path: str, source: str) -> int:
+    if part.isdigit() and int(part) < len(node):
+        return int(part)
+    raise InputError(f"{source}: '{part}' in '{path}' is not a place in a list of {len(node)}; use 0 to {len(node) - 1}.")
+
+
+def _sentence(cls: type[BaseModel], error: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in error["loc"]) or "the whole"
+    if error["type"] == "extra_forbidden":
+        wrong = str(error["loc"][-1])
+        near = difflib.get_close_matches(wrong, sorted(_known_keys(cls)), n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else "remove it."
+        return f"unknown key '{key}'; {hint}"
+    if error["type"] == "missing":
+        return f"key '{key}' is missing; add it."
+    message = error["msg"].removeprefix("Value error, ")
+    given = error.get("input")
+    shown = "" if isinstance(given, (dict, list)) or error["type"] == "value_error" else f", got {given!r}"
+    return f"key '{key}': {message[:1].lower() + message[1:]}{shown}."
+
+
+def _known_keys(cls: type[BaseModel]) -> Iterator[str]:
+    seen: set[type[BaseModel]] = set()
+    todo: list[Any] = [cls]
+    while todo:
+        annotation = todo.pop()
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            if annotation in seen:
+                continue
+            seen.add(annotation)
+            yield from annotation.model_fields
+            todo += [field.annotation for field in annotation.model_fields.values()]
+        else:
+            todo += list(getattr(annotation, "__args__", ()))

@@ -1,0 +1,84 @@
+"""How a phase optimises, and how often a run logs, validates and saves. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from harness.schema import Section
+
+
+class ConstantSchedule(Section):
+    name: Literal["constant"] = "constant"
+    warmup_steps: int = Field(0, ge=0)
+
+
+class MultiStepSchedule(Section):
+    """The learning rate is multiplied by `factor` at each milestone (steps within the phase)."""
+
+    name: Literal["multistep"]
+    milestones: tuple[int, ...]
+    factor: float = Field(0.5, gt=0, le=1)
+    warmup_steps: int = Field(0, ge=0)
+
+
+class CosineSchedule(Section):
+    """Cosine with restarts: each period falls from the learning rate to `minimum`."""
+
+    name: Literal["cosine"]
+    period_steps: int = Field(gt=0)
+    minimum: float = Field(0.0, ge=0)
+    warmup_steps: int = Field(0, ge=0)
+
+
+ScheduleConfig = Annotated[ConstantSchedule | MultiStepSchedule | CosineSchedule, Field(discriminator="name")]
+
+
+class OptimizerConfig(Section):
+    """Adam (Kingma and Ba 2015)."""
+
+    learning_rate: float = Field(gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float | None = Field(None, gt=0)
+    """Largest norm of the gradient; null does not clip."""
+    schedule: ScheduleConfig = ConstantSchedule()
+
+
+class ValidationConfig(Section):
+    """Images of the sources' `val` split, scored whole while training."""
+
+    every: int = Field(1000, gt=0)
+    max_images: int = Field(16, ge=0)
+    """0 validates never."""
+    sample_images: int = Field(4, ge=0)
+    """Pictures (LR, SR, HR) written each time."""
+
+
+class CheckpointConfig(Section):
+    """When checkpoints are written; this never changes what is learnt."""
+
+    every: int = Field(1000, gt=0)
+    """Most steps between two checkpoints."""
+    min_every: int = Field(1, gt=0)
+    """Fewest steps between two checkpoints when the cadence is chosen from the measured save time."""
+    keep: int = Field(2, gt=0)
+
+    @model_validator(mode="after")
+    def _bounds(self) -> CheckpointConfig:
+        if self.min_every > self.every:
+            raise ValueError(f"min_every {self.min_every} is above every {self.every}; lower it")
+        return self
+
+
+class WatchConfig(Section):
+    """What happens when the numbers say that something is wrong."""
+
+    on_non_finite: Literal["stop", "rollback"] = "stop"
+    max_rollbacks: int = Field(3, ge=0)
+    perfect_discriminator_steps: int = Field(0, ge=0)
+    """Stop when the discriminator was right about everything for this many steps; 0 never stops."""
+    collapsed_range: float = Field(0.0, ge=0)
+    """Stop when the SR images' standard deviation falls below this; 0 never stops."""
