@@ -1,0 +1,65 @@
+"""The table of measures: what each is called, which way is better, and which network it needs. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+MetricName = Literal[
+    "mse",
+    "psnr",
+    "ssim",
+    "lpips-alex",
+    "lpips-vgg",
+    "lpips-squeeze",
+    "color-shift",
+    "fid",
+    "kid",
+    "diversity",
+]
+Scope = Literal["image", "set"]
+
+FEW_IMAGES_FOR_FID = 2048
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measure of the score table."""
+
+    name: MetricName
+    label: str
+    """How tables and figures name it."""
+    higher_is_better: bool
+    unit: str
+    digits: int
+    """Digits after the point in tables."""
+    scope: Scope
+    """`image`: a column with a number per image; `set`: a number per (model, condition)."""
+    version: int
+    """Raised when the way of measuring changes: numbers of another version are measured again."""
+    meaning: str
+
+    def format(self, value: float) -> str:
+        return f"{value:.{self.digits}f}"
+
+
+_TABLE = (
+    Metric("mse", "MSE", False, "", 6, "image", 1, "mean squared error of RGB values in [-1, 1]"),
+    Metric("psnr", "PSNR", True, "dB", 2, "image", 1, "peak signal-to-noise ratio"),
+    Metric("ssim", "SSIM", True, "", 4, "image", 1, "structural similarity, 11 x 11 Gaussian window"),
+    Metric("lpips-alex", "LPIPS (Alex)", False, "", 4, "image", 1, "learned perceptual distance, AlexNet"),
+    Metric("lpips-vgg", "LPIPS (VGG)", False, "", 4, "image", 1, "learned perceptual distance, VGG16"),
+    Metric("lpips-squeeze", "LPIPS (Squeeze)", False, "", 4, "image", 1, "learned perceptual distance, SqueezeNet"),
+    Metric("color-shift", "Colour shift", False, "", 2, "image", 1, "distance of the mean (a*, b*) in CIELAB"),
+    Metric("fid", "FID", False, "", 2, "set", 1, "Frechet distance of Inception features"),
+    Metric("kid", "KID x 1000", False, "", 3, "set", 1, "unbiased kernel distance of Inception features, times 1000"),
+    Metric("diversity", "Diversity", True, "", 3, "set", 1, "spread of outputs for inputs that differ by noise"),
+)
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}
+assert set(METRICS) == set(get_args(MetricName))
+
+
+def names_of(scope: Scope, chosen: tuple[str, ...] | None = None) -> tuple[str, ...]:
+    """The names of the (chosen) metrics of a scope, in the table's order."""
+    return tuple(m.name for m in _TABLE if m.scope == scope and (chosen is None or m.name in chosen))

@@ -1,0 +1,127 @@
+"""The score table: what was measured, for whom, on which images, and what is missing and why."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from evaluation.metrics import METRICS
+from evaluation.model import Model
+from harness.errors import InputError
+
+IMAGE_KEYS = (
+    "model",
+    "model_kind",
+    "checkpoint_sha",
+    "dataset_fingerprint",
+    "condition",
+    "split",
+    "image_class",
+    "kernel",
+    "image",
+    "height",
+    "width",
+    "code_version",
+    "metric_version",
+)
+SET_KEYS = ("model", "condition", "metric", "value", "deviation", "num_images", "note")
+SCORES_FILE = "scores.parquet"
+SET_SCORES_FILE = "set_scores.parquet"
+MISSING_FILE = "missing.json"
+MODELS_FILE = "models.json"
+
+
+@dataclass
+class ScoreTable:
+    """All scores of one evaluation.
+
+    images: a row per (model, condition, image) with `IMAGE_KEYS` and a float column per metric of scope `image`.
+    sets: a row per (model, condition, metric of scope `set`) with `SET_KEYS`.
+    missing: (model, condition, metric) -> why there is no number, in words.
+    models, conditions: the order of columns and rows.
+    notes: what a reader of the numbers must know (a fallback to an older checkpoint, for example).
+    """
+
+    images: pd.DataFrame
+    sets: pd.DataFrame
+    missing: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    models: list[Model] = field(default_factory=list)
+    conditions: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics that have a number or a reason for its absence, in the order of `METRICS`."""
+        present = {*self.images.columns, *self.sets["metric"], *(metric for _, _, metric in self.missing)}
+        return tuple(name for name in METRICS if name in present)
+
+    def values(self, model: str, condition: str, metric: str) -> pd.Series:
+        """The finite or infinite numbers of a cell by image; empty where there are none (or the metric is of a set)."""
+        if metric not in self.images.columns:
+            return pd.Series(dtype=float)
+        rows = self.images[(self.images["model"] == model) & (self.images["condition"] == condition)]
+        return rows.set_index("image")[metric].dropna()
+
+    def mean(self, model: str, condition: str, metric: str) -> float:
+        """The number of a cell: the mean over its images, or the set's own value; NaN where it is missing."""
+        if (model, condition, metric) in self.missing:
+            return math.nan
+        if METRICS[metric].scope == "image":
+            values = self.values(model, condition, metric)
+            return float(values.mean()) if len(values) else math.nan
+        sets = self.sets
+        rows = sets[(sets["model"] == model) & (sets["condition"] == condition) & (sets["metric"] == metric)]
+        return float(rows["value"].iloc[0]) if len(rows) else math.nan
+
+    def save(self, folder: Path) -> None:
+        """Writes the table into `folder`; each file appears whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        missing = [{"model": m, "condition": c, "metric": k, "reason": why} for (m, c, k), why in self.missing.items()]
+        models = {"models": [m.as_dict() for m in self.models], "conditions": self.conditions, "notes": self.notes}
+        _write_parquet(folder / SCORES_FILE, self.images)
+        _write_parquet(folder / SET_SCORES_FILE, self.sets)
+        _write_json(folder / MISSING_FILE, missing)
+        _write_json(folder / MODELS_FILE, models)
+
+    @classmethod
+    def load(cls, folder: Path) -> ScoreTable:
+        """Reads what `save` wrote.
+
+        Raises:
+            InputError: a file is absent or damaged.
+        """
+        try:
+            models = json.loads((folder / MODELS_FILE).read_text())
+            missing = json.loads((folder / MISSING_FILE).read_text())
+            return cls(
+                images=pd.read_parquet(folder / SCORES_FILE),
+                sets=pd.read_parquet(folder / SET_SCORES_FILE),
+                missing={(row["model"], row["condition"], row["metric"]): row["reason"] for row in missing},
+                models=[Model(**values) for values in models["models"]],
+                conditions=models["conditions"],
+                notes=models["notes"],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{folder}: holds no score table ({error}); run `harness evaluate` first.") from None
+
+
+def empty_sets() -> pd.DataFrame:
+    """A `sets` table without rows."""
+    kinds = {"value": float, "deviation": float, "num_images": int}
+    return pd.DataFrame({key: pd.Series(dtype=kinds.get(key, str)) for key in SET_KEYS})
+
+
+def _write_parquet(path: Path, table: pd.DataFrame) -> None:
+    part = path.with_name(path.name + ".part")
+    table.to_parquet(part, index=False)
+    part.replace(path)
+
+
+def _write_json(path: Path, content: object) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=1, ensure_ascii=False))
+    part.replace(path)

@@ -1,0 +1,45 @@
+"""Luma and tint against other implementations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from skimage.color import rgb2lab, rgb2ycbcr
+
+from harness.quality.color import lab, luma, tint_shift
+
+
+@pytest.fixture
+def image_HWC() -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (9, 14, 3), dtype=np.uint8)
+
+
+def as_batch(image_HWC: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(image_HWC.astype(np.float64)).permute(2, 0, 1)[None]
+
+
+def test_luma_equals_scikit_image(image_HWC: np.ndarray) -> None:
+    expected = rgb2ycbcr(image_HWC)[..., 0]
+    assert np.allclose(luma(as_batch(image_HWC))[0, 0].numpy(), expected, atol=1e-9)
+
+
+def test_a_grey_image_is_its_own_luma() -> None:
+    grey = torch.arange(256, dtype=torch.float64).reshape(1, 1, 16, 16)
+    assert torch.equal(luma(grey), grey)
+
+
+def test_lab_equals_scikit_image(image_HWC: np.ndarray) -> None:
+    expected = rgb2lab(image_HWC)
+    assert np.allclose(lab(as_batch(image_HWC))[0].permute(1, 2, 0).numpy(), expected, atol=1e-2)
+
+
+def test_tint_shift_is_the_distance_of_the_mean_chroma(image_HWC: np.ndarray) -> None:
+    warmer = np.clip(image_HWC.astype(int) + np.array([20, 0, -20]), 0, 255).astype(np.uint8)
+    expected = np.linalg.norm(rgb2lab(warmer)[..., 1:].mean((0, 1)) - rgb2lab(image_HWC)[..., 1:].mean((0, 1)))
+    assert tint_shift(as_batch(warmer), as_batch(image_HWC)).item() == pytest.approx(expected, abs=1e-2)
+
+
+def test_tint_shift_ignores_what_leaves_the_mean_tint() -> None:
+    image = torch.rand(2, 3, 12, 12, dtype=torch.float64) * 255
+    assert tint_shift(image.flip(-1), image).tolist() == pytest.approx([0, 0], abs=1e-9)
