@@ -10,13 +10,21 @@ from harness.schema import Section
 
 
 class PixelLossConfig(Section):
-    """A distance between pixels, for values in [0, 1]."""
+    """Mean absolute or mean squared difference of pixels, for values in [0, 1]."""
 
-    name: Literal["l1", "l2", "charbonnier"]
+    name: Literal["l1", "l2"]
     weight: float = Field(1.0, ge=0)
 
 
-LossConfig = Annotated[PixelLossConfig, Field()]
+class CharbonnierLossConfig(Section):
+    """Mean of sqrt(difference^2 + eps^2): L1 with a rounded tip, for values in [0, 1]."""
+
+    name: Literal["charbonnier"]
+    weight: float = Field(1.0, ge=0)
+    eps: float = Field(1e-3, gt=0)
+
+
+LossConfig = Annotated[PixelLossConfig | CharbonnierLossConfig, Field(discriminator="name")]
 
 
 class AdversarialConfig(Section):
@@ -29,12 +37,15 @@ class AdversarialConfig(Section):
     """Range of the label of real images, drawn per sample: [0.9, 0.9] smooths one side, [0.7, 1.0] is random."""
     fake_label: tuple[float, float] = (0.0, 0.0)
     label_noise_std: float = Field(0.0, ge=0)
+    """Gaussian noise on each label, which is then kept within [0, 1]."""
     label_flip_probability: float = Field(0.0, ge=0, le=1)
+    """Share of the samples that take the other side's label."""
     instance_noise_std: float = Field(0.0, ge=0)
     """Noise on both inputs of the discriminator at the phase's first step, for values in [0, 1] ..."""
     instance_noise_steps: int = Field(0, ge=0)
     """... falling linearly to 0 over this many steps."""
     r1_weight: float = Field(0.0, ge=0)
+    """Weight of the R1 penalty; it is taken every `r1_every` steps, and then so many times as heavy."""
     r1_every: int = Field(16, gt=0)
 
     @model_validator(mode="after")
@@ -44,4 +55,9 @@ class AdversarialConfig(Section):
                 raise ValueError(f"{key} [{low}, {high}] is not a range within [0, 1]")
         if self.instance_noise_std > 0 and self.instance_noise_steps == 0:
             raise ValueError("instance_noise_std needs instance_noise_steps above 0")
+        if self.form == "hinge" and not self._hard_labels():
+            raise ValueError("form hinge has margins, not labels; leave real_label, fake_label and label_noise_std out")
         return self
+
+    def _hard_labels(self) -> bool:
+        return self.real_label == (1, 1) and self.fake_label == (0, 0) and self.label_noise_std == 0

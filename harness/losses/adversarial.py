@@ -1,0 +1,123 @@
+"""The adversarial game's losses in their five forms, the labels, instance noise, and the R1 penalty.
+
+Logits are (B, 1) or (B, 1, h, w), above 0 for real. Labels are the discriminator's only: the generator always aims
+at 1 for its own images. All means are over the rank's own samples.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.losses.config import AdversarialConfig
+from harness.random import key, normal_tensor, uniform_tensor
+
+_RELATIVISTIC = ("relativistic", "relativistic_average")
+
+
+def needs_real_logits(form: str) -> bool:
+    """Whether the generator's loss compares with the logits of real images."""
+    return form in _RELATIVISTIC
+
+
+def generator_loss(form: str, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
+    """The generator's adversarial loss, unweighted; a scalar that falls as fakes look more real.
+
+    vanilla: -log sigmoid(fake) (Goodfellow et al. 2014, the non-saturating form); least_squares: (fake - 1)^2
+    (Mao et al. 2017); hinge: -fake (Miyato et al. 2018); relativistic and relativistic_average: the mean of the two
+    halves of `discriminator_loss` with the labels 1 and 0 exchanged (Jolicoeur-Martineau 2018, Wang et al. 2018).
+    """
+    fake = fake_logits.float()
+    if form == "vanilla":
+        return F.softplus(-fake).mean()
+    if form == "least_squares":
+        return (fake - 1).square().mean()
+    if form == "hinge":
+        return -fake.mean()
+    assert real_logits is not None, f"{form} needs the logits of real images"
+    real_edge, fake_edge = _relative(form, real_logits.float(), fake)
+    return (F.softplus(real_edge).mean() + F.softplus(-fake_edge).mean()) / 2
+
+
+def discriminator_loss(
+    form: str, real_logits: Tensor, fake_logits: Tensor, real_label_B1: Tensor, fake_label_B1: Tensor
+) -> Tensor:
+    """The discriminator's loss; a scalar that falls as it tells real from fake.
+
+    vanilla: BCE(real, label) + BCE(fake, label); least_squares: the same with squares; hinge: max(0, 1 - real) +
+    max(0, 1 + fake), a label of 0 or 1 choosing the side of the margin; relativistic: the mean of
+    BCE(real - fake, label) and BCE(fake - real, label); relativistic_average: the same with the other side's mean
+    logit subtracted.
+    """
+    real, fake = real_logits.float(), fake_logits.float()
+    real_label, fake_label = _like(real_label_B1, real), _like(fake_label_B1, fake)
+    if form == "vanilla":
+        return _cross_entropy(real, real_label) + _cross_entropy(fake, fake_label)
+    if form == "least_squares":
+        return (real - real_label).square().mean() + (fake - fake_label).square().mean()
+    if form == "hinge":
+        return F.relu(1 - (2 * real_label - 1) * real).mean() + F.relu(1 - (2 * fake_label - 1) * fake).mean()
+    real_edge, fake_edge = _relative(form, real, fake)
+    return (_cross_entropy(real_edge, real_label) + _cross_entropy(fake_edge, fake_label)) / 2
+
+
+def labels(config: AdversarialConfig, seed: int, position_B: Tensor, side: str) -> Tensor:
+    """The discriminator's labels (B, 1) for `side` "real" or "fake", each a function of the sample's position alone."""
+    ranges = {"real": config.real_label, "fake": config.fake_label}
+    other = "fake" if side == "real" else "real"
+    draws = uniform_tensor(key(seed, "label", side), position_B, 2)
+    own, flipped = (low + (high - low) * draws[:, :1] for low, high in (ranges[side], ranges[other]))
+    label = torch.where(draws[:, 1:] < config.label_flip_probability, flipped, own)
+    if config.label_noise_std > 0:
+        noise = normal_tensor(key(seed, "label noise", side), position_B, (1,))
+        label = (label + config.label_noise_std * noise).clamp(0, 1)
+    return label
+
+
+def instance_noise(
+    config: AdversarialConfig,
+    images_BCHW: Tensor,
+    seed: int,
+    purpose: str,
+    position_B: Tensor,
+    step_in_phase: int | Tensor,
+) -> Tensor:
+    """The discriminator's input with noise whose deviation falls linearly to 0 (`ESRDGAN`; Mescheder et al. 2018).
+
+    `purpose` tells draws for real images from those for fakes. `step_in_phase` may be a tensor on the device, so that
+    a captured graph need not change. Without noise, or past its end, the images themselves are returned.
+    """
+    if config.instance_noise_std == 0:
+        return images_BCHW
+    if not isinstance(step_in_phase, Tensor) and step_in_phase >= config.instance_noise_steps:
+        return images_BCHW
+    left = 1 - step_in_phase / config.instance_noise_steps
+    std = config.instance_noise_std * (left.clamp(min=0) if isinstance(left, Tensor) else left)
+    noise = normal_tensor(key(seed, "instance noise", purpose), position_B, tuple(images_BCHW.shape[1:]))
+    return images_BCHW + std * noise
+
+
+def r1_penalty(real_logits: Tensor, real_images_BCHW: Tensor) -> Tensor:
+    """Half the mean squared norm of the logits' gradient at real images (Mescheder et al. 2018), unweighted.
+
+    `real_images_BCHW` must require a gradient and `real_logits` be computed from it; the result can be differentiated
+    by the discriminator's parameters.
+    """
+    (gradient,) = torch.autograd.grad(real_logits.float().sum(), real_images_BCHW, create_graph=True)
+    return gradient.square().sum(dim=(1, 2, 3)).mean() / 2
+
+
+def _relative(form: str, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    if form == "relativistic":
+        return real - fake, fake - real
+    assert form == "relativistic_average", form
+    return real - fake.mean(), fake - real.mean()
+
+
+def _cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, label)
+
+
+def _like(label_B1: Tensor, logits: Tensor) -> Tensor:
+    return label_B1.reshape(-1, *[1] * (logits.dim() - 1)).to(logits.dtype).expand_as(logits)

@@ -1,0 +1,47 @@
+"""From a recipe's loss sections to the generator's terms: every loss, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import InputError
+from harness.losses.config import LossConfig
+from harness.losses.pixel import CharbonnierLoss, PixelLoss
+
+LOSSES: dict[str, Callable[[Any], nn.Module]] = {
+    "l1": PixelLoss,
+    "l2": PixelLoss,
+    "charbonnier": CharbonnierLoss,
+}
+
+
+class LossTerms(nn.Module):
+    """The generator's terms besides the adversarial one: a module each, and its weight."""
+
+    def __init__(self, terms: dict[str, nn.Module], weights: dict[str, float]) -> None:
+        super().__init__()
+        self.terms = nn.ModuleDict(terms)
+        self.weights = weights
+
+    def forward(self, sr_image_BCHW: Tensor, hr_image_BCHW: Tensor) -> dict[str, Tensor]:
+        """Each term's value, a scalar without its weight, for images in [0, 1]."""
+        return {name: term(sr_image_BCHW, hr_image_BCHW) for name, term in self.terms.items()}
+
+
+def build_losses(configs: Sequence[LossConfig], device: torch.device | str) -> LossTerms:
+    """The terms that a phase asks for, on `device`, with nothing to learn in them.
+
+    Raises:
+        InputError: a term is given twice, or its pretrained weights are missing.
+    """
+    names: list[str] = [config.name for config in configs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise InputError(f"losses: '{twice}' is given twice; keep one and add the weights.")
+    terms = {name: LOSSES[name](config) for name, config in zip(names, configs)}
+    weights = {name: config.weight for name, config in zip(names, configs)}
+    return LossTerms(terms, weights).to(device).requires_grad_(False)

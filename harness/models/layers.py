@@ -1,0 +1,76 @@
+"""The small pieces that several networks share: activations, upsampling stages, initialisation, spectral norm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+
+def activation(name: str, slope: float = 0.2) -> nn.Module:
+    """The activation called `name`; in place where neither it nor the convolution before needs the old values."""
+    builders: dict[str, Callable[[], nn.Module]] = {
+        "prelu": nn.PReLU,
+        "relu": lambda: nn.ReLU(inplace=True),
+        "leaky_relu": lambda: nn.LeakyReLU(slope, inplace=True),
+        "silu": nn.SiLU,
+    }
+    return builders[name]()
+
+
+def conv(num_in: int, num_out: int, kernel: int = 3, stride: int = 1, bias: bool = True) -> nn.Conv2d:
+    """A convolution that keeps the size (odd kernel, stride 1) or divides it by the stride."""
+    return nn.Conv2d(num_in, num_out, kernel, stride, padding=(kernel - 1) // 2, bias=bias)
+
+
+def num_doublings(scale: int) -> int:
+    """How often an image is doubled to reach `scale`, a power of two."""
+    doublings = int(math.log2(scale))
+    assert 2**doublings == scale, f"scale {scale} is not a power of two"
+    return doublings
+
+
+class ShuffleUpsample(nn.Module):
+    """Convolution to four times the channels, then pixel shuffle: doubles height and width."""
+
+    def __init__(self, num_channels: int, activation: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv(num_channels, 4 * num_channels)
+        self.shuffle = nn.PixelShuffle(2)
+        self.activation = activation
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.activation(self.shuffle(self.conv(x_BCHW)))
+
+
+@torch.no_grad()
+def small_kaiming_(modules: Iterable[nn.Module], factor: float = 0.1) -> None:
+    """Kaiming-normal weights times `factor` and zero biases, for the convolutions among `modules`.
+
+    Residual branches that start small keep deep networks without batch norm stable (Wang et al. 2018, ESRGAN).
+    """
+    for module in modules:
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(module.weight)
+            module.weight.mul_(factor)
+            if module.bias is not None:
+                module.bias.zero_()
+
+
+@torch.no_grad()
+def zero_(layer: nn.Conv2d) -> None:
+    """Makes a convolution answer 0 to everything."""
+    layer.weight.zero_()
+    if layer.bias is not None:
+        layer.bias.zero_()
+
+
+def with_spectral_norm(network: nn.Module) -> nn.Module:
+    """Divides each convolution's and dense layer's weight by its largest singular value (Miyato et al. 2018)."""
+    layers = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    for layer in layers:
+        spectral_norm(layer)
+    return network
