@@ -1,0 +1,16 @@
+"""The errors that a user can cause here, and the exit codes that a job's target and every command keep to."""
+
+from __future__ import annotations
+
+EXIT_DONE = 0
+EXIT_FAILURE = 1
+EXIT_WRONG_INPUT = 2
+EXIT_SAVED = 75
+"""Saved, run me again."""
+
+
+class ClusterError(ValueError):
+    """A user's mistake about the cluster, told in one sentence: what was given, what is allowed, what to do.
+
+    The command line prints the sentence and leaves with exit code 2.
+    """

@@ -1,0 +1,276 @@
+"""Runs jobs on this machine: a supervisor that starts their ranks, and starts again what left before its end.
+
+submitit's local executor starts a job once and leaves its ranks behind when interrupted, so only its environment (the
+variables that tell a rank its place) is used here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+from slurm.errors import EXIT_DONE, EXIT_SAVED
+from slurm.job import Job, check_jobs, make_private, write_payload
+from slurm.launch import payload_of
+from slurm.profile import ClusterProfile
+from slurm.queue import client_environment
+from slurm.submission import Submission, note_submission
+
+State = Literal["waiting", "running", "stopping", "done", "failed", "stopped", "blocked"]
+_ENDED = ("done", "failed", "stopped", "blocked")
+# Ranks that lost a peer have nothing left to save together; the pause lets them print why they leave.
+_AFTER_DEATH_S = 2.0
+_POLL_S = 0.1
+
+
+@dataclass
+class LocalState:
+    """How one job stands."""
+
+    state: State = "waiting"
+    starts: int = 0
+    deaths: int = 0
+    """Deaths since the job last saved and left."""
+    exit_code: int | None = None
+    """Of the last start that ended; 128 + N where signal N ended it."""
+    pids: tuple[int, ...] = ()
+
+    @property
+    def ended(self) -> bool:
+        return self.state in _ENDED
+
+
+@dataclass
+class _Running:
+    ranks: list[subprocess.Popen[bytes]]
+    slot: int
+    first_bad: int | None = None
+    kill_at: float = float("inf")
+    codes: list[int | None] = field(default_factory=list)
+
+
+class Supervisor:
+    """Runs `jobs` in their order, `max_parallel` at a time; each is started again after a 75 or a death, bounded.
+
+    Use `run()`, or as a context manager `poll()` until it returns False. Leaving the context leaves no rank behind. A
+    death of the supervisor itself, even by SIGKILL, is noticed by the ranks: they save and leave.
+    """
+
+    def __init__(self, jobs: Sequence[Job], profile: ClusterProfile, folder: Path, *, stop_timeout_s: float = 60):
+        check_jobs(jobs)
+        self.jobs = {job.name: job for job in jobs}
+        self.profile = profile
+        self.folder = make_private(folder).absolute()
+        self.stop_timeout_s = stop_timeout_s
+        self.states = {job.name: LocalState() for job in jobs}
+        self.interrupted = False
+        """Whether a signal or `stop` ended it before the jobs were through."""
+        self._running: dict[str, _Running] = {}
+        self._ids = {job.name: f"local-{secrets.token_hex(4)}" for job in jobs}
+        self._interrupts = 0
+        self._kill_all_at = float("inf")
+
+    def run(self, on_poll: Callable[[Mapping[str, LocalState]], None] | None = None) -> dict[str, LocalState]:
+        """Runs until every job has ended, or until a signal; `on_poll` is called several times a second.
+
+        SIGINT and SIGTERM stop the jobs: they save and leave, and are `stopped`. A second SIGINT kills them.
+        """
+        with self:
+            while self.poll():
+                if on_poll is not None:
+                    on_poll(self.states)
+                time.sleep(_POLL_S)
+            if on_poll is not None:
+                on_poll(self.states)
+        return self.states
+
+    def poll(self) -> bool:
+        """Notices what ended and starts what can start; False once every job has ended."""
+        if self._interrupts and not self.interrupted:
+            self.stop()
+        if self._interrupts > 1 or time.monotonic() > self._kill_all_at:
+            self._kill_all()
+        for name in list(self._running):
+            self._reap(name)
+        self._block_orphaned()
+        self._start_ready()
+        return not all(state.ended for state in self.states.values())
+
+    def stop(self) -> None:
+        """Asks every running job to save and leave; `poll` on until it returns False. What takes too long is killed."""
+        self.interrupted = True
+        self._kill_all_at = time.monotonic() + self.stop_timeout_s
+        for name, state in self.states.items():
+            if state.state == "waiting":
+                state.state = "stopped"
+            elif state.state == "running":
+                state.state = "stopping"
+                for rank in self._running[name].ranks:
+                    _send(rank, signal.SIGTERM)
+
+    def __enter__(self) -> Supervisor:
+        self._handlers = _catch(self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self._running:
+                self._kill_all()
+                while self._running:
+                    self.poll()
+                    time.sleep(_POLL_S)
+        finally:
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._interrupts += 1
+
+    def _block_orphaned(self) -> None:
+        for name, state in self.states.items():
+            parents = [self.states[parent].state for parent in self.jobs[name].after]
+            if state.state == "waiting" and any(parent in ("failed", "blocked", "stopped") for parent in parents):
+                state.state = "stopped" if "stopped" in parents else "blocked"
+
+    def _start_ready(self) -> None:
+        for name, state in self.states.items():
+            if len(self._running) >= self.profile.max_parallel:
+                return
+            ready = all(self.states[parent].state == "done" for parent in self.jobs[name].after)
+            if state.state == "waiting" and ready:
+                self._start(name)
+
+    def _start(self, name: str) -> None:
+        state = self.states[name]
+        used = {running.slot for running in self._running.values()}
+        slot = next(slot for slot in range(self.profile.max_parallel) if slot not in used)
+        if not state.starts:
+            self._prepare(self.jobs[name])
+        port = _free_port()
+        ranks = [self._start_rank(name, rank, port, slot) for rank in range(self.profile.ranks_per_node)]
+        self._running[name] = _Running(ranks, slot)
+        state.state = "running"
+        state.starts += 1
+        state.pids = tuple(rank.pid for rank in ranks)
+
+    def _prepare(self, job: Job) -> None:
+        own = make_private(self.folder / self._ids[job.name])
+        write_payload(own / "payload.json", payload_of({0: job}, self.profile))
+        job_id = self._ids[job.name]
+        note_submission(job, Submission(job.name, job_id, "local", self.profile.name, str(own), "*_log.*"), None)
+
+    def _start_rank(self, name: str, rank: int, port: int, slot: int) -> subprocess.Popen[bytes]:
+        own = self.folder / self._ids[name]
+        command = [*self.profile.container, self.profile.python or sys.executable, "-u", "-m", "slurm.task"]
+        with (
+            open(own / f"{self._ids[name]}_{rank}_log.out", "ab") as output,
+            open(own / f"{self._ids[name]}_{rank}_log.err", "ab") as errors,
+        ):
+            # A session of its own: Ctrl-C reaches the supervisor alone, which then asks the ranks once.
+            return subprocess.Popen(
+                [*command, str(own / "payload.json")],
+                env=self._rank_environment(name, rank, port, slot),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                start_new_session=True,
+            )
+
+    def _rank_environment(self, name: str, rank: int, port: int, slot: int) -> dict[str, str]:
+        with client_environment(None):
+            environment = dict(os.environ)
+        gpus = self.profile.gpus_per_node
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu) for gpu in range(slot * gpus, (slot + 1) * gpus))
+        return environment | {
+            "SUBMITIT_EXECUTOR": "local",
+            "SUBMITIT_LOCAL_JOB_ID": self._ids[name],
+            "SUBMITIT_LOCAL_NTASKS": str(self.profile.ranks_per_node),
+            "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
+            "SUBMITIT_LOCAL_NODEID": "0",
+            "SUBMITIT_LOCAL_GLOBALID": str(rank),
+            "SUBMITIT_LOCAL_LOCALID": str(rank),
+            "HARNESS_LOCAL_PORT": str(port),
+            "HARNESS_SUPERVISOR_PID": str(os.getpid()),
+        }
+
+    def _reap(self, name: str) -> None:
+        running = self._running[name]
+        codes = [rank.poll() for rank in running.ranks]
+        bad = [code for code in codes if code not in (None, EXIT_DONE, EXIT_SAVED)]
+        if bad and running.first_bad is None:
+            # A death explains the failures that it causes in the other ranks.
+            running.first_bad = min(code for code in bad if code is not None)
+            running.kill_at = time.monotonic() + _AFTER_DEATH_S
+        elif EXIT_SAVED in codes or EXIT_DONE in codes:
+            running.kill_at = min(running.kill_at, time.monotonic() + self.stop_timeout_s)
+        if None in codes:
+            if time.monotonic() > running.kill_at:
+                for rank in running.ranks:
+                    _kill(rank)
+            return
+        del self._running[name]
+        code = running.first_bad if running.first_bad is not None else codes[0]
+        assert code is not None
+        self._settle(name, 128 - code if code < 0 else code)
+
+    def _settle(self, name: str, code: int) -> None:
+        state = self.states[name]
+        state.exit_code, state.pids = code, ()
+        died = code >= 128
+        state.deaths = state.deaths + 1 if died else 0
+        allowed = state.deaths <= self.profile.max_deaths and state.starts <= self.profile.max_requeues
+        if code == EXIT_DONE:
+            state.state = "done"
+        elif self.interrupted and (died or code == EXIT_SAVED):
+            state.state = "stopped"
+        elif (died or code == EXIT_SAVED) and allowed:
+            state.state = "waiting"
+        else:
+            state.state = "failed"
+
+    def _kill_all(self) -> None:
+        self.interrupted = True
+        for name, running in self._running.items():
+            self.states[name].state = "stopping"
+            for rank in running.ranks:
+                _kill(rank)
+        for state in self.states.values():
+            if state.state == "waiting":
+                state.state = "stopped"
+
+
+def _send(rank: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    if rank.poll() is None:
+        rank.send_signal(number)
+
+
+def _kill(rank: subprocess.Popen[bytes]) -> None:
+    """Kills a rank and whatever it started; each rank leads a process group of its own."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(rank.pid, signal.SIGKILL)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _catch(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, signal.Handlers]:
+    """Takes over SIGINT and SIGTERM; gives back what was there. Outside the main thread nothing can be taken over."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}  # type: ignore[misc]

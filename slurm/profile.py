@@ -1,0 +1,207 @@
+"""Cluster profiles: where and how jobs run, read from YAML and checked before anything is submitted."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from slurm.errors import ClusterError
+
+BUILT_IN_FOLDER = Path(__file__).parent / "clusters"
+_SECRET_IN_SETUP = re.compile(r"\b\w*(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY)\w*=", re.IGNORECASE)
+
+
+def _one_line(value: str) -> str:
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in value):
+        raise ValueError("has a line break or another control character; write one plain line")
+    return value
+
+
+# What SLURM's own names and expressions are made of; a value with anything else never reaches a command.
+SlurmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,:@+/-]{0,127}$")]
+SlurmExpression = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:@+&|*!()\[\]-]{1,256}$")]
+PlainLine = Annotated[str, AfterValidator(_one_line)]
+
+
+class ClusterProfile(BaseModel):
+    """One way of running jobs. Every job of a submission takes `nodes` x `tasks_per_node` ranks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: str = Field("local", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+    executor: Literal["slurm", "local"] = "local"
+    partition: SlurmName | None = None
+    account: SlurmName | None = None
+    qos: SlurmName | None = None
+    constraint: SlurmExpression | None = None
+    nodes: int = Field(1, gt=0)
+    gpus_per_node: int = Field(0, ge=0)
+    tasks_per_node: int = Field(0, ge=0)
+    """Ranks on each node; 0 takes one a GPU, or one where there is none."""
+    cpus_per_task: int = Field(1, gt=0)
+    memory_gb: float | None = Field(None, gt=0)
+    """Memory of each node's share; null leaves it to the site."""
+    time_min: int = Field(60, gt=0)
+    signal_s: int = Field(90, ge=1)
+    """SLURM sends SIGUSR2 this many seconds before the time limit."""
+    max_parallel: int = Field(1, gt=0)
+    """Jobs that run at the same time (of each job array under SLURM)."""
+    max_requeues: int = Field(1000, ge=0)
+    """A job that saved and left is run again at most so often."""
+    max_deaths: int = Field(3, ge=0)
+    """A job that died (a killed rank, out of memory) is run again at most so often without having saved in between."""
+    setup: tuple[PlainLine, ...] = ()
+    """Shell lines of the user's own, run once before the ranks start; never the place for a secret."""
+    environment: dict[str, PlainLine] = {}
+    """Variables of every rank; they reach the ranks in a private file, never through a shell or a command line."""
+    container: tuple[PlainLine, ...] = ()
+    """Words put before the Python command of each rank, for example [apptainer, exec, --nv, image.sif]."""
+    python: PlainLine | None = None
+    """The Python of the compute nodes; null takes the one that submits."""
+    options: dict[str, PlainLine | int | bool] = {}
+    """Further sbatch options by their long names, for example {mail-type: END}."""
+    slurm_conf: str | None = None
+    """The cluster's slurm.conf where it is not the system's; a relative path starts at the working folder."""
+
+    @field_validator("environment")
+    @classmethod
+    def _variable_names(cls, environment: dict[str, str]) -> dict[str, str]:
+        for name in environment:
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise ValueError(f"'{name}' cannot be a variable's name; use letters, digits and underscores")
+        return environment
+
+    @field_validator("setup")
+    @classmethod
+    def _no_secret_in_setup(cls, setup: tuple[str, ...]) -> tuple[str, ...]:
+        for line in setup:
+            if _SECRET_IN_SETUP.search(line):
+                variable = line.split("=")[0].split()[-1]
+                raise ValueError(
+                    f"'{variable}=' looks like a secret, and setup is written into the sbatch file;"
+                    " move it to environment"
+                )
+        return setup
+
+    @field_validator("options")
+    @classmethod
+    def _option_names(cls, options: dict[str, Any]) -> dict[str, Any]:
+        for name in options:
+            if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+                raise ValueError(f"'{name}' is not the long name of an sbatch option; write for example mail-type")
+            if name in _OWN_OPTIONS:
+                raise ValueError(f"sbatch option '{name}' is set by the launcher; use the profile's own keys")
+        return options
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ClusterProfile:
+        if self.gpus_per_node and self.tasks_per_node not in (0, self.gpus_per_node):
+            raise ValueError(
+                f"tasks_per_node {self.tasks_per_node} with gpus_per_node {self.gpus_per_node}: a task has"
+                " one GPU; leave tasks_per_node out"
+            )
+        if self.executor == "local" and self.nodes != 1:
+            raise ValueError(f"nodes {self.nodes} with executor local; use nodes 1, or executor slurm")
+        if self.executor == "slurm" and self.signal_s >= 60 * self.time_min:
+            raise ValueError(f"signal_s {self.signal_s} is not before the time limit of {self.time_min} min; lower it")
+        return self
+
+    @property
+    def ranks_per_node(self) -> int:
+        return self.tasks_per_node or self.gpus_per_node or 1
+
+    @property
+    def world_size(self) -> int:
+        return self.nodes * self.ranks_per_node
+
+
+# Options that the launcher decides: changing them would break stopping, logs or the job's shape.
+_OWN_OPTIONS = frozenset(
+    [
+        *("partition", "account", "qos", "constraint", "time", "mem", "nodes", "ntasks-per-node", "cpus-per-task"),
+        *("gpus-per-node", "job-name", "array", "dependency", "kill-on-invalid-dep", "hold", "signal", "requeue"),
+        *("no-requeue", "output", "error", "open-mode", "wrap", "chdir", "export", "parsable"),
+    ]
+)
+
+
+def load_profile(name_or_path: str | Path) -> ClusterProfile:
+    """Reads a profile: a path to a YAML file, the name of a built-in or of the user's own one, or `auto`.
+
+    `auto` is `slurm` where a SLURM controller answers, else `local`.
+
+    Raises:
+        ClusterError: there is no such profile, or it has a mistake; the sentence names the file and the key.
+    """
+    name = str(name_or_path)
+    if name == "auto":
+        name = "slurm" if slurm_answers() else "local"
+    path = Path(name) if "/" in name or name.endswith((".yaml", ".yml")) else _find(name)
+    values = _read(path)
+    if not isinstance(values, dict):
+        raise ClusterError(f"{path}: expected keys and values; write for example `executor: slurm`.")
+    try:
+        return ClusterProfile.model_validate({"name": path.stem, **values})
+    except ValidationError as error:
+        raise ClusterError(f"{path}: {_sentence(error)}") from None
+
+
+def slurm_answers() -> bool:
+    """Whether sbatch is here and a controller answers within some seconds."""
+    if not shutil.which("sbatch") or not shutil.which("sinfo"):
+        return False
+    try:
+        return subprocess.run(["sinfo", "--noheader"], capture_output=True, timeout=10, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def user_folder() -> Path:
+    """Where the user's own profiles lie."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "harness" / "clusters"
+
+
+def profile_names() -> list[str]:
+    """Every profile that can be named, the user's own ones included."""
+    return sorted({path.stem for folder in (user_folder(), BUILT_IN_FOLDER) for path in folder.glob("*.yaml")})
+
+
+def _find(name: str) -> Path:
+    for folder in (user_folder(), BUILT_IN_FOLDER):
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    known = [*profile_names(), "auto"]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(known)}, or the path of a YAML file."
+    raise ClusterError(f"there is no cluster profile '{name}'; {hint}")
+
+
+def _read(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ClusterError(f"{path}: no such file; give the path of a cluster profile.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClusterError(f"{path}: cannot be read ({error}); give a readable YAML file.") from None
+    except yaml.YAMLError:
+        raise ClusterError(f"{path}: is not valid YAML; mend the indentation or quoting.") from None
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "the whole"
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, list(ClusterProfile.model_fields), n=1, cutoff=0.5)
+        return f"unknown key '{key}'; " + (f"did you mean '{near[0]}'?" if near else "remove it.")
+    message = first["msg"].removeprefix("Value error, ")
+    # The values of `environment` may be secrets: a mistake there is told without the value.
+    shown = "" if key.startswith("environment") or first["type"] == "value_error" else f", got {first['input']!r}"
+    return f"key '{key}': {message[:1].lower() + message[1:]}{shown}."

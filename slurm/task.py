@@ -1,0 +1,137 @@
+"""What runs on each rank: finds its place, exports it, calls the job's target and leaves with its exit code.
+
+Run as `python -m slurm.task PAYLOAD`. Stop signals belong to the target, which installs handlers of its own; until it
+has, nothing has begun that could be lost, and a signal ends the rank as "saved, run me again".
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+import zlib
+from pathlib import Path
+from types import FrameType
+
+from slurm.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SAVED, EXIT_WRONG_INPUT, ClusterError
+from slurm.job import Job, Payload, read_payload
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+# Leaving must not hang on a thread or a process group that does not end: ranks that stay drain their node.
+_LEAVE_WITHIN_S = 10.0
+# Ranks whose supervisor is gone save on SIGTERM; this long at most.
+_ORPHAN_GRACE_S = 60.0
+
+
+def main(payload_path: str) -> int:
+    """Runs this rank's part of the job; returns the exit code of the process."""
+    for number in _STOP_SIGNALS:
+        signal.signal(number, _leave_unstarted)
+    try:
+        payload = read_payload(Path(payload_path))
+        job = payload.jobs[int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))]
+    except ClusterError as error:
+        print(error, file=sys.stderr)
+        return EXIT_WRONG_INPUT
+    _watch_supervisor()
+    export(payload)
+    code = call(job)
+    # rank 0 speaks for the job: a rank that has saved and leaves before it would have SLURM kill it (see launch)
+    return EXIT_DONE if code == EXIT_SAVED and os.environ["RANK"] != "0" else code
+
+
+def call(job: Job) -> int:
+    """Imports the target by name and calls it."""
+    module, _, function = job.target.partition(":")
+    code = getattr(importlib.import_module(module), function)(job.argument)
+    if not isinstance(code, int):
+        raise TypeError(f"{job.target} returned {code!r}; a target returns its exit code")
+    return code
+
+
+def export(payload: Payload) -> None:
+    """Exports this rank's place (RANK, WORLD_SIZE, ...), the number of threads and the profile's variables.
+
+    CUDA_VISIBLE_DEVICES stays as SLURM set it: a rank takes the device of its LOCAL_RANK.
+    """
+    # After the signal handlers: this import takes a while.
+    from submitit.core.job_environment import JobEnvironment
+    from submitit.helpers import TorchDistributedEnvironment
+
+    os.environ.pop("MASTER_PORT", None)
+    TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+    environment = JobEnvironment()
+    os.environ["MASTER_ADDR"] = _address(os.environ["MASTER_ADDR"])
+    os.environ["MASTER_PORT"] = str(_port(environment.job_id))
+    os.environ["OMP_NUM_THREADS"] = str(payload.threads)
+    os.environ.update(payload.environment)
+
+
+def _port(job_id: str) -> int:
+    """The same on every rank, another one after a requeue: the old one may still be held. Below the ephemeral range."""
+    if "HARNESS_LOCAL_PORT" in os.environ:
+        return int(os.environ["HARNESS_LOCAL_PORT"])
+    start = os.environ.get("SLURM_RESTART_COUNT", "0")
+    return 20000 + zlib.crc32(f"{job_id}/{start}".encode()) % 12000
+
+
+def _address(host: str) -> str:
+    """A name or address of `host` that resolves; SLURM knows the address of nodes that the resolver does not."""
+    if "HARNESS_LOCAL_PORT" in os.environ:
+        return "127.0.0.1"
+    import socket
+
+    from slurm.queue import ask, parse_fields
+
+    try:
+        socket.getaddrinfo(host, None)
+        return host
+    except OSError:
+        return parse_fields(ask("scontrol", "show", "node", host, "--oneliner"))["NodeAddr"]
+
+
+def _leave_unstarted(number: int, frame: FrameType | None) -> None:
+    print(f"{signal.Signals(number).name} before the job had begun: leaving", file=sys.stderr, flush=True)
+    os._exit(EXIT_SAVED)
+
+
+def _watch_supervisor() -> None:
+    """Ends this rank when the local supervisor that started it is gone."""
+    supervisor = os.environ.pop("HARNESS_SUPERVISOR_PID", "")
+    if supervisor:
+        threading.Thread(target=_end_with, args=(int(supervisor),), daemon=True).start()
+
+
+def _end_with(supervisor: int) -> None:
+    while os.getppid() == supervisor:
+        time.sleep(0.5)
+    print("the supervisor is gone: saving and leaving", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_ORPHAN_GRACE_S)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _leave(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    watch = threading.Timer(_LEAVE_WITHIN_S, os._exit, (code,))
+    watch.daemon = True
+    watch.start()
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        print("usage: python -m slurm.task PAYLOAD", file=sys.stderr)
+        sys.exit(EXIT_WRONG_INPUT)
+    try:
+        exit_code = main(sys.argv[1])
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        exit_code = EXIT_FAILURE
+    _leave(exit_code)
