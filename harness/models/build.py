@@ -8,16 +8,27 @@ from typing import Any
 from torch import nn
 
 from harness.models.config import DiscriminatorConfig, GeneratorConfig
-from harness.models.discriminators import VGGDiscriminator
+from harness.models.discriminators import ConvDiscriminator, UNetDiscriminator, VGG16Discriminator, VGGDiscriminator
+from harness.models.generator import Generator
+from harness.models.perceptual_project import ESPCN, SRCNN, ResidualCNN, UNet
+from harness.models.rrdb import RRDBNet
 from harness.models.srresnet import MSRResNet, SRResNet
 
 GENERATORS: dict[str, Callable[[Any, int], nn.Module]] = {
     "srresnet": SRResNet,
     "msrresnet": MSRResNet,
+    "rrdb": RRDBNet,
+    "residual_cnn": ResidualCNN,
+    "unet": UNet,
+    "srcnn": SRCNN,
+    "espcn": ESPCN,
 }
 
 DISCRIMINATORS: dict[str, Callable[[Any, int], nn.Module]] = {
     "vgg": VGGDiscriminator,
+    "conv": ConvDiscriminator,
+    "vgg16": VGG16Discriminator,
+    "unet": UNetDiscriminator,
 }
 
 
@@ -26,7 +37,7 @@ def build_generator(config: GeneratorConfig, scale: int) -> nn.Module:
 
     Weights are drawn from torch's global generator: seed it first.
     """
-    return GENERATORS[config.name](config, scale)
+    return Generator(GENERATORS[config.name](config, scale), config, scale)
 
 
 def build_discriminator(config: DiscriminatorConfig, patch_px: int) -> nn.Module:

@@ -13,22 +13,24 @@ Skip = Literal["none", "bilinear", "bicubic", "bicubic_align_corners"]
 Output = Literal["linear", "tanh"]
 
 
-class _WithSkip(Section):
-    """What every generator may do around its layers."""
+class _Generator(Section):
+    """The two ends that every generator has."""
 
     skip: Skip = "none"
     """Upsampled input added to the output; `bicubic_align_corners` ties the pixel grid to the image's size."""
     start_as_skip: bool = False
     """Zero the last layer, so that the initial output equals the skip."""
+    output: Output = "linear"
+    """With `tanh` the layers work on values in [-1, 1], inside and out."""
 
     @model_validator(mode="after")
-    def _something_to_start_as(self) -> _WithSkip:
+    def _something_to_start_as(self) -> _Generator:
         if self.start_as_skip and self.skip == "none":
             raise ValueError("start_as_skip needs a skip; set skip: bicubic, or start_as_skip: false")
         return self
 
 
-class SRResNetConfig(_WithSkip):
+class SRResNetConfig(_Generator):
     """SRGAN's generator (Ledig et al. 2017), with the changes that the seed texts make to it."""
 
     name: Literal["srresnet"] = "srresnet"
@@ -36,19 +38,64 @@ class SRResNetConfig(_WithSkip):
     num_channels: int = Field(64, gt=0)
     batch_norm: Literal["none", "after_blocks", "everywhere"] = "none"
     activation: Activation = "prelu"
-    output: Output = "linear"
-    """With `tanh` the layers work on values in [-1, 1], inside and out."""
     skip: Skip = "bicubic"
     start_as_skip: bool = True
 
 
-class MSRResNetConfig(_WithSkip):
+class MSRResNetConfig(_Generator):
     """SRResNet as BasicSR modifies it: no batch norm, no trunk convolution, LeakyReLU 0.1 around the blocks."""
 
     name: Literal["msrresnet"]
     num_blocks: int = Field(16, gt=0)
     num_channels: int = Field(64, gt=0)
     skip: Skip = "bilinear"
+
+
+class RRDBConfig(_Generator):
+    """ESRGAN's residual-in-residual dense blocks (Wang et al. 2018)."""
+
+    name: Literal["rrdb"]
+    num_blocks: int = Field(23, gt=0)
+    num_channels: int = Field(64, gt=0)
+    growth: int = Field(32, gt=0)
+    """Channels that each convolution of a dense block adds."""
+    residual_scale: float = Field(0.2, gt=0)
+    fusion_kernel: Literal[1, 3] = 3
+    """Kernel of a dense block's last convolution (local feature fusion)."""
+
+
+class ResidualCNNConfig(_Generator):
+    """The residual CNN of the perceptual project (its table 1): bilinear upsampling, three residual blocks."""
+
+    name: Literal["residual_cnn"]
+    num_channels: int = Field(64, gt=0)
+    """Channels after the first upsampling; before it there are twice as many."""
+
+
+class UNetConfig(_Generator):
+    """pix2pix's U-Net (Isola et al. 2017) on the enlarged input, without dropout, upsampling by interpolation."""
+
+    name: Literal["unet"]
+    num_channels: int = Field(32, gt=0)
+    """Channels of the first level; they double up to eight times as many."""
+    depth: int = Field(5, gt=0, le=10)
+    """How often the image is halved."""
+
+
+class SRCNNConfig(_Generator):
+    """Three convolutions on the enlarged input (Dong et al. 2014)."""
+
+    name: Literal["srcnn"]
+    num_channels: tuple[int, int] = (64, 32)
+    kernels: tuple[Literal[9], Literal[1, 3, 5], Literal[5]] = (9, 1, 5)
+
+
+class ESPCNConfig(_Generator):
+    """Three convolutions on the input, then one pixel shuffle (Shi et al. 2016)."""
+
+    name: Literal["espcn"]
+    num_channels: tuple[int, int] = (64, 32)
+    activation: Literal["relu", "tanh"] = "relu"
 
 
 class VGGDiscriminatorConfig(Section):
@@ -62,5 +109,38 @@ class VGGDiscriminatorConfig(Section):
     spectral_norm: bool = False
 
 
-GeneratorConfig = Annotated[SRResNetConfig | MSRResNetConfig, Field(discriminator="name")]
-DiscriminatorConfig = Annotated[VGGDiscriminatorConfig, Field()]
+class ConvDiscriminatorConfig(Section):
+    """Fully convolutional, one logit by averaging over the image (the SRGAN blog); takes any size from 16 px."""
+
+    name: Literal["conv"]
+    num_channels: int = Field(64, gt=0)
+    batch_norm: bool = True
+    spectral_norm: bool = False
+
+
+class VGG16DiscriminatorConfig(Section):
+    """VGG16 up to its fourth pooling, then strided convolutions and a dense layer (`Specialized SR-GAN`)."""
+
+    name: Literal["vgg16"]
+    weights: Literal["pretrained", "random"] = "pretrained"
+    """What the VGG16 part starts from."""
+    negative_slope: float = Field(0.2, ge=0)
+    spectral_norm: bool = False
+
+
+class UNetDiscriminatorConfig(Section):
+    """A logit for every pixel (Wang et al. 2021, Real-ESRGAN)."""
+
+    name: Literal["unet"]
+    num_channels: int = Field(64, gt=0)
+    spectral_norm: bool = True
+
+
+GeneratorConfig = Annotated[
+    SRResNetConfig | MSRResNetConfig | RRDBConfig | ResidualCNNConfig | UNetConfig | SRCNNConfig | ESPCNConfig,
+    Field(discriminator="name"),
+]
+DiscriminatorConfig = Annotated[
+    VGGDiscriminatorConfig | ConvDiscriminatorConfig | VGG16DiscriminatorConfig | UNetDiscriminatorConfig,
+    Field(discriminator="name"),
+]

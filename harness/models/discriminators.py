@@ -5,10 +5,17 @@ from __future__ import annotations
 from itertools import pairwise
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from harness.errors import InputError
-from harness.models.config import VGGDiscriminatorConfig
+from harness.models.config import (
+    ConvDiscriminatorConfig,
+    UNetDiscriminatorConfig,
+    VGG16DiscriminatorConfig,
+    VGGDiscriminatorConfig,
+)
 from harness.models.layers import conv, with_spectral_norm
+from harness.models.vgg import ImageNetNormalize, vgg_layers
 
 
 class VGGDiscriminator(nn.Module):
@@ -34,6 +41,95 @@ class VGGDiscriminator(nn.Module):
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         return self.head(self.pairs(_of_size(image_BCHW, self.patch_px)).flatten(1))
+
+
+class ConvDiscriminator(nn.Module):
+    """Eight convolutions, every second one halving, a ninth to one channel, averaged over the image (the SRGAN blog).
+
+    The sigmoid of the text is in the loss. Logits: (B, 1).
+    """
+
+    def __init__(self, config: ConvDiscriminatorConfig, patch_px: int) -> None:
+        super().__init__()
+        if patch_px < 16:
+            raise InputError(f"discriminator conv: {patch_px} px is too small; give data.patch_px 16 or more.")
+        layers: list[nn.Module] = []
+        num_in, norm = 3, False
+        for width in (config.num_channels * factor for factor in (1, 2, 4, 8)):
+            layers += _norm_relu(conv(num_in, width), norm)
+            norm = config.batch_norm
+            layers += _norm_relu(conv(width, width, stride=2), norm)
+            num_in = width
+        self.layers = nn.Sequential(*layers)
+        self.last = conv(num_in, 1)
+        if config.spectral_norm:
+            with_spectral_norm(self)
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        return self.last(self.layers(image_BCHW)).mean(dim=(2, 3))
+
+
+class VGG16Discriminator(nn.Module):
+    """VGG16 up to pool4, then 512-channel convolutions that halve until 4 px or less are left, then a dense layer.
+
+    With `Specialized SR-GAN`'s patches of 384 px these are its three strided convolutions. Logits: (B, 1).
+    """
+
+    def __init__(self, config: VGG16DiscriminatorConfig, patch_px: int) -> None:
+        super().__init__()
+        if patch_px < 16:
+            raise InputError(f"discriminator vgg16: {patch_px} px is too small; give data.patch_px 16 or more.")
+        self.patch_px = patch_px
+        self.normalize = ImageNetNormalize()
+        slope = config.negative_slope
+        self.trunk = vgg_layers("vgg16", "pool4", lambda: nn.LeakyReLU(slope, inplace=True), config.weights)
+        edge_px = patch_px // 16
+        tail: list[nn.Module] = []
+        while edge_px > 4:
+            tail += [conv(512, 512, stride=2), nn.BatchNorm2d(512), nn.LeakyReLU(slope, inplace=True)]
+            edge_px = (edge_px + 1) // 2
+        self.tail = nn.Sequential(*tail)
+        self.head = nn.Linear(512 * edge_px**2, 1)
+        if config.spectral_norm:
+            with_spectral_norm(self)
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        x = self.normalize(_of_size(image_BCHW, self.patch_px))
+        return self.head(self.tail(self.trunk(x)).flatten(1))
+
+
+class UNetDiscriminator(nn.Module):
+    """Three halvings and back, each level added to its like; a logit per pixel (Wang et al. 2021).
+
+    Spectral norm is on all layers but the first and the last. Logits: (B, 1, patch_px, patch_px).
+    """
+
+    def __init__(self, config: UNetDiscriminatorConfig, patch_px: int) -> None:
+        super().__init__()
+        if patch_px % 8:
+            raise InputError(f"discriminator unet: {patch_px} px cannot be halved three times; give a multiple of 8.")
+        widths = [config.num_channels * factor for factor in (1, 2, 4, 8)]
+        self.first = conv(3, widths[0])
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1, bias=False) for a, b in pairwise(widths))
+        self.up = nn.ModuleList(conv(b, a, bias=False) for b, a in pairwise(widths[::-1]))
+        self.after = nn.ModuleList(conv(widths[0], widths[0], bias=False) for _ in range(2))
+        self.last = conv(widths[0], 1)
+        if config.spectral_norm:
+            for part in (self.down, self.up, self.after):
+                with_spectral_norm(part)
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        x = F.leaky_relu_(self.first(image_BCHW), 0.2)
+        levels = []
+        for layer in self.down:
+            levels.append(x)
+            x = F.leaky_relu_(layer(x), 0.2)
+        for layer, level in zip(self.up, levels[::-1]):
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            x = F.leaky_relu_(layer(x), 0.2) + level
+        for layer in self.after:
+            x = F.leaky_relu_(layer(x), 0.2)
+        return self.last(x)
 
 
 def _halvings(num_channels: int, patch_px: int) -> tuple[list[int], int]:

@@ -61,11 +61,10 @@ def small_kaiming_(modules: Iterable[nn.Module], factor: float = 0.1) -> None:
 
 
 @torch.no_grad()
-def zero_(layer: nn.Conv2d) -> None:
-    """Makes a convolution answer 0 to everything."""
-    layer.weight.zero_()
-    if layer.bias is not None:
-        layer.bias.zero_()
+def zero_(layer: nn.Module) -> None:
+    """Makes a layer answer 0 to everything."""
+    for parameter in layer.parameters():
+        parameter.zero_()
 
 
 def with_spectral_norm(network: nn.Module) -> nn.Module:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from harness.models.config import MSRResNetConfig, SRResNetConfig
-from harness.models.layers import ShuffleUpsample, activation, conv, num_doublings, small_kaiming_, zero_
-from harness.models.skip import GlobalSkip
+from harness.models.layers import ShuffleUpsample, activation, conv, num_doublings, small_kaiming_
 
 
 class ResidualBlock(nn.Module):
@@ -25,10 +23,7 @@ class ResidualBlock(nn.Module):
 
 
 class SRResNet(nn.Module):
-    """SRGAN's generator (Ledig et al. 2017, figure 4): [0, 1] images to images `scale` times as large.
-
-    `SupeRAuGAN` adds the bicubic skip and drops the blocks' batch norm; `Specialized SR-GAN` ends in tanh on [-1, 1].
-    """
+    """SRGAN's generator (Ledig et al. 2017, figure 4); `SupeRAuGAN` drops the blocks' batch norm."""
 
     def __init__(self, config: SRResNetConfig, scale: int) -> None:
         super().__init__()
@@ -38,47 +33,34 @@ class SRResNet(nn.Module):
         self.blocks = nn.Sequential(
             *(ResidualBlock(width, activation(config.activation), in_blocks) for _ in range(config.num_blocks))
         )
-        self.trunk = nn.Sequential(
-            conv(width, width), nn.BatchNorm2d(width) if config.batch_norm != "none" else nn.Identity()
-        )
+        norm = nn.BatchNorm2d(width) if config.batch_norm != "none" else nn.Identity()
+        self.trunk = nn.Sequential(conv(width, width), norm)
         self.up = nn.Sequential(
             *(ShuffleUpsample(width, activation(config.activation)) for _ in range(num_doublings(scale)))
         )
         self.last = conv(width, 3, 9)
-        self.skip = GlobalSkip(config.skip, scale) if config.skip != "none" else None
-        self.tanh = config.output == "tanh"
-        if config.start_as_skip:
-            zero_(self.last)
 
     def forward(self, lr_image_BCHW: Tensor) -> Tensor:
-        x = self.first(2 * lr_image_BCHW - 1 if self.tanh else lr_image_BCHW)
-        x = self.last(self.up(x + self.trunk(self.blocks(x))))
-        if not self.tanh:
-            return x if self.skip is None else self.skip(lr_image_BCHW) + x
-        half = torch.tanh(x.float()) / 2
-        return half + 0.5 if self.skip is None else self.skip(lr_image_BCHW) + half
+        x = self.first(lr_image_BCHW)
+        return self.last(self.up(x + self.trunk(self.blocks(x))))
 
 
 class MSRResNet(nn.Module):
-    """BasicSR's MSRResNet: [0, 1] images to images `scale` times as large, the bilinear skip added."""
+    """BasicSR's MSRResNet without its skip, which `Generator` adds."""
 
     def __init__(self, config: MSRResNetConfig, scale: int) -> None:
         super().__init__()
         width = config.num_channels
-        self.first = nn.Sequential(conv(3, width), nn.LeakyReLU(0.1, inplace=True))
+        self.first = nn.Sequential(conv(3, width), activation("leaky_relu", 0.1))
         self.blocks = nn.Sequential(
-            *(ResidualBlock(width, nn.ReLU(inplace=True), batch_norm=False) for _ in range(config.num_blocks))
+            *(ResidualBlock(width, activation("relu"), batch_norm=False) for _ in range(config.num_blocks))
         )
         self.up = nn.Sequential(
-            *(ShuffleUpsample(width, nn.LeakyReLU(0.1, inplace=True)) for _ in range(num_doublings(scale)))
+            *(ShuffleUpsample(width, activation("leaky_relu", 0.1)) for _ in range(num_doublings(scale)))
         )
-        self.high = nn.Sequential(conv(width, width), nn.LeakyReLU(0.1, inplace=True))
+        self.high = nn.Sequential(conv(width, width), activation("leaky_relu", 0.1))
         self.last = conv(width, 3)
-        self.skip = GlobalSkip(config.skip, scale) if config.skip != "none" else None
-        small_kaiming_(self.modules())
-        if config.start_as_skip:
-            zero_(self.last)
+        small_kaiming_(self.blocks.modules())
 
     def forward(self, lr_image_BCHW: Tensor) -> Tensor:
-        x = self.last(self.high(self.up(self.blocks(self.first(lr_image_BCHW)))))
-        return x if self.skip is None else self.skip(lr_image_BCHW) + x
+        return self.last(self.high(self.up(self.blocks(self.first(lr_image_BCHW)))))
