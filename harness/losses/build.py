@@ -10,12 +10,16 @@ from torch import Tensor, nn
 
 from harness.errors import InputError
 from harness.losses.config import LossConfig
+from harness.losses.features import FeatureLoss
 from harness.losses.pixel import CharbonnierLoss, PixelLoss
+from harness.losses.structural import SSIMLoss
 
 LOSSES: dict[str, Callable[[Any], nn.Module]] = {
     "l1": PixelLoss,
     "l2": PixelLoss,
     "charbonnier": CharbonnierLoss,
+    "ssim": SSIMLoss,
+    "features": FeatureLoss,
 }
 
 

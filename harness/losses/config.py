@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from harness.models.vgg_names import VGGName, layer_names
 from harness.schema import Section
 
 
@@ -24,7 +26,46 @@ class CharbonnierLossConfig(Section):
     eps: float = Field(1e-3, gt=0)
 
 
-LossConfig = Annotated[PixelLossConfig | CharbonnierLossConfig, Field(discriminator="name")]
+class SSIMLossConfig(Section):
+    """1 - SSIM (Gaussian window of 11 x 11, valid region, RGB), for values in [0, 1]."""
+
+    name: Literal["ssim"]
+    weight: float = Field(1.0, ge=0)
+
+
+class FeatureLossConfig(Section):
+    """A distance between the features that a VGG network sees in both images."""
+
+    name: Literal["features"]
+    weight: float = Field(1.0, ge=0)
+    network: VGGName
+    layers: dict[str, float] = Field(min_length=1)
+    """Layer -> weight: conv5_4 is before its activation, relu5_4 after it."""
+    distance: Literal["l1", "l2"]
+    rescale: float = Field(1.0, gt=0)
+    """Factor on the features: 1/12.75 with l2 multiplies the loss by 0.006 (SRGAN)."""
+    normalize: bool = True
+    """Take the ImageNet mean off and divide by its deviation first."""
+    weights: Literal["pretrained", "random"] = "pretrained"
+    """Random weights stand in where nothing may be fetched: a check that a recipe runs, not the text's loss."""
+
+    @model_validator(mode="after")
+    def _known_layers(self) -> FeatureLossConfig:
+        known = layer_names(self.network)
+        wrong = next((layer for layer in self.layers if layer not in known), None)
+        if wrong is not None:
+            near = difflib.get_close_matches(wrong, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else "give for example conv5_4 or relu5_4"
+            raise ValueError(f"{self.network} has no layer '{wrong}'; {hint}")
+        if min(self.layers.values()) <= 0:
+            raise ValueError("a layer's weight must be above 0; remove the layer instead")
+        return self
+
+
+LossConfig = Annotated[
+    PixelLossConfig | CharbonnierLossConfig | SSIMLossConfig | FeatureLossConfig,
+    Field(discriminator="name"),
+]
 
 
 class AdversarialConfig(Section):
