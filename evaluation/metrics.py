@@ -52,7 +52,7 @@ _TABLE = (
     Metric("lpips-squeeze", "LPIPS (Squeeze)", False, "", 4, "image", 1, "learned perceptual distance, SqueezeNet"),
     Metric("color-shift", "Colour shift", False, "", 2, "image", 1, "distance of the mean (a*, b*) in CIELAB"),
     Metric("fid", "FID", False, "", 2, "set", 1, "Frechet distance of Inception features"),
-    Metric("kid", "KID x 1000", False, "", 3, "set", 1, "unbiased kernel distance of Inception features, times 1000"),
+    Metric("kid", "KID", False, "", 5, "set", 1, "unbiased kernel distance of Inception features"),
     Metric("diversity", "Diversity", True, "", 3, "set", 1, "spread of outputs for inputs that differ by noise"),
 )
 
