@@ -1,0 +1,79 @@
+"""The columns of a matrix: models with several seeds become one, baselines stand apart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+BASELINE_KINDS = ("method",)
+
+
+class ModelFacts(Protocol):
+    """What a column needs to know of a model."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def axes(self) -> Mapping[str, str]: ...
+    @property
+    def own_class(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: the models (seeds of one run, usually one) whose mean it shows."""
+
+    title: str
+    models: tuple[str, ...]
+    own_class: str | None = None
+    baseline: bool = False
+    axes: tuple[tuple[str, str], ...] = ()
+
+
+def is_seed(axis: str) -> bool:
+    """Whether an axis only repeats a run with other random numbers."""
+    return axis.split(".")[-1] == "seed"
+
+
+def build_columns(models: Iterable[ModelFacts]) -> list[Column]:
+    """Columns in the models' order, seeds of one run together, baselines last."""
+    groups: dict[tuple[object, ...], list[ModelFacts]] = {}
+    for model in models:
+        groups.setdefault(_group_key(model), []).append(model)
+    columns = [_column(group) for group in groups.values()]
+    return sorted(columns, key=lambda column: column.baseline)
+
+
+def _group_key(model: ModelFacts) -> tuple[object, ...]:
+    if not any(is_seed(axis) for axis in model.axes):
+        return (model.name,)
+    rest = tuple((axis, value) for axis, value in model.axes.items() if not is_seed(axis))
+    return (model.kind, model.own_class, rest)
+
+
+def _column(group: Sequence[ModelFacts]) -> Column:
+    first = group[0]
+    axes = tuple((axis, value) for axis, value in first.axes.items() if not is_seed(axis) or len(group) == 1)
+    return Column(
+        title=common_name([model.name for model in group]),
+        models=tuple(model.name for model in group),
+        own_class=first.own_class,
+        baseline=first.kind in BASELINE_KINDS,
+        axes=axes,
+    )
+
+
+def common_name(names: Sequence[str]) -> str:
+    """What the names of several seeds share: `beach-seed0` and `beach-seed1` give `beach`."""
+    if len(names) == 1:
+        return names[0]
+    parts = [re.split(r"([-_/, ])", name) for name in names]
+    if len({len(part) for part in parts}) > 1:
+        return names[0]
+    shared = [words[0] for words in zip(*parts) if len(set(words)) == 1]
+    text = re.sub(r"([-_/, ])[-_/, ]+", r"\1", "".join(shared)).strip("-_/, ")
+    return text or names[0]

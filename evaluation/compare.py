@@ -1,0 +1,214 @@
+"""Is one model really better than another? Paired bootstrap over images, corrected for how often one asks.
+
+Both models are scored on the same images, so the images' differences are resampled (Efron and Tibshirani, An
+Introduction to the Bootstrap, 1993): the interval is the percentile interval of the mean difference, the p-value the
+two-sided share of resamples beyond zero, and Holm's step-down procedure (Holm 1979) corrects for the number of
+comparisons. The image is the unit: what another training seed would give is not covered, and the report says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from evaluation.columns import Column, build_columns
+from evaluation.matrix import Condition
+from evaluation.metrics import METRICS, Metric
+from evaluation.scores import ScoreTable
+from harness import random
+from harness.errors import InputError
+
+LEVEL = 0.95
+_CHUNK = 4_000_000
+"""Random numbers drawn at a time, so that memory does not grow with the number of images."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Does model `first` beat model `second` on a condition? Both are columns: one model, or its seeds."""
+
+    condition: Condition
+    first: Column
+    second: Column
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An answer. Differences are `first` minus `second` in the measure's own unit."""
+
+    metric: str
+    condition: str
+    image_class: str
+    kernel: str
+    first: str
+    second: str
+    num_images: int
+    difference: float
+    low: float
+    high: float
+    probability: float
+    """Share of resamples in which `first` is better; a tie counts half."""
+    p_value: float
+    p_holm: float
+
+    @property
+    def improvement(self) -> float:
+        """The difference with the sign turned so that positive means `first` is better."""
+        return self.difference if METRICS[self.metric].higher_is_better else -self.difference
+
+    @property
+    def is_decided(self) -> bool:
+        return self.p_holm < 1 - LEVEL
+
+
+def specialisation_questions(table: ScoreTable, conditions: Sequence[Condition]) -> list[Question]:
+    """Each model with an own class against the general model, on that class, at each split and degradation.
+
+    Of several general models, the one that shares most of the specialised model's axes is the rival.
+    """
+    columns = [column for column in build_columns(table.models) if not column.baseline]
+    general = [column for column in columns if is_general(column)]
+    questions = []
+    for column in columns:
+        if is_general(column) or not general:
+            continue
+        rival = max(general, key=lambda other: len(set(other.axes) & set(column.axes)))
+        own = [condition for condition in conditions if condition.image_class == column.own_class]
+        questions += [Question(condition, column, rival) for condition in own]
+    return questions
+
+
+def is_general(column: Column) -> bool:
+    """Whether a model is made for no class in particular."""
+    return column.own_class in (None, "general", "all")
+
+
+def pair_questions(
+    table: ScoreTable, conditions: Sequence[Condition], pairs: Iterable[tuple[str, str]]
+) -> list[Question]:
+    """Any pairs of models by name, on every condition.
+
+    Raises:
+        InputError: a name is not in the table.
+    """
+    columns = {column.title: column for column in build_columns(table.models)}
+    for name in {name for pair in pairs for name in pair}:
+        if name not in columns:
+            raise InputError(f"compare: no model '{name}'; use two of {sorted(columns)}.")
+    return [Question(c, columns[first], columns[second]) for first, second in pairs for c in conditions]
+
+
+def compare(
+    table: ScoreTable, metric: Metric, questions: Sequence[Question], resamples: int = 10_000, seed: int = 0
+) -> list[Comparison]:
+    """Answers all questions by one measure; they count as one family for Holm's correction.
+
+    Questions without two images that both models were scored on are left out: there is nothing to resample.
+    """
+    if metric.scope != "image" or metric.name not in table.images.columns:
+        return []
+    asked = {model for question in questions for model in (*question.first.models, *question.second.models)}
+    rows = table.images[table.images["model"].isin(asked)]
+    by_condition = dict(list(rows.groupby("condition", sort=False)))
+    answers = []
+    for condition, group in _by_condition(questions).items():
+        if condition in by_condition:
+            answers += _answer(by_condition[condition], metric, group, resamples, seed)
+    return with_holm(answers)
+
+
+def _by_condition(questions: Iterable[Question]) -> dict[str, list[Question]]:
+    groups: dict[str, list[Question]] = {}
+    for question in questions:
+        groups.setdefault(question.condition.name, []).append(question)
+    return groups
+
+
+def _answer(
+    rows: pd.DataFrame, metric: Metric, questions: Sequence[Question], resamples: int, seed: int
+) -> list[Comparison]:
+    values = rows.pivot_table(index="image", columns="model", values=metric.name, aggfunc="first").sort_index()
+    answers = []
+    for question in questions:
+        difference = _differences(values, question)
+        if len(difference) < 2:
+            continue
+        means = bootstrap_means(difference, resamples, random.key(seed, "bootstrap", question.condition.name))
+        answers.append(_comparison(question, metric, difference, means))
+    return answers
+
+
+def _differences(values: pd.DataFrame, question: Question) -> np.ndarray:
+    sides = []
+    for column in (question.first, question.second):
+        present = [model for model in column.models if model in values.columns]
+        if not present:
+            return np.empty(0)
+        sides.append(values[present].mean(axis=1, skipna=False))
+    difference = (sides[0] - sides[1]).to_numpy(float)
+    return difference[np.isfinite(difference)]
+
+
+def bootstrap_means(values: np.ndarray, resamples: int, stream: int) -> np.ndarray:
+    """The means of `resamples` samples of `values` with replacement, from counter-based random numbers.
+
+    values: (n,) float64. Returns (resamples,) float64, the same for the same stream and n.
+    """
+    count = len(values)
+    means = np.empty(resamples)
+    rows = max(1, _CHUNK // count)
+    for first in range(0, resamples, rows):
+        last = min(first + rows, resamples)
+        positions = np.arange(first * count, last * count, dtype=np.int64)
+        chosen = random.integers(stream, positions, count).reshape(last - first, count)
+        means[first:last] = values[chosen].mean(axis=1)
+    return means
+
+
+def _comparison(question: Question, metric: Metric, difference: np.ndarray, means: np.ndarray) -> Comparison:
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    better = means > 0 if metric.higher_is_better else means < 0
+    ties = float(np.mean(means == 0))
+    extreme = min(np.sum(means <= 0), np.sum(means >= 0))
+    return Comparison(
+        metric=metric.name,
+        condition=question.condition.name,
+        image_class=question.condition.image_class,
+        kernel=question.condition.kernel,
+        first=question.first.title,
+        second=question.second.title,
+        num_images=len(difference),
+        difference=float(difference.mean()),
+        low=float(low),
+        high=float(high),
+        probability=float(np.mean(better)) + ties / 2,
+        p_value=min(1.0, 2 * (float(extreme) + 1) / (len(means) + 1)),
+        p_holm=float("nan"),
+    )
+
+
+def with_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons with their p-values adjusted as one family by Holm's step-down procedure."""
+    adjusted = holm([comparison.p_value for comparison in comparisons])
+    return [replace(comparison, p_holm=p) for comparison, p in zip(comparisons, adjusted)]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values: (m - rank) * p, made monotone and at most 1."""
+    count = len(p_values)
+    adjusted = [0.0] * count
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(count), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (count - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def to_frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:
+    """A row per comparison, for `compare_METRIC.csv`."""
+    columns = list(Comparison.__dataclass_fields__)
+    return pd.DataFrame([[getattr(c, name) for name in columns] for c in comparisons], columns=columns)

@@ -1,0 +1,86 @@
+"""The files beside the report: each matrix and table as CSV, Markdown, LaTeX and PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from evaluation.config import EvaluateConfig
+from evaluation.figures import write_png
+from evaluation.formats import latex, markdown, write_csv
+from evaluation.grid import Grid
+from evaluation.matrix import Condition, Matrix, RowKind, build_matrix, conditions_of, row_kind_label
+from evaluation.matrix_grid import matrix_grid
+from evaluation.metrics import METRICS
+from evaluation.scores import ScoreTable
+
+
+@dataclass(frozen=True)
+class NamedMatrix:
+    """A matrix and the stem of its files' names."""
+
+    stem: str
+    matrix: Matrix
+
+
+def report_matrices(table: ScoreTable, config: EvaluateConfig) -> list[NamedMatrix]:
+    """The matrices that a report shows: one of classes for each measure, split and degradation, and, where several
+    degradations were measured, one of degradations for each measure and split.
+    """
+    conditions = conditions_of(table)
+    names = [name for name in table.metrics if name in (config.report.matrix_metrics or table.metrics)]
+    return [matrix for name in names for matrix in _of_metric(table, name, conditions, config.pool)]
+
+
+def _of_metric(table: ScoreTable, metric: str, conditions: Sequence[Condition], pool: str | None) -> list[NamedMatrix]:
+    pairs = list(dict.fromkeys((c.split, c.kernel) for c in conditions))
+    several = len(pairs) > 1
+    matrices = []
+    for number, (split, kernel) in enumerate(pairs):
+        chosen = [c for c in conditions if (c.split, c.kernel) == (split, kernel)]
+        stem = f"matrix_{metric}" + (f"_{split}_{kernel}" if number else "")
+        title = _title(metric, "class") + (f" ({split}, {kernel})" if several else "")
+        matrices.append(NamedMatrix(stem, build_matrix(table, METRICS[metric], chosen, "class", title)))
+    return matrices + _of_degradations(table, metric, [c for c in conditions if c.image_class != pool])
+
+
+def _of_degradations(table: ScoreTable, metric: str, conditions: Sequence[Condition]) -> list[NamedMatrix]:
+    matrices: list[NamedMatrix] = []
+    for split in dict.fromkeys(condition.split for condition in conditions):
+        chosen = [condition for condition in conditions if condition.split == split]
+        if len({condition.kernel for condition in chosen}) > 1:
+            stem = f"degradations_{metric}" + (f"_{split}" if matrices else "")
+            matrix = build_matrix(table, METRICS[metric], chosen, "kernel", _title(metric, "kernel"))
+            matrices.append(NamedMatrix(stem, matrix))
+    return matrices
+
+
+def _title(metric: str, rows: RowKind) -> str:
+    return f"{METRICS[metric].label} by {row_kind_label(rows)} and model"
+
+
+def write_matrix_files(named: NamedMatrix, out: Path) -> Grid:
+    """Writes `STEM.csv`, `.md`, `.tex` and `.png` (and `STEM_deviation.csv` where there are several seeds)."""
+    grid = matrix_grid(named.matrix)
+    corner = row_kind_label(named.matrix.row_kind)
+    write_csv(named.matrix.values(), out / f"{named.stem}.csv", corner)
+    deviations = named.matrix.deviations()
+    if deviations.notna().any(axis=None):
+        write_csv(deviations, out / f"{named.stem}_deviation.csv", corner)
+    write_grid_files(grid, out, named.stem)
+    return grid
+
+
+def write_grid_files(grid: Grid, out: Path, stem: str) -> None:
+    """Writes a grid as Markdown, LaTeX and PNG."""
+    (out / f"{stem}.md").write_text(markdown(grid), encoding="utf-8")
+    (out / f"{stem}.tex").write_text(latex(grid), encoding="latin-1")
+    write_png(grid, out / f"{stem}.png")
+
+
+def write_frame(frame: pd.DataFrame, path: Path) -> None:
+    """A plain table as CSV, without an index."""
+    frame.to_csv(path, index=False, lineterminator="\n")

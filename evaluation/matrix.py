@@ -1,0 +1,228 @@
+"""The matrix: conditions (classes or degradations) in rows, models in columns, one measure in the cells.
+
+Figure 9 of Specialized SR-GAN is the model: the best model of each row is marked. Added are the second best, a frame
+around each model's own class, the means, and a reason wherever there is no number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from evaluation.columns import Column, build_columns
+from evaluation.metrics import FEW_IMAGES_FOR_FID, Metric
+from evaluation.scores import ScoreTable
+
+RowKind = Literal["class", "kernel"]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a condition name stands for."""
+
+    name: str
+    split: str
+    image_class: str
+    kernel: str
+
+    def row(self, kind: RowKind) -> str:
+        return self.image_class if kind == "class" else self.kernel
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number or the reason why there is none; `note` may also say why a number is not to be trusted."""
+
+    value: float | None = None
+    deviation: float | None = None
+    num_images: int = 0
+    note: str = ""
+    comparable: bool = True
+    """False for stale and partial numbers: they are shown, but never ranked."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Cells by (row, column); `cells[i][j]` belongs to `rows[i]` and `columns[j]`."""
+
+    metric: Metric
+    row_kind: RowKind
+    title: str
+    rows: tuple[str, ...]
+    columns: tuple[Column, ...]
+    cells: tuple[tuple[Cell, ...], ...]
+
+    def is_own(self, row: int, column: int) -> bool:
+        """Whether the column's model was made for the row."""
+        made_for = self.columns[column]
+        if self.row_kind == "class":
+            return made_for.own_class == self.rows[row]
+        return any(self.rows[row] in value.split(":")[0].split("+") for _, value in made_for.axes)
+
+    def row_mean(self, row: int) -> Cell:
+        """The mean over the models of one row, baselines left out."""
+        kept = [cell for cell, column in zip(self.cells[row], self.columns) if not column.baseline]
+        return _mean(kept, "models")
+
+    def column_mean(self, column: int) -> Cell:
+        """The mean over the rows of one column, each row with the same weight."""
+        return _mean([line[column] for line in self.cells], "classes" if self.row_kind == "class" else "degradations")
+
+    def values(self) -> pd.DataFrame:
+        """The numbers alone: rows by column title, NaN where there is none."""
+        return self._frame([[cell.value for cell in line] for line in self.cells])
+
+    def deviations(self) -> pd.DataFrame:
+        """The deviations over seeds (of KID: over subsets), NaN where there are none."""
+        return self._frame([[cell.deviation for cell in line] for line in self.cells])
+
+    def _frame(self, numbers: list[list[float | None]]) -> pd.DataFrame:
+        titles = [column.title for column in self.columns]
+        return pd.DataFrame(numbers, index=list(self.rows), columns=titles, dtype=float)
+
+
+def row_kind_label(kind: RowKind) -> str:
+    """What the rows are called in a table."""
+    return "class" if kind == "class" else "degradation"
+
+
+def _mean(cells: Sequence[Cell], what: str) -> Cell:
+    values = [cell.value for cell in cells if cell.value is not None and cell.comparable]
+    if not values:
+        return Cell()
+    note = "" if len(values) == len(cells) else f"mean of {len(values)} of {len(cells)} {what}"
+    return Cell(value=float(np.mean(values)), note=note, comparable=not note)
+
+
+def build_matrix(
+    table: ScoreTable,
+    metric: Metric,
+    conditions: Sequence[Condition],
+    row_kind: RowKind = "class",
+    title: str = "",
+) -> Matrix:
+    """The matrix of one measure over the given conditions.
+
+    Conditions that share a row (the classes of one degradation) count alike, however many images each has. A model
+    that lacks one of them gets no comparable number there. Seeds of a run become one column: mean ± sample deviation.
+    """
+    rows = tuple(dict.fromkeys(condition.row(row_kind) for condition in conditions))
+    columns = tuple(build_columns(table.models))
+    scores = CellScores(table, metric)
+    cells = tuple(
+        tuple(
+            _seed_mean([scores.over([c.name for c in conditions if c.row(row_kind) == row], m) for m in column.models])
+            for column in columns
+        )
+        for row in rows
+    )
+    return Matrix(
+        metric, row_kind, title or f"{metric.label} by {row_kind_label(row_kind)} and model", rows, columns, cells
+    )
+
+
+class CellScores:
+    """Means of one measure by (model, condition), with the reasons where they are missing."""
+
+    def __init__(self, table: ScoreTable, metric: Metric) -> None:
+        self._metric = metric
+        self._missing: Mapping[tuple[str, str, str], str] = table.missing
+        self._found = _FINDERS[metric.scope](table, metric.name)
+
+    def over(self, conditions: Sequence[str], model: str) -> Cell:
+        """The mean over several conditions of one model, each with the same weight."""
+        cells = [self.one(condition, model) for condition in conditions]
+        if len(cells) == 1:
+            return cells[0]
+        values = [cell.value for cell in cells if cell.value is not None]
+        notes = list(dict.fromkeys(cell.note for cell in cells if cell.note))
+        num_images = sum(cell.num_images for cell in cells)
+        if not values:
+            return Cell(note="; ".join(notes[:3]) or "nothing was scored", comparable=False)
+        if len(values) < len(cells):
+            notes.insert(0, f"mean of {len(values)} of {len(cells)} conditions")
+        return Cell(float(np.mean(values)), None, num_images, "; ".join(notes[:3]), all(c.comparable for c in cells))
+
+    def one(self, condition: str, model: str) -> Cell:
+        """The cell of one model and condition."""
+        reason = self._missing.get((model, condition, self._metric.name), "")
+        found = self._found.get((model, condition))
+        if reason or found is None:
+            return Cell(note=reason or "not scored yet; run the evaluation again", comparable=False)
+        value, num_images, num_failed, note, deviation = found
+        failed = f"{num_failed} of {num_images + num_failed} images gave no number" if num_failed else ""
+        note = "; ".join(filter(None, [failed, note, small_set_warning(self._metric.name, num_images)]))
+        return Cell(None if np.isnan(value) else value, deviation, num_images, note, not failed)
+
+
+_Found = dict[tuple[str, str], tuple[float, int, int, str, "float | None"]]
+
+
+def _per_image(table: ScoreTable, name: str) -> _Found:
+    images = table.images
+    if name not in images.columns or images.empty:
+        return {}
+    grouped = images.groupby(["model", "condition"], sort=False, observed=True)[name]
+    facts = pd.DataFrame({"mean": grouped.mean(), "count": grouped.count(), "size": grouped.size()})
+    return {
+        (str(model), str(condition)): (float(mean), int(count), int(size - count), "", None)
+        for (model, condition), mean, count, size in zip(facts.index, facts["mean"], facts["count"], facts["size"])
+        if count or size
+    }
+
+
+def _per_set(table: ScoreTable, name: str) -> _Found:
+    rows = table.sets[table.sets["metric"] == name]
+    found: _Found = {}
+    for row in rows.itertuples(index=False):
+        deviation = None if pd.isna(row.deviation) else float(row.deviation)
+        note = "" if pd.isna(row.note) else str(row.note)
+        found[(str(row.model), str(row.condition))] = (float(row.value), int(row.num_images), 0, note, deviation)
+    return found
+
+
+_FINDERS = {"image": _per_image, "set": _per_set}
+
+
+def small_set_warning(metric: str, num_images: int) -> str:
+    """The warning that every FID on fewer than 2,048 images carries; empty for other measures."""
+    if metric != "fid" or num_images >= FEW_IMAGES_FOR_FID:
+        return ""
+    return (
+        f"FID on {num_images} images: below {FEW_IMAGES_FOR_FID:,} images it is biased upwards and noisy; "
+        "compare it only with FIDs of as many images, or use KID"
+    )
+
+
+def _seed_mean(cells: Sequence[Cell]) -> Cell:
+    if len(cells) == 1:
+        return cells[0]
+    values = [cell.value for cell in cells if cell.value is not None]
+    notes = list(dict.fromkeys(cell.note for cell in cells if cell.note))
+    if not values:
+        return Cell(note="; ".join(notes[:3]), comparable=False)
+    if len(values) < len(cells):
+        notes.insert(0, f"mean of {len(values)} of {len(cells)} seeds")
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    comparable = all(cell.comparable for cell in cells)
+    return Cell(float(np.mean(values)), deviation, cells[0].num_images, "; ".join(notes[:3]), comparable)
+
+
+def conditions_of(table: ScoreTable) -> list[Condition]:
+    """The table's conditions in order, with what each stands for."""
+    facts = table.images.drop_duplicates("condition").set_index("condition")
+    return [_condition(name, facts) for name in table.conditions]
+
+
+def _condition(name: str, facts: pd.DataFrame) -> Condition:
+    if name in facts.index:
+        row = facts.loc[name]
+        return Condition(name, str(row["split"]), str(row["image_class"]), str(row["kernel"]))
+    parts = name.split("/")
+    if len(parts) == 3:
+        return Condition(name, *parts)
+    return Condition(name, "", name, "")

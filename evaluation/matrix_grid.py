@@ -1,0 +1,90 @@
+"""From a matrix to the grid that is shown: ranks, shades, frames, means and footnotes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evaluation.grid import BEST, Entry, Footnotes, Grid, Head, Line, rank_values, shades, show_number
+from evaluation.matrix import Cell, Matrix, row_kind_label
+
+
+def matrix_grid(matrix: Matrix) -> Grid:
+    """The whole matrix with row and column means; the ranking is among models, baselines and means stand apart."""
+    notes = Footnotes()
+    heads = [Head(column.title, apart=column.baseline) for column in matrix.columns]
+    many_models = sum(not column.baseline for column in matrix.columns) > 1
+    if many_models:
+        heads.append(Head("mean of models", apart=True))
+    lines = [_row(matrix, row, notes, many_models) for row in range(len(matrix.rows))]
+    if len(matrix.rows) > 1:
+        lines.append(_mean_line(matrix, notes, many_models))
+    return Grid(
+        title=matrix.title,
+        caption=_caption(matrix),
+        corner=(row_kind_label(matrix.row_kind),),
+        heads=tuple(heads),
+        lines=tuple(lines),
+        footnotes=notes.pairs(),
+    )
+
+
+def _caption(matrix: Matrix) -> str:
+    better = "higher" if matrix.metric.higher_is_better else "lower"
+    unit = f" ({matrix.metric.unit})" if matrix.metric.unit else ""
+    return f"{matrix.metric.label}{unit}, {better} is better"
+
+
+def _row(matrix: Matrix, row: int, notes: Footnotes, many_models: bool) -> Line:
+    cells = list(matrix.cells[row])
+    entries = _entries(matrix, cells, notes, [matrix.is_own(row, column) for column in range(len(cells))])
+    if many_models:
+        entries.append(_plain(matrix.row_mean(row), matrix, notes))
+    return Line((matrix.rows[row],), tuple(entries))
+
+
+def _mean_line(matrix: Matrix, notes: Footnotes, many_models: bool) -> Line:
+    cells = [matrix.column_mean(column) for column in range(len(matrix.columns))]
+    entries = _entries(matrix, cells, notes, [False] * len(cells))
+    if many_models:
+        entries.append(Entry(""))
+    return Line(("mean",), tuple(entries), apart=True)
+
+
+def _entries(matrix: Matrix, cells: Sequence[Cell], notes: Footnotes, own: Sequence[bool]) -> list[Entry]:
+    metric = matrix.metric
+    ranked = [
+        cell.value if cell.comparable and not column.baseline else None for cell, column in zip(cells, matrix.columns)
+    ]
+    ranks = rank_values(ranked, metric.higher_is_better, metric.digits)
+    places = shades(ranked, metric.higher_is_better)
+    entries = []
+    for cell, column, rank, place, is_own in zip(cells, matrix.columns, ranks, places, own):
+        note = cell.note
+        if column.baseline and _beats_all(cell, ranked, metric.higher_is_better):
+            note = "; ".join(filter(None, [note, f"{column.title} is better than every model here"]))
+        text = show_number(cell.value, metric.digits, cell.deviation)
+        entries.append(Entry(text, cell.value, rank, is_own, place, notes.mark(note)))
+    return entries
+
+
+def _beats_all(cell: Cell, ranked: Sequence[float | None], higher_is_better: bool) -> bool:
+    rivals = [value for value in ranked if value is not None]
+    if cell.value is None or not rivals:
+        return False
+    return cell.value > max(rivals) if higher_is_better else cell.value < min(rivals)
+
+
+def _plain(cell: Cell, matrix: Matrix, notes: Footnotes) -> Entry:
+    text = show_number(cell.value, matrix.metric.digits)
+    return Entry(text, cell.value, mark=notes.mark(cell.note))
+
+
+def diagonal_summary(matrix: Matrix) -> str:
+    """One sentence: how often a model is the best on the class that it was made for; empty without such models."""
+    grid = matrix_grid(matrix)
+    own = [entry for line in grid.lines for entry in line.entries if entry.own and entry.value is not None]
+    if not own:
+        return ""
+    best = sum(entry.rank == BEST for entry in own)
+    noun = f"their own {row_kind_label(matrix.row_kind)}"
+    return f"By {matrix.metric.label}, {best} of {len(own)} models are the best on {noun}."

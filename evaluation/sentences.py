@@ -1,0 +1,61 @@
+"""What the comparisons say, in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evaluation.compare import LEVEL, Comparison
+from evaluation.metrics import METRICS
+
+
+def sentence(comparison: Comparison) -> str:
+    """One comparison in one sentence: what differs, by how much, how sure that is."""
+    return _decided(comparison) if comparison.is_decided else _undecided(comparison)
+
+
+def _decided(c: Comparison) -> str:
+    metric = METRICS[c.metric]
+    better, worse = (c.first, c.second) if c.improvement > 0 else (c.second, c.first)
+    direction = "higher" if metric.higher_is_better else "lower"
+    low, high = sorted((abs(c.low), abs(c.high)))
+    return (
+        f"On {c.image_class}, {better} beats {worse}: "
+        f"its {metric.label} is {_amount(c, abs(c.difference))} {direction} "
+        f"({_span(c, low, high)}, {c.num_images} images, {_p(c)})."
+    )
+
+
+def _undecided(c: Comparison) -> str:
+    return (
+        f"On {c.image_class}, {c.num_images} images do not show which is better by {METRICS[c.metric].label}: "
+        f"{c.first} minus {c.second} is {_amount(c, c.difference)} ({_span(c, c.low, c.high)}, {_p(c)})."
+    )
+
+
+def _amount(comparison: Comparison, value: float) -> str:
+    metric = METRICS[comparison.metric]
+    return f"{metric.format(value)} {metric.unit}".strip()
+
+
+def _span(comparison: Comparison, low: float, high: float) -> str:
+    return f"{LEVEL:.0%} interval {METRICS[comparison.metric].format(low)} to {_amount(comparison, high)}"
+
+
+def _p(comparison: Comparison) -> str:
+    p = comparison.p_holm
+    return "corrected p < 0.001" if p < 0.001 else f"corrected p = {p:.3f}"
+
+
+def summary(comparisons: Sequence[Comparison]) -> str:
+    """One line over all: how many specialised models beat, equal or lose to the general one; empty without any."""
+    if not comparisons:
+        return ""
+    wins = sum(c.is_decided and c.improvement > 0 for c in comparisons)
+    losses = sum(c.is_decided and c.improvement < 0 for c in comparisons)
+    label = METRICS[comparisons[0].metric].label
+    rest = len(comparisons) - wins - losses
+    second = comparisons[0].second
+    return (
+        f"By {label}, {wins} of {len(comparisons)} specialised models beat {second} on their own class, {losses} lose "
+        f"to it, and {rest} cannot be told apart (paired bootstrap, {LEVEL:.0%}, Holm's correction)."
+    )

@@ -1,0 +1,93 @@
+"""A grid in the terminal, with rich; marks do not rely on colour alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from evaluation.formats import legend
+from evaluation.grid import BEST, SECOND, Entry, Grid, Line
+from evaluation.matrix import Matrix
+from evaluation.matrix_grid import diagonal_summary, matrix_grid
+
+
+def print_matrix(console: Console, matrix: Matrix) -> None:
+    """Prints a matrix, cut into blocks of columns where the terminal is too narrow for it, and one summary line."""
+    print_grid(console, matrix_grid(matrix))
+    summary = diagonal_summary(matrix)
+    if summary:
+        console.print(Text(summary))
+
+
+def print_grid(console: Console, grid: Grid) -> None:
+    """Prints any grid with its legend and footnotes."""
+    console.print(Text(grid.title, style="bold"), Text(grid.caption))
+    for first, last in _blocks(grid, console.width):
+        console.print(_table(grid, first, last))
+    marks = legend(grid, "green and *", "underlined", "[brackets]")
+    if marks:
+        console.print(Text(marks, style="dim"))
+    for mark, text in grid.footnotes:
+        console.print(Text(f"{mark}  {text}", style="dim"))
+
+
+def _blocks(grid: Grid, width: int) -> Iterator[tuple[int, int]]:
+    heads = sum(
+        max([len(title), *(len(line.heads[i]) for line in grid.lines)]) + 3 for i, title in enumerate(grid.corner)
+    )
+    first, used = 0, heads + 1
+    for number in range(len(grid.heads)):
+        wide = _column_width(grid, number) + 3
+        if number > first and used + wide > width:
+            yield first, number
+            first, used = number, heads + 1
+        used += wide
+    yield first, len(grid.heads)
+
+
+def _heads(grid: Grid, number: int) -> Iterator[str]:
+    return (line.heads[number] for line in grid.lines)
+
+
+def _column_width(grid: Grid, column: int) -> int:
+    words = grid.heads[column].title.split() or [""]
+    return max([*map(len, words), *(len(_text(line.entries[column]).plain) for line in grid.lines)])
+
+
+def _table(grid: Grid, first: int, last: int) -> Table:
+    table = Table(show_edge=True)
+    for title in grid.corner:
+        table.add_column(Text(title), no_wrap=True)
+    for head in grid.heads[first:last]:
+        title = f"{head.title}\n{head.group}" if head.group else head.title
+        table.add_column(Text(title, style="italic" if head.apart else ""), justify="right", vertical="bottom")
+    for number, line in enumerate(grid.lines):
+        table.add_row(*map(Text, line.heads), *_cells(grid, line, first, last), end_section=_ends(grid, number))
+    return table
+
+
+def _ends(grid: Grid, number: int) -> bool:
+    return number + 1 < len(grid.lines) and grid.lines[number + 1].apart != grid.lines[number].apart
+
+
+def _cells(grid: Grid, line: Line, first: int, last: int) -> Iterator[Text]:
+    for entry, head in zip(line.entries[first:last], grid.heads[first:last]):
+        text = _text(entry)
+        if head.apart and not entry.rank:
+            text.stylize("italic")
+        yield text
+
+
+def _text(entry: Entry) -> Text:
+    style = {BEST: "bold green", SECOND: "underline"}.get(entry.rank, "")
+    text = Text(entry.text, style=style, no_wrap=True)
+    if entry.rank == BEST:
+        text.append("*")
+    if entry.own:
+        text = Text("[", no_wrap=True) + text + Text("]")
+    if entry.mark:
+        text.append(" " + entry.mark, style="dim")
+    return text

@@ -1,0 +1,73 @@
+"""A synthetic score table whose numbers are known by construction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evaluation.model import Model
+from evaluation.scores import ScoreTable, empty_sets
+
+CLASSES = ("beach", "mountain", "general")
+
+TableMaker = Callable[..., ScoreTable]
+
+
+def make_table(
+    models: list[Model] | None = None,
+    classes: tuple[str, ...] = CLASSES,
+    kernels: tuple[str, ...] = ("matlab-bicubic",),
+    num_images: int = 8,
+    seed: int = 0,
+) -> ScoreTable:
+    """Scores that favour each model on its own class; images differ in difficulty, as real ones do."""
+    if models is None:
+        models = [Model(name, "checkpoint", f"/none/{name}", {"class": name}, name) for name in classes]
+        models.append(Model("bicubic", "method"))
+    rng = np.random.default_rng(seed)
+    rows = []
+    for kernel in kernels:
+        for image_class in classes:
+            difficulty = rng.normal(26, 2, num_images)
+            for model in models:
+                gain = -1.0 if model.kind == "method" else 0.6 if model.own_class == image_class else 0.1
+                psnr = difficulty + gain + rng.normal(0, 0.2, num_images)
+                rows.append(_rows(model, image_class, kernel, psnr))
+    conditions = [f"test/{image_class}/{kernel}" for kernel in kernels for image_class in classes]
+    return ScoreTable(pd.concat(rows, ignore_index=True), empty_sets(), {}, models, conditions)
+
+
+def _rows(model: Model, image_class: str, kernel: str, psnr: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "model": model.name,
+            "model_kind": model.kind,
+            "checkpoint_sha": "0" * 64,
+            "dataset_fingerprint": "f" * 64,
+            "condition": f"test/{image_class}/{kernel}",
+            "split": "test",
+            "image_class": image_class,
+            "kernel": kernel,
+            "image": [f"{image_class}_{i:03d}" for i in range(len(psnr))],
+            "height": 96,
+            "width": 96,
+            "code_version": "0.1.0",
+            "metric_version": "1",
+            "psnr": psnr,
+            "mse": 4 * 10 ** (-psnr / 10),
+            "ssim": 1 / (1 + np.exp(-(psnr - 22) / 4)),
+        }
+    )
+
+
+@pytest.fixture
+def table() -> ScoreTable:
+    return make_table()
+
+
+@pytest.fixture
+def table_maker() -> TableMaker:
+    return make_table

@@ -1,0 +1,145 @@
+"""The paired bootstrap, Holm's correction and the sentences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from evaluation.compare import (
+    Comparison,
+    bootstrap_means,
+    compare,
+    holm,
+    pair_questions,
+    specialisation_questions,
+    to_frame,
+)
+from evaluation.matrix import conditions_of
+from evaluation.metrics import METRICS
+from evaluation.model import Model
+from evaluation.sentences import sentence, summary
+from harness import random
+from harness.errors import InputError
+
+
+def specialised(table, metric="psnr", **options) -> list[Comparison]:
+    return compare(table, METRICS[metric], specialisation_questions(table, conditions_of(table)), **options)
+
+
+def test_interval_agrees_with_scipy_percentile_bootstrap():
+    values = np.random.default_rng(3).normal(0.3, 1.0, 25)
+    means = bootstrap_means(values, 20_000, random.key(0, "test"))
+    reference = scipy.stats.bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    standard_error = values.std() / 5
+    assert np.quantile(means, [0.025, 0.975]) == pytest.approx(list(reference), abs=0.1 * standard_error)
+    assert means.std() == pytest.approx(standard_error, rel=0.03)
+
+
+def test_resamples_do_not_depend_on_how_they_are_cut_into_chunks(monkeypatch):
+    values = np.arange(7.0)
+    whole = bootstrap_means(values, 100, 5)
+    monkeypatch.setattr("evaluation.compare._CHUNK", 50)
+    assert np.array_equal(bootstrap_means(values, 100, 5), whole)
+
+
+def test_comparison_is_the_same_for_a_seed_and_differs_between_seeds(table):
+    first, again, other = (specialised(table, seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    assert [c.low for c in first] != [c.low for c in other]
+
+
+def test_pairing_removes_the_difficulty_of_the_images(table):
+    comparison = specialised(table)[0]
+    rows = table.images[table.images["condition"] == comparison.condition]
+    wide = rows.pivot(index="image", columns="model", values="psnr")
+    assert comparison.difference == pytest.approx(wide["beach"].mean() - wide["general"].mean())
+    assert comparison.high - comparison.low < wide["beach"].std()
+
+
+def test_specialised_models_that_are_better_by_construction_win(table):
+    answers = specialised(table)
+    assert [(c.image_class, c.first, c.second) for c in answers] == [
+        ("beach", "beach", "general"),
+        ("mountain", "mountain", "general"),
+    ]
+    assert all(c.probability > 0.99 and c.is_decided and c.improvement > 0 for c in answers)
+
+
+def test_lower_is_better_measures_turn_the_sign(table):
+    answers = specialised(table, "mse")
+    assert all(c.difference < 0 < c.improvement and c.probability > 0.99 for c in answers)
+
+
+def test_equal_models_are_not_told_apart(table):
+    table.images["psnr"] = 25.0
+    answers = specialised(table)
+    assert all(c.probability == 0.5 and c.p_holm == 1.0 and not c.is_decided for c in answers)
+    assert "do not show which is better" in sentence(answers[0])
+
+
+def test_holm_equals_a_worked_example():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_false_alarms_over_many_equal_models_stay_at_the_level():
+    rng = np.random.default_rng(0)
+    alarms = 0
+    for trial in range(200):
+        p_values = []
+        for _ in range(5):
+            means = bootstrap_means(rng.normal(0, 1, 40), 400, random.key(trial, "null", len(p_values)))
+            extreme = min(np.sum(means <= 0), np.sum(means >= 0))
+            p_values.append(min(1.0, 2 * (extreme + 1) / 401))
+        alarms += min(holm(p_values)) < 0.05
+    assert alarms / 200 < 0.12
+
+
+def test_sentence_names_classes_models_amount_and_unit(table):
+    text = sentence(specialised(table)[0])
+    assert text.startswith("On beach, beach beats general: its PSNR is ")
+    assert "dB higher (95% interval" in text and "8 images" in text
+    assert "lower (95% interval" in sentence(specialised(table, "mse")[0])
+    assert summary(specialised(table)).startswith("By PSNR, 2 of 2 specialised models beat general")
+
+
+def test_losing_specialised_model_is_said_to_lose(table):
+    better = (table.images["model"] == "general") & (table.images["image_class"] == "beach")
+    table.images.loc[better, "psnr"] += 3
+    answers = specialised(table)
+    assert sentence(answers[0]).startswith("On beach, general beats beach: its PSNR is ")
+    assert "1 lose" in summary(answers)
+
+
+def test_images_without_a_number_for_one_model_are_left_out_of_the_pairs(table):
+    failed = (table.images["model"] == "beach") & (table.images["image"] == "beach_003")
+    table.images.loc[failed, "psnr"] = np.nan
+    assert specialised(table)[0].num_images == 7
+
+
+def test_seeds_are_averaged_per_image_before_the_resampling(table_maker):
+    models = [Model(f"beach-seed{s}", "checkpoint", "x", {"class": "beach", "seed": str(s)}, "beach") for s in range(3)]
+    models += [Model(f"general-seed{s}", "checkpoint", "x", {"class": "all", "seed": str(s)}) for s in range(3)]
+    table = table_maker(models)
+    answer = specialised(table)[0]
+    assert (answer.first, answer.second, answer.num_images) == ("beach", "general", 8)
+
+
+def test_any_pair_can_be_compared_and_an_unknown_name_is_refused(table):
+    conditions = conditions_of(table)
+    answers = compare(table, METRICS["psnr"], pair_questions(table, conditions, [("beach", "bicubic")]))
+    assert len(answers) == len(conditions) and len(to_frame(answers)) == len(conditions)
+    with pytest.raises(InputError, match="no model 'bech'; use two of"):
+        pair_questions(table, conditions, [("bech", "bicubic")])
+
+
+def test_ten_thousand_resamples_take_no_noticeable_time(table):
+    import time
+
+    start = time.perf_counter()
+    specialised(table, resamples=10_000)
+    assert time.perf_counter() - start < 2.0
