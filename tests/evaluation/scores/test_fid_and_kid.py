@@ -44,7 +44,7 @@ def command_fid(first: Path, second: Path, weights: Path) -> float:
 def test_features_equal_those_of_pytorch_fid(inception_file: Path, monkeypatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(inception_file.parents[2]))
     batch = torch.rand(2, 3, 60, 45, generator=torch.Generator().manual_seed(0))
-    expected = ReferenceInception()(batch)[0].flatten(1).numpy()
+    expected = ReferenceInception().eval()(batch)[0].flatten(1).numpy()
     measured = FIDInception(inception_file).describe(batch)
     assert measured.shape == (2, 2048)
     assert np.ptp(expected, axis=0).max() > 0.01, "the two images' features must differ"
