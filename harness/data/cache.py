@@ -1,0 +1,218 @@
+"""Remote shards on the node's own disk: each fetched once per node, bounded in bytes, never seen half-fetched.
+
+Processes on a node share the folder. A lock file per shard lets one of them fetch while the others wait. Readers hold
+a shared lock on the files that they have open, and eviction (least recently used first) leaves locked files alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import queue
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.errors import DataError
+
+_CHUNK_BYTES = 8 << 20
+_SMALL_BYTES = 64 << 20
+
+
+class NodeCache:
+    """A folder of at most `limit_bytes` of fetched files."""
+
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
+        self.folder = folder
+        self.limit_bytes = limit_bytes
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise DataError(
+                f"{folder}: the cache folder cannot be made ({error.strerror}); set SR_CACHE_DIR to another one."
+            ) from None
+
+    @classmethod
+    def default(cls, limit_bytes: int = 20_000_000_000) -> NodeCache:
+        """The cache at $SR_CACHE_DIR, else below $SLURM_TMPDIR or $TMPDIR."""
+        given = os.environ.get("SR_CACHE_DIR")
+        base = os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir()
+        return cls(Path(given) if given else Path(base) / f"sr-harness-cache-{os.getuid()}", limit_bytes)
+
+    def fetch(self, url: str, size: int | None, version: str) -> Path:
+        """The local path of a whole file; fetches it where it is not there yet.
+
+        Args:
+            size: bytes it must have; None where unknown.
+            version: what tells another content under the same URL apart.
+
+        Raises:
+            DataError: it cannot be fetched, has another size, or does not fit the cache.
+        """
+        path = self.path_of(url, version)
+        if self._touch(path, size):
+            return path
+        with self._locked(path.with_name(path.name + ".lock")):
+            if not self._touch(path, size):
+                self._make_room(size or 0, keep=path)
+                self._download(url, path, size)
+        return path
+
+    def path_of(self, url: str, version: str) -> Path:
+        """Where a file lies once it is fetched."""
+        name = hashlib.sha256(f"{url}\n{version}".encode()).hexdigest()[:24]
+        return self.folder / f"{name}-{url.rsplit('/', 1)[-1]}"
+
+    def _touch(self, path: Path, size: int | None) -> bool:
+        try:
+            found = path.stat().st_size
+            os.utime(path)
+        except FileNotFoundError:
+            return False
+        return size is None or found == size
+
+    def _download(self, url: str, path: Path, size: int | None) -> None:
+        part = path.with_name(path.name + ".part")
+        try:
+            with open_url(url) as source, part.open("wb") as target:
+                while block := source.read(_CHUNK_BYTES):
+                    target.write(block)
+            found = part.stat().st_size
+        except DataError:
+            raise
+        except Exception as error:  # every fsspec back end raises its own kinds
+            part.unlink(missing_ok=True)
+            raise DataError(f"{url}: cannot be fetched ({_reason(error)}); check the URL and the network.") from None
+        if size is not None and found != size:
+            part.unlink()
+            raise DataError(f"{url}: has {found} bytes instead of {size}; upload or pack it again.")
+        os.replace(part, path)
+
+    def _make_room(self, size: int, keep: Path) -> None:
+        """Removes the least recently used files that nobody has open until `size` more bytes fit."""
+        if size > self.limit_bytes:
+            raise DataError(f"{keep.name}: {size} bytes exceed the cache of {self.limit_bytes}; raise data.cache_gb.")
+        with self._locked(self.folder / ".evict"):
+            files = sorted(self._files(), key=lambda entry: entry[1])
+            total = sum(length for _, _, length in files)
+            for path, _, length in files:
+                if total + size <= self.limit_bytes:
+                    return
+                if path != keep and _remove_unless_open(path):
+                    total -= length
+            if total + size > self.limit_bytes:
+                raise DataError(
+                    f"{self.folder}: the shards in use fill the cache of {self.limit_bytes} bytes; "
+                    "raise data.cache_gb, lower data.window, or pack smaller shards."
+                )
+
+    def _files(self) -> Iterator[tuple[Path, float, int]]:
+        for entry in os.scandir(self.folder):
+            if entry.name.startswith(".") or entry.name.endswith(".lock"):
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                status = entry.stat()
+                yield Path(entry.path), status.st_mtime, status.st_size
+
+    @contextlib.contextmanager
+    def _locked(self, lock: Path) -> Iterator[None]:
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+
+class RemoteStore:
+    """A dataset behind an fsspec URL."""
+
+    def __init__(self, url: str, cache: NodeCache, version: str = "") -> None:
+        self.url = url
+        self.cache = cache
+        self.version = version
+        """The dataset's fingerprint, so that a repacked dataset under the same URL is fetched anew."""
+        self._wanted: queue.Queue[tuple[str, int]] = queue.Queue()
+        self._asked: set[str] = set()
+        self._thread: threading.Thread | None = None
+
+    def name(self, file: str) -> str:
+        return f"{self.url}/{file}"
+
+    def read(self, file: str) -> bytes:
+        url = self.name(file)
+        try:
+            with open_url(url) as source:
+                return source.read(_SMALL_BYTES)
+        except DataError:
+            raise
+        except Exception as error:  # every fsspec back end raises its own kinds
+            raise DataError(
+                f"{url}: cannot be read ({_reason(error)}); check the URL, or run `harness pack` and upload the folder."
+            ) from None
+
+    def fetch(self, file: str, size: int | None, version: str = "") -> Path:
+        return self.cache.fetch(self.name(file), size, version or self.version)
+
+    def prefetch(self, files: Iterable[tuple[str, int]]) -> None:
+        """Fetches files that will be wanted soon, in a thread of its own; a failure shows when the file is read."""
+        for file, size in files:
+            if file not in self._asked:
+                self._asked.add(file)
+                self._wanted.put((file, size))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True)
+            self._thread.start()
+
+    def _work(self) -> None:
+        while True:
+            file, size = self._wanted.get()
+            with contextlib.suppress(DataError):  # the reader meets the same error and reports it
+                self.fetch(file, size)
+            self._asked.discard(file)
+
+
+def open_url(url: str) -> Any:
+    """A readable file object for a URL; opened read-only.
+
+    Raises:
+        DataError: the package for its scheme is not installed.
+    """
+    import fsspec
+
+    try:
+        return fsspec.open(url, "rb").open()
+    except ImportError as error:
+        raise DataError(f"{url}: needs another package ({error}); install it.") from None
+
+
+def share_lock(fd: int) -> None:
+    """Marks an open cached file as in use until `fd` is closed."""
+    fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def _remove_unless_open(path: Path) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+        return True
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise
+    finally:
+        os.close(fd)
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error).splitlines()
+    return f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__

@@ -1,0 +1,119 @@
+"""Any image file to uint8 H x W x 3, by one stated rule per kind, or a sentence that says why not.
+
+- grey (and 1-bit, grey with alpha): repeated to three channels, and remembered as grey, because it is scored as grey;
+- 16 bits a channel: the upper 8 bits; palette, CMYK, YCbCr: converted to RGB (colour profiles are not applied);
+- alpha: composited on black; EXIF orientation: applied; several frames: the first;
+- truncated, damaged, too large (Pillow's bound against decompression bombs), or no image: refused.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from harness.errors import DataError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+"""The formats that are tried; among the rest are some that would start another program (EPS)."""
+_GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"})
+_TURNED = frozenset({5, 6, 7, 8})
+_EXIF_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file says about itself before it is decoded."""
+
+    height: int
+    width: int
+    grey: bool
+
+
+def read_header(content: bytes, name: str) -> Header:
+    """Height and width (after EXIF orientation) without decoding.
+
+    Raises:
+        DataError: not an image of a known format, or larger than the bound.
+    """
+    with _open(content, name) as image:
+        width, height = image.size
+        if image.getexif().get(_EXIF_ORIENTATION) in _TURNED:
+            width, height = height, width
+        return Header(height, width, image.mode in _GREY_MODES)
+
+
+def decode(content: bytes, name: str) -> np.ndarray:
+    """The image as uint8, H x W x 3.
+
+    Raises:
+        DataError: not an image, truncated, damaged or too large; the sentence names `name`.
+    """
+    with _open(content, name) as image:
+        try:
+            image.load()
+            image = ImageOps.exif_transpose(image)
+            return np.asarray(_to_rgb(image, name))
+        except DataError:
+            raise
+        except Exception as error:  # Pillow's plugins raise many kinds on damaged files
+            raise DataError(f"{name}: is damaged or truncated ({error}); replace or remove it.") from None
+
+
+def decode_natural(content: bytes, name: str) -> np.ndarray:
+    """As `decode`, but a grey image stays H x W."""
+    header = read_header(content, name)
+    image_HWC = decode(content, name)
+    return np.ascontiguousarray(image_HWC[:, :, 0]) if header.grey else image_HWC
+
+
+def read_image(path: Path) -> np.ndarray:
+    """The image file as uint8: H x W x 3, or H x W where the file is grey.
+
+    Raises:
+        DataError: the file cannot be read or is no usable image.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); give a readable image.") from None
+    return decode_natural(content, str(path))
+
+
+def encode_png(image: np.ndarray, compress_level: int = 6) -> bytes:
+    """PNG bytes of a uint8 image, H x W x 3 or H x W."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", compress_level=compress_level)
+    return buffer.getvalue()
+
+
+def _open(content: bytes, name: str) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise DataError(f"{name}: is not an image ({', '.join(FORMATS).lower()}); remove it or convert it.") from None
+    except Image.DecompressionBombError:
+        raise DataError(
+            f"{name}: holds more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels (a decompression bomb?); split it."
+        ) from None
+    except Exception as error:
+        raise DataError(f"{name}: is damaged or truncated ({error}); replace or remove it.") from None
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
+        values = np.asarray(image).astype(np.int64)
+        return Image.fromarray((np.clip(values, 0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise DataError(f"{name}: holds floating-point values of no stated range; convert it to 8 or 16 bits.")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        return Image.alpha_composite(black, image).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,300 @@
+"""Batches of HR patches, the same whatever the number of ranks and threads, found in milliseconds at any step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from harness import random
+from harness.data.cache import NodeCache
+from harness.data.config import DataConfig, SourceConfig
+from harness.data.order import EpochOrder, Mixture
+from harness.data.reading import CropReader
+from harness.data.shards import Dataset
+from harness.errors import DataError, InputError
+
+log = logging.getLogger(__name__)
+
+_READ_AHEAD = 4
+"""Batches that each thread keeps ready."""
+_SUBSTITUTES = 64
+"""Substitutes that are tried for a bad sample before the loader gives up."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Patches of one step and rank: uint8 B x H x W x 3, and each patch's global position (int64). On the CPU."""
+
+    hr_BHWC: torch.Tensor
+    position_B: torch.Tensor
+
+
+class PatchLoader:
+    """Random crops of a mixture of datasets, in an order that is a pure function of (data, seed, position)."""
+
+    def __init__(
+        self,
+        data: DataConfig,
+        sources: tuple[SourceConfig, ...],
+        *,
+        seed: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Opens the sources.
+
+        Args:
+            batch_size: the global batch; rank r of W reads slots [r * B / W, (r + 1) * B / W) of it.
+
+        Raises:
+            InputError: the ranks do not divide the batch, or a source lacks what is asked of it.
+            DataError: a source is no sound dataset, or holds samples smaller than a patch.
+        """
+        if batch_size % world_size:
+            raise InputError(
+                f"batch_size {batch_size} cannot be divided among {world_size} ranks; give a multiple of {world_size}."
+            )
+        self.data, self.sources = data, sources
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        self.replaced = 0
+        """Patches that this rank took from a substitute because their own sample was bad."""
+        cache = NodeCache.default(int(data.cache_gb * 1e9))
+        opened: dict[str, Dataset] = {}
+        for source in sources:
+            if source.path not in opened:
+                opened[source.path] = Dataset.open(source.path, cache)
+        self._datasets = [opened[source.path] for source in sources]
+        self._selected = [
+            dataset.select(source.split, source.classes, source.fraction, source.fraction_seed)
+            for dataset, source in zip(self._datasets, sources)
+        ]
+        self._check_sizes()
+        self.num_samples = sum(map(len, self._selected))
+        self.fingerprint = self._fingerprint()
+        self._crop_stream = random.key(seed, "crop")
+        self._substitute_stream = random.key(seed, "substitute")
+        self._order = self._make_order(seed)
+        self._ring = _BufferRing((batch_size // world_size, data.patch_px, data.patch_px * 3))
+        self._lock = threading.Lock()
+        self._reported: set[tuple[int, int]] = set()
+        self._stop = threading.Event()
+
+    def batches(self, first_position: int) -> Iterator[Batch]:
+        """This rank's batches from the global position on, without an end.
+
+        Raises:
+            DataError: a sample is bad and `on_bad_sample` is `stop`; it names the shard and the key.
+        """
+        if self.data.read_threads == 0:
+            reader = self._new_reader()
+            number = 0
+            while True:
+                yield self._read_batch(reader, first_position, number)
+                number += 1
+        yield from self._read_ahead(first_position)
+
+    def keys(self, position_B: np.ndarray | list[int]) -> list[str]:
+        """The keys of the samples at these global positions."""
+        source_B, sample_B = self._locate(np.asarray(position_B, np.int64))
+        return [self._datasets[source].key(sample) for source, sample in zip(source_B, sample_B)]
+
+    def close(self) -> None:
+        """Stops reading ahead and closes the shards."""
+        self._stop.set()
+        for dataset in self._datasets:
+            dataset.close()
+
+    def _check_sizes(self) -> None:
+        patch_px = self.data.patch_px
+        for dataset, selected in zip(self._datasets, self._selected):
+            edge = np.minimum(dataset.height[selected], dataset.width[selected])
+            small = selected[edge < patch_px]
+            if len(small):
+                raise DataError(
+                    f"{dataset.path}: {len(small)} samples are smaller than the patch of {patch_px} px (the first: "
+                    f"'{dataset.key(small[0])}', {dataset.width[small[0]]} x {dataset.height[small[0]]} px); "
+                    f"lower data.patch_px or pack with --tile {patch_px}."
+                )
+
+    def _fingerprint(self) -> str:
+        parts = [
+            [dataset.fingerprint, source.model_dump(mode="json", exclude={"path"})]
+            for dataset, source in zip(self._datasets, self.sources)
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def _make_order(self, seed: int) -> Mixture:
+        """One order per weighted source; sources without weights are pooled into a single one."""
+        window, repeats = self.data.window, self.data.crops_per_tile
+        codes = [dataset.shard_code[chosen] for dataset, chosen in zip(self._datasets, self._selected)]
+        if self.sources[0].weight is None:
+            self._pool_end = np.cumsum([len(chosen) for chosen in self._selected])
+            base = np.cumsum([0, *(len(dataset.shards) for dataset in self._datasets)])
+            shard_of_N = np.concatenate([code + int(first) for code, first in zip(codes, base)])
+            return Mixture([EpochOrder(shard_of_N, seed, self.fingerprint, window, repeats)], [1.0], seed, "")
+        self._pool_end = np.zeros(0, np.int64)
+        orders = [
+            EpochOrder(code, seed, f"{self.fingerprint}/{number}", window, repeats) for number, code in enumerate(codes)
+        ]
+        return Mixture(orders, [source.weight or 0.0 for source in self.sources], seed, self.fingerprint)
+
+    def _locate(self, position_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(number of the source, sample in its dataset) at these global positions."""
+        source_B, place_B = self._order.at(position_B)
+        if len(self._pool_end):
+            source_B = np.searchsorted(self._pool_end, place_B, side="right")
+            place_B = place_B - np.concatenate([[0], self._pool_end])[source_B]
+        if len(self._selected) == 1:
+            return source_B, self._selected[0][place_B]
+        sample_B = np.empty_like(place_B)
+        for source in np.unique(source_B):
+            chosen = source_B == source
+            sample_B[chosen] = self._selected[source][place_B[chosen]]
+        return source_B, sample_B
+
+    def _positions(self, first_position: int, number: int) -> np.ndarray:
+        share = self.batch_size // self.world_size
+        first = first_position + number * self.batch_size + self.rank * share
+        return np.arange(first, first + share)
+
+    def _new_reader(self) -> list[CropReader]:
+        keep = self.data.crops_per_tile > 1
+        return [CropReader(dataset, keep) for dataset in self._datasets]
+
+    def _read_batch(self, readers: list[CropReader], first_position: int, number: int) -> Batch:
+        position_B = self._positions(first_position, number)
+        source_B, sample_B = self._locate(position_B)
+        hr_BHX, hr_BHWC = self._ring.take()
+        top_B, left_B = self._crop_places(position_B, source_B, sample_B)
+        rows = zip(source_B.tolist(), sample_B.tolist(), top_B.tolist(), left_B.tolist())
+        for slot, (source, sample, top, left) in enumerate(rows):
+            try:
+                readers[source].read(sample, top, left, hr_BHX[slot])
+            except DataError as error:
+                self._substitute(readers, int(position_B[slot]), source, sample, hr_BHX[slot], error)
+        return Batch(hr_BHWC, torch.from_numpy(position_B))
+
+    def _crop_places(
+        self, position_B: np.ndarray, source_B: np.ndarray, sample_B: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if len(self._datasets) == 1:
+            height_B, width_B = self._datasets[0].height[sample_B], self._datasets[0].width[sample_B]
+        else:
+            pairs = list(zip(source_B.tolist(), sample_B.tolist()))
+            height_B = np.array([self._datasets[source].height[sample] for source, sample in pairs])
+            width_B = np.array([self._datasets[source].width[sample] for source, sample in pairs])
+        patch_px = self.data.patch_px
+        top_B = random.integers(self._crop_stream, position_B, height_B - patch_px + 1, draw=0)
+        left_B = random.integers(self._crop_stream, position_B, width_B - patch_px + 1, draw=1)
+        return top_B, left_B
+
+    def _substitute(
+        self, readers: list[CropReader], position: int, source: int, sample: int, out_HX: np.ndarray, error: DataError
+    ) -> None:
+        """Fills the slot from another sample of the same source, drawn from the position alone, or passes the error on."""
+        if self.data.on_bad_sample == "stop":
+            raise error
+        with self._lock:
+            self.replaced += 1
+            first_time = (source, sample) not in self._reported
+            self._reported.add((source, sample))
+        if first_time:
+            log.warning("%s It is replaced by another sample.", error)
+        here = np.array([position])
+        for attempt in range(_SUBSTITUTES):
+            draw = random.integers(self._substitute_stream, here, len(self._selected[source]), draw=attempt)
+            other = self._selected[source][draw]
+            top_B, left_B = self._crop_places(here, np.array([source]), other)
+            try:
+                readers[source].read(int(other[0]), int(top_B[0]), int(left_B[0]), out_HX)
+                return
+            except DataError:
+                continue
+        raise DataError(f"{_SUBSTITUTES} substitutes for one bad sample were bad too; the first was: {error}")
+
+    def _read_ahead(self, first_position: int) -> Iterator[Batch]:
+        """Thread t of n reads batches t, t + n, t + 2 n, ...; the consumer takes them in turn."""
+        count = self.data.read_threads
+        queues: list[queue.Queue[Batch | BaseException]] = [queue.Queue(_READ_AHEAD) for _ in range(count)]
+        stop = threading.Event()
+
+        def work(thread: int) -> None:
+            readers = self._new_reader()
+            number = thread
+            while not (stop.is_set() or self._stop.is_set()):
+                item: Batch | BaseException
+                try:
+                    item = self._read_batch(readers, first_position, number)
+                except BaseException as error:  # handed to the consumer, who raises it
+                    item = error
+                while not (stop.is_set() or self._stop.is_set()):
+                    try:
+                        queues[thread].put(item, timeout=0.2)
+                        break
+                    except queue.Full:
+                        continue
+                if isinstance(item, BaseException):
+                    return
+                number += count
+
+        threads = [threading.Thread(target=work, args=(t,), name=f"read-{t}", daemon=True) for t in range(count)]
+        for thread in threads:
+            thread.start()
+        try:
+            number = 0
+            while True:
+                item = queues[number % count].get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+                number += 1
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(timeout=5)
+
+
+class _BufferRing:
+    """Batch buffers that are used again once nobody else refers to them, which saves the page faults of new ones."""
+
+    def __init__(self, shape_BHX: tuple[int, int, int], most: int = 32) -> None:
+        self._shape = shape_BHX
+        self._most = most
+        self._buffers: list[np.ndarray] = []
+        self._lock = threading.Lock()
+        self._pinned = torch.cuda.is_available()
+        self._references_when_free = _references([np.empty(0)])[0]
+
+    def take(self) -> tuple[np.ndarray, torch.Tensor]:
+        """(the buffer as B x H x 3W, the same memory as a tensor B x H x W x 3)."""
+        size_B, height, width3 = self._shape
+        if self._pinned:  # torch's own cache of pinned memory knows when a copy to the device has ended
+            tensor = torch.empty((size_B, height, width3 // 3, 3), dtype=torch.uint8, pin_memory=True)
+            return tensor.numpy().reshape(self._shape), tensor
+        with self._lock:
+            buffer = self._free_or_new()
+            return buffer, torch.from_numpy(buffer).view(size_B, height, width3 // 3, 3)
+
+    def _free_or_new(self) -> np.ndarray:
+        for place, references in enumerate(_references(self._buffers)):
+            if references == self._references_when_free:
+                return self._buffers[place]
+        buffer = np.empty(self._shape, np.uint8)
+        if len(self._buffers) < self._most:
+            self._buffers.append(buffer)
+        return buffer
+
+
+def _references(buffers: list[np.ndarray]) -> list[int]:
+    """How many references each buffer has, as counted from here (the interpreter's own ones included)."""
+    return [sys.getrefcount(buffer) for buffer in buffers]

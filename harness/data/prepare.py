@@ -1,0 +1,155 @@
+"""From a batch of HR patches to the pair the models see, on the patches' device and without a host synchronisation.
+
+In: uint8, B x H x W x 3. Out: float32 NCHW in [0, 1]. Flips, turns, jitter, the choice of kernel and the noise are
+pure functions of (seed, purpose, position), so another number of ranks or a resumed run sees the same pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from harness import random
+from harness.data.config import DataConfig
+from harness.data.degrade import ROUNDS_BETWEEN, ROWS_FIRST, resize_matrix
+
+
+class Prepare:
+    """Makes (lr_image, hr_image) from a batch of the loader.
+
+    The order is: mirror and turn, contrast around the patch mean, brightness, back to uint8 levels, degradation by two
+    matrix products, LR to uint8 levels, LR noise (clipped to [0, 1]).
+    """
+
+    def __init__(self, data: DataConfig, scale: int, seed: int) -> None:
+        self.data = data
+        self.scale = scale
+        self._streams = {name: random.key(seed, name) for name in ("flip", "jitter", "kernel", "noise")}
+        weights = {kernel: weight for kernel, weight in data.degradation.kernels.items() if weight > 0}
+        self._degrade = Degrade(weights, data.patch_px, scale, self._streams["kernel"])
+
+    @torch.no_grad()
+    def __call__(self, hr_BHWC: torch.Tensor, position_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns (lr_image_BCHW, hr_image_BCHW), float32 in [0, 1].
+
+        Args:
+            hr_BHWC: uint8 patches, B x patch_px x patch_px x 3.
+            position_B: global position of each patch (int64, the same device).
+        """
+        position_B = position_B.to(hr_BHWC.device, non_blocking=True)
+        with _exact_products(hr_BHWC.device.type):
+            hr_BHWC = self._oriented(hr_BHWC, position_B)
+            levels_BHWC = self._jittered(hr_BHWC.to(torch.float32), position_B)
+            lr_BCHW = self._degrade(levels_BHWC, position_B).mul_(1 / 255)
+            lr_BCHW = self._noisy(lr_BCHW, position_B)
+            hr_BCHW = levels_BHWC.permute(0, 3, 1, 2).mul(1 / 255).contiguous()
+        return lr_BCHW, hr_BCHW
+
+    def _oriented(self, hr_BHWC: torch.Tensor, position_B: torch.Tensor) -> torch.Tensor:
+        if not (self.data.flip or self.data.rotate):
+            return hr_BHWC
+        bits_BD = random.bits_tensor(self._streams["flip"], position_B, 3) < 0
+        if self.data.rotate:  # a turn by 0, 90, 180 or 270 degrees is a transposition and flips of both axes
+            transpose_B, both_B = bits_BD[:, 1], bits_BD[:, 2]
+            hr_BHWC = _where(transpose_B, hr_BHWC.transpose(1, 2).flip(1), hr_BHWC)
+            hr_BHWC = _where(both_B, hr_BHWC.flip(1, 2), hr_BHWC)
+        if self.data.flip:
+            hr_BHWC = _where(bits_BD[:, 0], hr_BHWC.flip(2), hr_BHWC)
+        return hr_BHWC
+
+    def _jittered(self, levels_BHWC: torch.Tensor, position_B: torch.Tensor) -> torch.Tensor:
+        """Contrast around the patch mean, then brightness; values are 0..255 and stay whole."""
+        low_high = self.data.contrast
+        if low_high is None and self.data.brightness == 0:
+            return levels_BHWC
+        uniform_BD = random.uniform_tensor(self._streams["jitter"], position_B, 2)[:, :, None, None, None]
+        if low_high is not None:
+            factor = low_high[0] + (low_high[1] - low_high[0]) * uniform_BD[:, 0]
+            mean = levels_BHWC.mean(dim=(1, 2, 3), keepdim=True)
+            levels_BHWC = (levels_BHWC - mean) * factor + mean
+        shift = (uniform_BD[:, 1] * 2 - 1) * (255 * self.data.brightness)
+        return _to_levels(levels_BHWC + shift)
+
+    def _noisy(self, lr_BCHW: torch.Tensor, position_B: torch.Tensor) -> torch.Tensor:
+        noise_std = self.data.degradation.noise_std
+        if noise_std == 0:
+            return lr_BCHW
+        noise = random.normal_tensor(self._streams["noise"], position_B, tuple(lr_BCHW.shape[1:]))
+        return (lr_BCHW + noise_std * noise).clamp_(0, 1)
+
+
+class Degrade:
+    """Shrinks batches by resampling matrices; with several kernels each sample draws one by its weight."""
+
+    def __init__(self, weights: dict, patch_px: int, scale: int, stream: int) -> None:
+        self._stream = stream
+        names = list(weights)
+        matrices = np.stack([resize_matrix(name, patch_px, scale) for name in names])
+        self._matrix_KOI = torch.from_numpy(matrices.astype(np.float32))
+        self._rounds_K = torch.tensor([name in ROUNDS_BETWEEN for name in names])
+        self._turned_K = torch.tensor([name in ROWS_FIRST for name in names])
+        share = np.cumsum([weights[name] for name in names]) / sum(weights.values())
+        self._share_K = torch.from_numpy(share[:-1].astype(np.float32))
+        self._always_rounds = bool(self._rounds_K.all())
+        self._any_turned = bool(self._turned_K.any())
+        self._never_rounds = not bool(self._rounds_K.any())
+
+    def __call__(self, levels_BHWC: torch.Tensor, position_B: torch.Tensor) -> torch.Tensor:
+        """LR levels 0..255 (float32, BCHW, whole numbers) of HR levels 0..255 (float32, BHWC)."""
+        self._move(levels_BHWC.device)
+        size_B, px, _, channels = levels_BHWC.shape
+        matrix, rounds, turned = self._chosen(position_B)
+        if self._any_turned:  # patches and matrices are square, so rows first is columns first on the turned patch
+            levels_BHWC = torch.where(turned, levels_BHWC.transpose(1, 2), levels_BHWC)
+        vertical = torch.matmul(matrix, levels_BHWC.reshape(size_B, px, px * channels))
+        vertical = self._round_between(vertical, rounds)
+        out_px = vertical.shape[1]
+        across = vertical.reshape(size_B, out_px, px, channels).permute(0, 3, 1, 2).reshape(size_B, -1, px)
+        lr = _to_levels(torch.matmul(across, matrix.transpose(-1, -2))).reshape(size_B, channels, out_px, out_px)
+        return torch.where(turned, lr.transpose(2, 3), lr) if self._any_turned else lr
+
+    def _chosen(self, position_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Each sample's matrix, whether it is rounded between the passes, and whether the rows come first."""
+        if len(self._matrix_KOI) == 1:
+            return self._matrix_KOI[0], self._rounds_K[0], self._turned_K[0]
+        draw_B = random.uniform_tensor(self._stream, position_B, 1)
+        choice_B = (draw_B >= self._share_K).sum(dim=1)
+        turned = self._turned_K[choice_B][:, None, None, None]
+        return self._matrix_KOI[choice_B], self._rounds_K[choice_B][:, None, None], turned
+
+    def _round_between(self, values: torch.Tensor, rounds: torch.Tensor) -> torch.Tensor:
+        if self._never_rounds:
+            return values
+        rounded = _to_levels(values)
+        return rounded if self._always_rounds else torch.where(rounds, rounded, values)
+
+    def _move(self, device: torch.device) -> None:
+        if self._matrix_KOI.device != device:
+            self._matrix_KOI = self._matrix_KOI.to(device)
+            self._rounds_K = self._rounds_K.to(device)
+            self._turned_K = self._turned_K.to(device)
+            self._share_K = self._share_K.to(device)
+
+
+def _where(chosen_B: torch.Tensor, then: torch.Tensor, otherwise: torch.Tensor) -> torch.Tensor:
+    return torch.where(chosen_B[:, None, None, None], then, otherwise)
+
+
+def _to_levels(values: torch.Tensor) -> torch.Tensor:
+    """Whole levels 0..255, rounded half up; a half survives the last bits of float32 sums (exact ones are dyadic)."""
+    return (values + 0.5001).floor_().clamp_(0, 255)
+
+
+@contextmanager
+def _exact_products(device_type: str) -> Iterator[None]:
+    """Full float32 products whatever autocast and TensorFloat-32 settings training uses: the LR must be exact."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device_type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

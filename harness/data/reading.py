@@ -1,0 +1,159 @@
+"""Reading shards by ranges: of a raw tile only the rows of the crop, straight into the batch.
+
+Narrow images are read with `preadv` (one call for the crop's rows); of images much wider than the crop only the
+crop's own bytes are copied out of a memory map. A shard's size is checked when it is opened, so that a shard that was
+cut off is an error and not a signal. A raw sample of up to `CHECKED_BYTES` is compared with its checksum the first time
+it is touched, an encoded one each time; larger raw samples are checked by `harness inspect --verify`.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import zlib
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.data import images
+from harness.errors import DataError
+
+if TYPE_CHECKING:
+    from harness.data.shards import Dataset
+
+CHECKED_BYTES = 256 << 10
+_WIDE = 4
+"""From this many times the crop's width on, the memory map is faster than reading whole rows."""
+_KEPT_BYTES = 256 << 20
+"""Bound of the decoded tiles that are kept for their next crop."""
+
+
+class ShardFile:
+    """An open shard. Readers hold a reference, so that it closes after the last of them."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path = path
+        try:
+            self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        except FileNotFoundError:
+            raise DataError(f"{path}: the shard is missing; copy or pack it again.") from None
+        except OSError as error:
+            raise DataError(f"{path}: the shard cannot be opened ({error.strerror}); check its rights.") from None
+        found = os.fstat(self.fd).st_size
+        if found != size:
+            raise DataError(f"{path}: the shard has {found} bytes instead of {size}; copy or pack it again.")
+        self._map: np.ndarray | None = None
+
+    def __del__(self) -> None:
+        if hasattr(self, "fd"):
+            os.close(self.fd)
+
+    def read(self, length: int, offset: int) -> bytes:
+        """`length` bytes from `offset` on; fewer at the end of the file."""
+        return os.pread(self.fd, length, offset)
+
+    @property
+    def mapped(self) -> np.ndarray:
+        """The whole shard as uint8, mapped, not read."""
+        if self._map is None:
+            self._map = np.frombuffer(mmap.mmap(self.fd, 0, prot=mmap.PROT_READ), np.uint8)
+        return self._map
+
+
+class CropReader:
+    """Reads crops of a dataset's samples into batches. One per thread: it owns a scratch buffer."""
+
+    def __init__(self, dataset: Dataset, keep_decoded: bool = False) -> None:
+        self.dataset = dataset
+        self._scratch = np.empty(0, np.uint8)
+        self._kept: OrderedDict[int, np.ndarray] | None = OrderedDict() if keep_decoded else None
+        self._kept_bytes = 0
+
+    def read(self, index: int, top: int, left: int, out_HX: np.ndarray) -> None:
+        """Copies the crop at (top, left) of a sample into `out_HX` (uint8, height x 3 width).
+
+        Raises:
+            DataError: the sample cannot be read or differs from its checksum; names the shard and the key.
+        """
+        data = self.dataset
+        header = data.header[index]
+        if header == 0:
+            image_HWC = self._decoded(index)
+            height, width3 = out_HX.shape
+            out_HX[:] = image_HWC[top : top + height, left : left + width3 // 3].reshape(height, width3)
+            return
+        shard = data.shard_file(data.shard_code[index])
+        if not data.checked[index]:
+            self._check(index, shard)
+        row_bytes = int(data.width[index]) * 3
+        height, crop_bytes = out_HX.shape
+        start = int(data.offset[index]) + int(header) + top * row_bytes + left * 3
+        if row_bytes > _WIDE * crop_bytes:
+            out_HX[:] = np.ndarray((height, crop_bytes), np.uint8, shard.mapped, start, (row_bytes, 1))
+            return
+        length = (height - 1) * row_bytes + crop_bytes
+        if len(self._scratch) < length:
+            self._scratch = np.empty(length, np.uint8)
+        if os.preadv(shard.fd, [memoryview(self._scratch)[:length]], start) != length:
+            raise data.bad_sample(index, "is cut off")
+        out_HX[:] = np.ndarray((height, crop_bytes), np.uint8, self._scratch, 0, (row_bytes, 1))
+
+    def _check(self, index: int, shard: ShardFile) -> None:
+        data = self.dataset
+        if data.length[index] <= CHECKED_BYTES:
+            data.check_content(index, shard.read(int(data.length[index]), int(data.offset[index])))
+        data.checked[index] = True
+
+    def _decoded(self, index: int) -> np.ndarray:
+        if self._kept is None:
+            return self.dataset.read(index)
+        image_HWC = self._kept.pop(index, None)
+        if image_HWC is None:
+            image_HWC = self.dataset.read(index)
+            self._kept_bytes += image_HWC.nbytes
+        self._kept[index] = image_HWC
+        while self._kept_bytes > _KEPT_BYTES and len(self._kept) > 1:
+            self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
+        return image_HWC
+
+
+def decode_payload(content: bytes, extension: str, name: str) -> np.ndarray:
+    """A sample's content as uint8, H x W x 3. Nothing is ever unpickled.
+
+    Raises:
+        DataError: the content is no such image.
+    """
+    if extension != "npy":
+        return images.decode(content, name)
+    header, shape = npy_layout(content[:1024], name)
+    pixels = np.frombuffer(content, np.uint8, offset=header)
+    if pixels.size != shape[0] * shape[1] * 3:
+        raise DataError(f"{name}: holds {pixels.size} values instead of {shape[0]} x {shape[1]} x 3; pack it again.")
+    return pixels.reshape(shape)
+
+
+def npy_layout(start: bytes, name: str) -> tuple[int, tuple[int, int, int]]:
+    """(bytes before the pixels, shape) of a uint8 H x W x 3 array, from the first bytes of its .npy file.
+
+    Raises:
+        DataError: another type, order or shape (an array of objects would have to be unpickled, and never is).
+    """
+    import io
+
+    file = io.BytesIO(start)
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(file, max_header_size=1000)
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(f"{name}: is not a .npy array ({str(error).splitlines()[0]}); pack it again.") from None
+    if dtype != np.uint8 or fortran or len(shape) != 3 or shape[2] != 3:
+        raise DataError(f"{name}: is {dtype} of shape {shape}; only uint8 of H x W x 3 in C order is read.")
+    return file.tell(), shape
+
+
+def checksum(content: bytes) -> int:
+    """CRC-32 of a sample's content, as the sidecar stores it."""
+    return zlib.crc32(content)

@@ -1,0 +1,220 @@
+"""A packed dataset, opened for reading: columns of the sidecar in memory, samples read by ranges."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness import random
+from harness.data import sidecar
+from harness.data.reading import CropReader, ShardFile, checksum, decode_payload
+from harness.data.sidecar import Description
+from harness.data.store import LocalStore, Store, open_store
+from harness.errors import DataError, InputError
+
+if TYPE_CHECKING:
+    from harness.data.cache import NodeCache
+
+_CODED = ("class", "split", "shard", "extension")
+_PLAIN = ("source_hash", "offset", "length", "header", "height", "width", "crc32", "grey")
+_MAX_OPEN_SHARDS = 128
+
+
+class Dataset:
+    """Samples in shards, with their sidecar. Open with `Dataset.open`; safe to read from several threads."""
+
+    def __init__(self, store: Store, description: Description, index_path: Path) -> None:
+        self.store = store
+        self.path = store.url
+        self.description = description
+        self.fingerprint = description.fingerprint
+        self.num_samples = description.num_samples
+        self._index_path = index_path
+        table = sidecar.read_columns(index_path, [*_CODED, *_PLAIN])
+        self.class_code, self.classes = sidecar.codes(table["class"])
+        self.split_code, self.splits = sidecar.codes(table["split"])
+        self.shard_code, self.shards = sidecar.codes(table["shard"])
+        self.extension_code, self.extensions = sidecar.codes(table["extension"])
+        columns = {name: table[name].to_numpy() for name in _PLAIN}
+        self.source_hash: np.ndarray = columns["source_hash"]
+        self.offset: np.ndarray = columns["offset"]
+        self.length: np.ndarray = columns["length"]
+        self.header: np.ndarray = columns["header"]
+        self.height: np.ndarray = columns["height"]
+        self.width: np.ndarray = columns["width"]
+        self.crc32: np.ndarray = columns["crc32"]
+        self.grey: np.ndarray = columns["grey"]
+        self.checked = np.zeros(self.num_samples, bool)
+        """Which samples were compared with their checksum since the dataset was opened."""
+        self._texts: dict[str, object] = {}
+        self._open: OrderedDict[int, ShardFile] = OrderedDict()
+        self._lock = threading.Lock()
+        self._check_index()
+
+    @classmethod
+    def open(cls, path: str | Path, cache: NodeCache | None = None) -> Dataset:
+        """Opens a folder, or an fsspec URL through the node-local `cache` (None: the default one).
+
+        Raises:
+            DataError: no dataset there, or its parts do not fit each other.
+        """
+        store = open_store(str(path), cache)
+        content = store.read(sidecar.DESCRIPTION_NAME)
+        description = sidecar.read_description(content, store.name(sidecar.DESCRIPTION_NAME))
+        index_path = store.fetch(sidecar.INDEX_NAME, None, description.index_sha256)
+        found = hashlib.sha256(index_path.read_bytes()).hexdigest()
+        if found != description.index_sha256:
+            raise DataError(
+                f"{store.name(sidecar.INDEX_NAME)}: does not match {sidecar.DESCRIPTION_NAME} beside it; "
+                "copy both again, or run `harness index`."
+            )
+        return cls(store, description, index_path)
+
+    def key(self, index: int) -> str:
+        """A sample's key."""
+        return self._text("key", index)
+
+    def source(self, index: int) -> str:
+        """The source image that a sample was cut from."""
+        return self._text("source", index)
+
+    def class_of(self, index: int) -> str:
+        """A sample's class."""
+        return self.classes[self.class_code[index]]
+
+    def _text(self, name: str, index: int) -> str:
+        if name not in self._texts:
+            self._texts[name] = sidecar.read_columns(self._index_path, [name])[name].combine_chunks()
+        return self._texts[name][int(index)].as_py()  # type: ignore[index]
+
+    def select(
+        self,
+        split: str,
+        classes: tuple[str, ...] | list[str] | None = None,
+        fraction: float = 1.0,
+        fraction_seed: int = 0,
+    ) -> np.ndarray:
+        """Sample indices (int64, rising) of a split, of some classes, of a fraction of the source images.
+
+        The fraction is taken of each class by a seeded hash of the images' content, at least one image each, so a
+        smaller fraction lies inside a larger one.
+
+        Raises:
+            InputError: an unknown split or class, or nothing is left.
+        """
+        if split not in self.splits:
+            raise InputError(f"{self.path}: has no split '{split}'; choose one of {', '.join(self.splits)}.")
+        chosen = self.split_code == self.splits.index(split)
+        if classes is not None:
+            unknown = sorted(set(classes) - set(self.classes))
+            if unknown:
+                raise InputError(f"{self.path}: has no class '{unknown[0]}'; choose among {', '.join(self.classes)}.")
+            chosen &= np.isin(self.class_code, [self.classes.index(name) for name in classes])
+        if not 0 < fraction <= 1:
+            raise InputError(f"fraction {fraction} is not in (0, 1]; give for example 0.1.")
+        if fraction < 1:
+            chosen &= self._in_fraction(np.flatnonzero(chosen), fraction, fraction_seed)
+        result = np.flatnonzero(chosen)
+        if not len(result):
+            raise InputError(f"{self.path}: split '{split}' holds none of the classes {classes}; ask for others.")
+        return result
+
+    def _in_fraction(self, candidates: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+        inside = np.zeros(self.num_samples, bool)
+        for code in np.unique(self.class_code[candidates]):
+            of_class = candidates[self.class_code[candidates] == code]
+            sources = np.unique(self.source_hash[of_class])
+            rank = np.argsort(random.bits(random.key(seed, "fraction"), sources), kind="stable")
+            kept = sources[rank[: max(1, int(np.floor(fraction * len(sources) + 0.5)))]]
+            inside[of_class[np.isin(self.source_hash[of_class], kept)]] = True
+        return inside
+
+    def read(self, index: int) -> np.ndarray:
+        """A whole sample, uint8 H x W x 3, compared with its checksum.
+
+        Raises:
+            DataError: it cannot be read; names the shard and the key.
+        """
+        content = self.read_content(index)
+        image_HWC = decode_payload(content, self.extensions[self.extension_code[index]], self.describe(index))
+        if image_HWC.shape != (self.height[index], self.width[index], 3):
+            raise self.bad_sample(index, f"is {image_HWC.shape}, the index says otherwise")
+        return image_HWC
+
+    def read_content(self, index: int) -> bytes:
+        """A sample's bytes as stored, compared with their checksum."""
+        shard = self.shard_file(self.shard_code[index])
+        content = shard.read(int(self.length[index]), int(self.offset[index]))
+        self.check_content(index, content)
+        return content
+
+    def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """A crop of a sample, uint8 height x width x 3; of raw tiles only the crop's rows are read."""
+        if top < 0 or left < 0 or top + height > self.height[index] or left + width > self.width[index]:
+            raise InputError(f"{self.describe(index)}: the crop does not lie inside the sample.")
+        out_HX = np.empty((height, width * 3), np.uint8)
+        CropReader(self).read(index, top, left, out_HX)
+        return out_HX.reshape(height, width, 3)
+
+    def check_content(self, index: int, content: bytes) -> None:
+        """Raises DataError where the content differs from its checksum."""
+        if len(content) != self.length[index]:
+            raise self.bad_sample(index, "is cut off")
+        if checksum(content) != self.crc32[index]:
+            raise self.bad_sample(index, "differs from its checksum")
+
+    def describe(self, index: int) -> str:
+        """`SHARD: sample 'KEY'`, for messages."""
+        return f"{self.store.name(self.shards[self.shard_code[index]])}: sample '{self.key(index)}'"
+
+    def bad_sample(self, index: int, reason: str) -> DataError:
+        """The error for a bad sample."""
+        return DataError(f"{self.describe(index)} {reason}; copy or pack the shard again.")
+
+    def shard_file(self, code: int) -> ShardFile:
+        """The open shard, fetched first where it is remote."""
+        shard = self._open.get(code)
+        if shard is not None:
+            return shard
+        with self._lock:
+            shard = self._open.get(code)
+            if shard is None:
+                name = self.shards[code]
+                size = self.description.shards[name]
+                shard = ShardFile(self.store.fetch(name, size), size)
+                while len(self._open) >= _MAX_OPEN_SHARDS:
+                    self._open.popitem(last=False)
+                self._open[int(code)] = shard
+        return shard
+
+    def close(self) -> None:
+        """Forgets the open shards; each closes with its last reader."""
+        with self._lock:
+            self._open.clear()
+
+    def _check_index(self) -> None:
+        """The index against the description and the shards' sizes, without opening a shard."""
+        name = self.store.name(sidecar.INDEX_NAME)
+        if len(self.offset) != self.num_samples:
+            raise DataError(f"{name}: has {len(self.offset)} rows instead of {self.num_samples}; pack again.")
+        sizes = self.description.shards
+        missing = sorted(set(self.shards) - set(sizes))
+        if missing:
+            raise DataError(f"{name}: names the shard {missing[0]}, which dataset.json does not; pack again.")
+        size_S = np.array([sizes[shard] for shard in self.shards], np.int64)
+        raw = self.header > 0
+        pixels = self.height.astype(np.int64) * self.width * 3
+        wrong = (self.offset < 0) | (self.length <= 0) | (self.height <= 0) | (self.width <= 0) | (self.header < 0)
+        wrong |= raw & (self.header + pixels != self.length)
+        if len(size_S):
+            wrong |= self.offset + self.length > size_S[self.shard_code]
+        if wrong.any():
+            index = int(np.flatnonzero(wrong)[0])
+            raise self.bad_sample(index, "has a place in the index that does not fit its shard")
+        if isinstance(self.store, LocalStore):
+            self.store.check_sizes(sizes)

@@ -1,0 +1,195 @@
+"""The sidecar of a dataset: `index.parquet` (a row per sample) and `dataset.json`, with the dataset's fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.errors import DataError
+
+VERSION = 1
+INDEX_NAME = "index.parquet"
+DESCRIPTION_NAME = "dataset.json"
+
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("class", pa.dictionary(pa.int16(), pa.string())),
+        ("split", pa.dictionary(pa.int8(), pa.string())),
+        ("source", pa.string()),
+        ("source_hash", pa.uint64()),
+        ("shard", pa.dictionary(pa.int32(), pa.string())),
+        ("extension", pa.dictionary(pa.int8(), pa.string())),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+        ("header", pa.int16()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("crc32", pa.uint32()),
+        ("grey", pa.bool_()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A row of the sidecar. `header` bytes precede the pixels of an `npy` payload; 0 for encoded images."""
+
+    key: str
+    class_name: str
+    split: str
+    source: str
+    source_hash: int
+    shard: str
+    extension: str
+    offset: int
+    length: int
+    header: int
+    height: int
+    width: int
+    crc32: int
+    grey: bool
+
+
+@dataclass(frozen=True)
+class Description:
+    """`dataset.json`: what the dataset is, and what its shards and its index must look like."""
+
+    version: int
+    fingerprint: str
+    index_sha256: str
+    codec: str
+    tile_px: int
+    num_samples: int
+    shards: dict[str, int]
+    """Shard file -> bytes."""
+    classes: list[str]
+    counts: dict[str, dict[str, dict[str, int]]]
+    """Split -> class -> {images, samples}."""
+    options: dict[str, Any]
+
+
+def table_of(samples: list[Sample]) -> pa.Table:
+    """The index as an Arrow table."""
+    columns: dict[str, Any] = {}
+    for field in SCHEMA:
+        name = "class_name" if field.name == "class" else field.name
+        values = [getattr(sample, name) for sample in samples]
+        if pa.types.is_dictionary(field.type):
+            names = sorted(set(values))
+            codes = {value: code for code, value in enumerate(names)}
+            indices = pa.array([codes[value] for value in values], field.type.index_type)
+            columns[field.name] = pa.DictionaryArray.from_arrays(indices, pa.array(names, pa.string()))
+        else:
+            columns[field.name] = pa.array(values, field.type)
+    return pa.table(columns, schema=SCHEMA)
+
+
+def fingerprint_of(table: pa.Table) -> str:
+    """A hash over the content of the index; it does not depend on the version of the library that wrote the file."""
+    digest = hashlib.sha256(f"sidecar {VERSION}".encode())
+    for field in SCHEMA:
+        column = table.column(field.name)
+        digest.update(field.name.encode())
+        if pa.types.is_dictionary(field.type) or pa.types.is_string(field.type):
+            for chunk in column.cast(pa.string()).chunks:
+                digest.update("\n".join(chunk.to_pylist()).encode() + b"\n")
+        else:
+            values = column.to_numpy(zero_copy_only=False)
+            digest.update(values.astype(values.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
+
+
+def count_images(samples: list[Sample]) -> dict[str, dict[str, dict[str, int]]]:
+    """Split -> class -> number of source images and of samples."""
+    num_samples = Counter((sample.split, sample.class_name) for sample in samples)
+    sources = {(sample.split, sample.class_name, sample.source) for sample in samples}
+    num_images = Counter((split, class_name) for split, class_name, _ in sources)
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for (split, class_name), number in sorted(num_samples.items()):
+        cell = {"images": num_images[split, class_name], "samples": number}
+        counts.setdefault(split, {})[class_name] = cell
+    return counts
+
+
+def write_sidecar(
+    folder: Path, samples: list[Sample], shards: dict[str, int], codec: str, tile_px: int, options: dict[str, Any]
+) -> Description:
+    """Writes index.parquet, then dataset.json (each under another name first); returns the description."""
+    table = table_of(samples)
+    index = folder / INDEX_NAME
+    part = folder / f".{INDEX_NAME}.part"
+    pq.write_table(table, part, compression="zstd", use_dictionary=["class", "split", "shard", "extension", "source"])
+    os.replace(part, index)
+    description = Description(
+        version=VERSION,
+        fingerprint=fingerprint_of(table),
+        index_sha256=hashlib.sha256(index.read_bytes()).hexdigest(),
+        codec=codec,
+        tile_px=tile_px,
+        num_samples=len(samples),
+        shards=shards,
+        classes=sorted({sample.class_name for sample in samples}),
+        counts=count_images(samples),
+        options=options,
+    )
+    part = folder / f".{DESCRIPTION_NAME}.part"
+    part.write_text(json.dumps(asdict(description), indent=1) + "\n", encoding="utf-8")
+    os.replace(part, folder / DESCRIPTION_NAME)
+    return description
+
+
+def read_description(content: bytes, name: str) -> Description:
+    """`dataset.json` from its bytes.
+
+    Raises:
+        DataError: not the description of a dataset, or of another version.
+    """
+    try:
+        values = json.loads(content)
+        version = values["version"]
+        if version == VERSION:
+            description = Description(**{field.name: values[field.name] for field in fields(Description)})
+            if all(_plain(shard) and isinstance(size, int) for shard, size in description.shards.items()):
+                return description
+            raise DataError(f"{name}: a shard has a name with a folder in it or no size; pack the images again.")
+    except DataError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(f"{name}: is not the description of a dataset; pack or index the images again.") from None
+    raise DataError(f"{name}: has version {version!r}, this program reads {VERSION}; pack the images again.")
+
+
+def _plain(shard: str) -> bool:
+    return shard not in ("", ".", "..") and not set(shard) & set("/\\\0")
+
+
+def read_columns(path: Path, columns: list[str]) -> pa.Table:
+    """Columns of an index file.
+
+    Raises:
+        DataError: unreadable, or a column is missing or of another type.
+    """
+    try:
+        table = pq.read_table(path, columns=columns, read_dictionary=[])
+        return table.cast(pa.schema([SCHEMA.field(name) for name in columns]))
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: is not a sound index ({reason}); run `harness index` or pack again.") from None
+
+
+def codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+    """A dictionary column as (codes, names)."""
+    combined = column.unify_dictionaries().combine_chunks()
+    if isinstance(combined, pa.ChunkedArray):
+        combined = combined.chunk(0) if combined.num_chunks else pa.array([], column.type)
+    return combined.indices.to_numpy(zero_copy_only=False), combined.dictionary.to_pylist()

@@ -1,0 +1,96 @@
+"""Where a dataset's files lie: a local folder, or an fsspec URL that is read through the node-local cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from harness.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from harness.data.cache import NodeCache
+
+SCHEMES = ("file", "http", "https", "s3", "gs", "gcs", "az", "abfs", "memory")
+"""URL schemes that are read; whatever could start a program (`pipe:`) or log in somewhere is not among them."""
+
+
+class Store(Protocol):
+    """Files of a dataset by name."""
+
+    url: str
+
+    def name(self, file: str) -> str:
+        """The file's full path or URL, for messages."""
+
+    def read(self, file: str) -> bytes:
+        """A small file's content."""
+
+    def fetch(self, file: str, size: int | None, version: str = "") -> Path:
+        """A local path of the whole file, which has `size` bytes."""
+
+    def prefetch(self, files: Iterable[tuple[str, int]]) -> None:
+        """Says which (file, size) will be wanted soon."""
+
+
+class LocalStore:
+    """A folder on a local or shared disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.url = str(folder)
+
+    def name(self, file: str) -> str:
+        return str(self.folder / file)
+
+    def read(self, file: str) -> bytes:
+        try:
+            return (self.folder / file).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise DataError(
+                f"{self.folder}: is not a packed dataset (no {file}); run `harness pack`, or `harness index` on shards "
+                "that others wrote."
+            ) from None
+        except OSError as error:
+            raise DataError(f"{self.folder / file}: cannot be read ({error.strerror}); check its rights.") from None
+
+    def fetch(self, file: str, size: int | None, version: str = "") -> Path:
+        path = self.folder / file
+        if not path.exists():
+            raise DataError(f"{path}: is missing; copy or pack the dataset again.")
+        return path
+
+    def prefetch(self, files: Iterable[tuple[str, int]]) -> None:
+        """Nothing to do: the operating system reads ahead."""
+
+    def check_sizes(self, sizes: dict[str, int]) -> None:
+        """Raises DataError where a shard is missing or has another size than it was written with."""
+        for shard, size in sizes.items():
+            path = self.folder / shard
+            try:
+                found = path.stat().st_size
+            except OSError:
+                raise DataError(f"{path}: the shard is missing; copy or pack it again.") from None
+            if found != size:
+                raise DataError(f"{path}: the shard has {found} bytes instead of {size}; copy or pack it again.")
+
+
+def open_store(path: str, cache: NodeCache | None) -> Store:
+    """The store for a path or URL.
+
+    Raises:
+        DataError: a URL scheme that is not read.
+    """
+    scheme, found, rest = path.partition("://")
+    if not found:
+        if path.startswith("pipe:"):
+            raise DataError(f"{path}: `pipe:` would start a program and is never read; give a folder or a URL.")
+        return LocalStore(Path(path))
+    if "::" in path or scheme not in SCHEMES:
+        raise DataError(f"{path}: URLs of this kind are not read; give a folder or one of {', '.join(SCHEMES)}.")
+    if scheme == "file":
+        return LocalStore(Path(rest))
+    from harness.data.cache import NodeCache, RemoteStore
+
+    return RemoteStore(path.rstrip("/"), cache or NodeCache.default())

@@ -1,0 +1,118 @@
+"""Which images a pack will hold: found, hashed, judged by their headers, and given a split, before anything is written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.data import images
+from harness.data.split import assign_splits
+from harness.errors import DataError, InputError
+
+SMALLEST_PX = 16
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """An image file that will be packed."""
+
+    path: str
+    class_name: str
+    source: str
+    """Path below the source folder, as stored."""
+    digest: str
+    """First 32 hex digits of the file's sha256."""
+    height: int
+    width: int
+    grey: bool
+    split: str = "train"
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that was found and will not be packed, and why."""
+
+    path: str
+    reason: str
+
+
+def find_files(sources: Sequence[Path]) -> list[tuple[str, str, str]]:
+    """(class, path, source name) of every file below the given folders, sorted.
+
+    The first folder level below a source is the class; files directly in a source belong to a class named after it.
+
+    Raises:
+        InputError: a source is no folder.
+    """
+    found = []
+    for source in sources:
+        if not source.is_dir():
+            raise InputError(f"{source}: is not a folder; give a folder of images or of class folders.")
+        for folder, subfolders, names in os.walk(source, followlinks=True):
+            subfolders.sort()
+            for name in sorted(names):
+                below = (Path(folder) / name).relative_to(source)
+                top = below.parts[0] if len(below.parts) > 1 else source.resolve().name
+                found.append((class_name_of(top), str(Path(folder) / name), f"{source.resolve().name}/{below}"))
+    return sorted(set(found))
+
+
+def class_name_of(folder: str) -> str:
+    """A folder's name as a class name: letters, digits, `-` and `_`, at most 40 characters."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", folder)[:40] or "_"
+
+
+def judge(file: tuple[str, str, str], smallest_px: int) -> SourceImage | Skipped:
+    """Reads a file, hashes it and looks at its header."""
+    class_name, path, source = file
+    try:
+        content = Path(path).read_bytes()
+        header = images.read_header(content, path)
+    except DataError as error:
+        return Skipped(path, _reason(error, path))
+    except OSError as error:
+        return Skipped(path, f"cannot be read ({error.strerror})")
+    if min(header.height, header.width) < smallest_px:
+        size = f"{header.width} x {header.height} px"
+        return Skipped(path, f"{size} is smaller than {smallest_px} px (give a smaller --tile)")
+    digest = hashlib.sha256(content).hexdigest()[:32]
+    return SourceImage(path, class_name, source, digest, header.height, header.width, header.grey)
+
+
+def try_decoding(image: SourceImage) -> Skipped | None:
+    """None if the image decodes."""
+    try:
+        images.decode(Path(image.path).read_bytes(), image.path)
+    except DataError as error:
+        return Skipped(image.path, _reason(error, image.path))
+    return None
+
+
+def without_duplicates(judged: Iterable[SourceImage | Skipped]) -> tuple[list[SourceImage], list[Skipped]]:
+    """Each content once per class: the first by path stays, the others are listed."""
+    kept: dict[tuple[str, str], SourceImage] = {}
+    skipped: list[Skipped] = []
+    for item in judged:
+        if isinstance(item, Skipped):
+            skipped.append(item)
+        elif (item.class_name, item.digest) in kept:
+            skipped.append(Skipped(item.path, f"same content as {kept[item.class_name, item.digest].path}"))
+        else:
+            kept[item.class_name, item.digest] = item
+    return list(kept.values()), skipped
+
+
+def with_splits(found: list[SourceImage], val: float | int, test: float | int, seed: int) -> list[SourceImage]:
+    """The images with their splits, ordered by split and then by content, so that every shard mixes the classes."""
+    names = assign_splits([(image.class_name, image.digest) for image in found], val, test, seed)
+    split_images = [replace(image, split=name) for image, name in zip(found, names)]
+    place = {"train": 0, "val": 1, "test": 2}
+    return sorted(split_images, key=lambda image: (place[image.split], image.digest, image.class_name))
+
+
+def _reason(error: DataError, path: str) -> str:
+    return str(error).removeprefix(f"{path}: ")
