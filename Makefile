@@ -1,0 +1,44 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SWEEP ?= sweeps/catalog/demo.yaml
+CLUSTER ?= auto
+RUNS ?= runs
+ARGS ?=
+export HARNESS_RUNS = $(RUNS)
+
+.PHONY: install lint test test-all test-slurm smoke bench sweep board slurm-dev clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+lint: install
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+test: install
+	$(BIN)/pytest -m "not slow and not slurm and not smoke and not gpu"
+
+test-all: install
+	$(BIN)/pytest -m "not slurm and not smoke"
+
+test-slurm: install
+	$(BIN)/pytest -m slurm tests
+
+smoke: install
+	$(BIN)/harness smoke
+
+bench: install
+	$(BIN)/harness bench all
+
+sweep: install
+	$(BIN)/harness sweep $(SWEEP) --cluster $(CLUSTER) $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+slurm-dev: install
+	$(BIN)/python -m slurm.devcluster start
+
+clean:
+	rm -rf $(VENV) build *.egg-info

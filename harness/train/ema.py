@@ -1,0 +1,30 @@
+"""The exponential moving average of the generator, which is what validation sees and a run exports."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+class Ema:
+    """Keeps an averaged copy of a module: averaged parameters, and buffers as they are.
+
+    Each update is average <- decay * average + (1 - decay) * value, as one fused operation over all parameters.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        self._averages = list(self.module.parameters())
+        self._values = list(module.parameters())
+        self._buffers = [
+            (average, value) for average, value in zip(self.module.buffers(), module.buffers(), strict=True)
+        ]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        torch._foreach_lerp_(self._averages, self._values, 1.0 - self.decay)
+        for average, value in self._buffers:
+            average.copy_(value)

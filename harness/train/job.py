@@ -1,0 +1,85 @@
+"""The entry of a training job: reads a run file, trains, and tells how it ended by an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.config import RunConfig, check_same_result, dump_yaml
+from harness.errors import EXIT_FAILURE, EXIT_WRONG_INPUT, InputError, TrainingError
+from harness.schema import Section, parse, read_yaml
+
+
+class RunFile(Section):
+    """What a job is told: a run's configuration, and which of its phases to train where."""
+
+    config: RunConfig
+    out: str
+    phase: int | None = None
+    """Only this phase, continuing from `parent`; null trains all phases."""
+    parent: str | None = None
+
+
+def main(run_file: str) -> int:
+    """Trains what `run_file` says; see `harness.errors` for the exit codes.
+
+    RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT are taken from the environment.
+    """
+    path = Path(run_file)
+    return _coded(lambda: _train_file(parse(RunFile, read_yaml(path), str(path))))
+
+
+def train_recipe(config: RunConfig, out: Path) -> int:
+    """Trains a whole run in `out`, or continues it there; returns the exit code."""
+    return _coded(lambda: _train_file(RunFile(config=config, out=str(out))))
+
+
+def _train_file(run: RunFile) -> int:
+    from harness.train.loop import Stretch, train
+    from harness.train.ranks import make_deterministic, make_fast
+
+    out = Path(run.out)
+    if run.phase is not None and run.phase >= len(run.config.phases):
+        raise InputError(f"phase {run.phase} does not exist; the run has {len(run.config.phases)} phases.")
+    prepare_folder(out, run.config)
+    make_deterministic() if run.config.deterministic else make_fast()
+    first, last = (0, len(run.config.phases) - 1) if run.phase is None else (run.phase, run.phase)
+    return train(Stretch(run.config, out, first, last, Path(run.parent) if run.parent else None))
+
+
+def prepare_folder(out: Path, config: RunConfig) -> None:
+    """Makes a run folder, or checks that the one there is of the same run.
+
+    Raises:
+        InputError: the folder cannot be written, or holds another run.
+    """
+    stored = out / "config.yaml"
+    if stored.exists():
+        for line in check_same_result(parse(RunConfig, read_yaml(stored), str(stored)), config, out):
+            print(f"note: continued with {line}", flush=True)
+    if int(os.environ.get("RANK", "0")) != 0:
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = out / f".config.{os.getpid()}.tmp"
+        temporary.write_text(dump_yaml(config), encoding="utf-8")
+        temporary.replace(stored)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror}); give another output folder.") from None
+
+
+def _coded(train: Callable[[], int]) -> int:
+    try:
+        return train()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return EXIT_WRONG_INPUT
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return EXIT_FAILURE
+    except Exception:
+        traceback.print_exc()
+        return EXIT_FAILURE

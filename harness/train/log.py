@@ -1,0 +1,133 @@
+"""What a run says while it works: metrics.jsonl, status.json, events.jsonl, and the trackers."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.config import RunConfig
+from harness.train.ranks import Ranks
+
+
+class Meter:
+    """Means of device scalars over the steps since the last log; nothing is read back to the host before `fetch`.
+
+    Steps that log the same names share one vector of sums, so that a step costs one stack and one addition.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, ...], torch.Tensor] = {}
+        self._counts: dict[tuple[str, ...], int] = {}
+
+    def add(self, values: dict[str, torch.Tensor]) -> None:
+        names = tuple(values)
+        vector = torch.stack([value.detach().float() for value in values.values()])
+        self._sums[names] = self._sums[names].add_(vector) if names in self._sums else vector
+        self._counts[names] = self._counts.get(names, 0) + 1
+
+    def fetch(self, ranks: Ranks) -> dict[str, float]:
+        """The means over steps and ranks, in one transfer; starts anew."""
+        if not self._sums:
+            return {}
+        groups = list(self._sums)
+        sums = ranks.mean_tensor(torch.cat([self._sums[names] for names in groups])).tolist()
+        totals: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        for names, name, value in ((names, name, sums.pop(0)) for names in groups for name in names):
+            totals[name] = totals.get(name, 0.0) + value
+            counts[name] = counts.get(name, 0) + self._counts[names]
+        self._sums, self._counts = {}, {}
+        return {name: totals[name] / counts[name] for name in sorted(totals)}
+
+    def state_dict(self, ranks: Ranks) -> dict[str, Any]:
+        """Each rank's share of the sums, averaged, so that one rank's file speaks for all."""
+        sums = {names: ranks.mean_tensor(value) for names, value in self._sums.items()}
+        return {"sums": sums, "counts": dict(self._counts)}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        self._sums = {names: value.to(device) for names, value in state["sums"].items()}
+        self._counts = dict(state["counts"])
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a small text file so that a reader sees the old or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+class RunLog:
+    """The files of a run folder that others read while it trains. Only rank 0 writes."""
+
+    def __init__(self, out: Path, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._writes = ranks.is_main
+        self._metrics = out / "metrics.jsonl"
+        self._status_path = out / "status.json"
+        self._events = out / "events.jsonl"
+        self._status: dict[str, Any] = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "world_size": ranks.world_size,
+            "starts": self._count_starts() + 1,
+            "error": None,
+        }
+
+    def start_trackers(self, step: int, config: RunConfig) -> None:
+        """Opens TensorBoard (and what else the recipe names); steps after `step` will be written again."""
+        if config.trackers:
+            self._ranks.accelerator.init_trackers(config.name, init_kwargs={"tensorboard": {"purge_step": step + 1}})
+
+    def flush(self) -> None:
+        """Makes sure that the metrics so far outlive a crash of the machine."""
+        if self._writes and self._metrics.exists():
+            with self._metrics.open("rb") as file:
+                os.fsync(file.fileno())
+
+    def cut_back(self, step: int) -> None:
+        """Removes the metrics of steps after `step`: they will be made again."""
+        if not self._writes or not self._metrics.exists():
+            return
+        kept = [line for line in self._metrics.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+        write_atomically(self._metrics, "".join(line + "\n" for line in kept))
+
+    def metrics(self, step: int, phase: str, values: dict[str, float]) -> None:
+        """One row in metrics.jsonl, and the same to the trackers."""
+        if not self._writes:
+            return
+        with self._metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "phase": phase, **values}) + "\n")
+        self._ranks.accelerator.log(values, step=step)
+
+    def event(self, name: str, step: int, **facts: Any) -> None:
+        """One line in events.jsonl, from which the ledger of compute is made."""
+        if self._writes:
+            row = {"time": time.time(), "event": name, "step": step, "world_size": self._ranks.world_size, **facts}
+            with self._events.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def status(self, **changes: Any) -> None:
+        """Updates status.json."""
+        self._status.update(changes, updated=time.time())
+        if self._writes:
+            write_atomically(self._status_path, json.dumps(self._status))
+
+    def _count_starts(self) -> int:
+        try:
+            return int(json.loads(self._status_path.read_text(encoding="utf-8"))["starts"])
+        except (OSError, ValueError, KeyError):
+            return 0
+
+
+def _step_of(line: str) -> float:
+    """The step of a metrics row; a torn last line counts as never written."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

@@ -1,0 +1,120 @@
+"""Weights to start from: a finished run, a checkpoint, or a weights file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from harness.errors import CheckpointError
+from harness.models.build import build_generator
+from harness.schema import parse
+from harness.train.checkpoint import newest_good, read_manifest, verify
+
+if TYPE_CHECKING:
+    from harness.config import RunConfig
+
+EXPORTED = "generator.safetensors"
+
+
+def load_generator(path: Path, device: str = "cpu") -> tuple[nn.Module, RunConfig]:
+    """The averaged generator of a run folder, a checkpoint folder or an exported file, ready for inference.
+
+    Raises:
+        CheckpointError: nothing of the kind lies there, or it is damaged.
+    """
+    weights, config = _read_generator(path)
+    generator = build_generator(config.generator, config.scale)
+    _load(generator, weights, path)
+    return generator.to(device).eval().requires_grad_(False), config
+
+
+def load_start_weights(path: str, module: nn.Module, config: RunConfig, name: str = "generator") -> None:
+    """Loads the weights of another run, checkpoint or file (also of other projects) into `module`.
+
+    Raises:
+        CheckpointError: there are none, or they are of another architecture.
+    """
+    _load(module, read_start_weights(Path(path), name), Path(path))
+
+
+def read_start_weights(path: Path, name: str = "generator") -> dict[str, torch.Tensor]:
+    """The state dict of `generator` or `discriminator` in a run, a checkpoint, or a weights file.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    if path.is_dir():
+        folder = _checkpoint_in(path)
+        if folder is None:
+            return _read_safetensors(path / EXPORTED)[0]
+        verify(folder)
+        return _read_safetensors(
+            folder / ("generator_ema.safetensors" if name == "generator" else f"{name}.safetensors")
+        )[0]
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)[0]
+    from harness.models.foreign import read_foreign_weights
+
+    return read_foreign_weights(path)
+
+
+def _read_generator(path: Path) -> tuple[dict[str, torch.Tensor], RunConfig]:
+    from harness.config import RunConfig
+
+    if path.is_dir() and not (path / EXPORTED).exists() or (path / "manifest.json").exists():
+        folder = _checkpoint_in(path)
+        if folder is None:
+            raise CheckpointError(f"{path}: holds neither {EXPORTED} nor a checkpoint; give a run's folder.")
+        manifest = verify(folder)
+        weights, _ = _read_safetensors(folder / "generator_ema.safetensors")
+        return weights, parse(RunConfig, manifest["config"], str(folder / "manifest.json"))
+    file = path / EXPORTED if path.is_dir() else path
+    weights, metadata = _read_safetensors(file)
+    if "harness" not in metadata:
+        raise CheckpointError(f"{file}: carries no configuration, so it is no export of this project; give one.")
+    return weights, parse(RunConfig, json.loads(metadata["harness"])["config"], str(file))
+
+
+def _checkpoint_in(path: Path) -> Path | None:
+    """The checkpoint that a folder is, or the newest good one of a run folder."""
+    if (path / "manifest.json").exists():
+        read_manifest(path)
+        return path
+    return newest_good(path / "checkpoints")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+        return safetensors.torch.load_file(path), metadata
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; give a run's folder, a checkpoint or a weights file.") from None
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path}: is not a readable safetensors file ({error}); give another one.") from None
+
+
+def _load(module: nn.Module, weights: dict[str, Any], path: Path) -> None:
+    wrong = module.load_state_dict(weights, strict=False) if _shapes_fit(module, weights, path) else None
+    if wrong is None or wrong.missing_keys or wrong.unexpected_keys:
+        missing, extra = (wrong.missing_keys, wrong.unexpected_keys) if wrong else ([], [])
+        raise CheckpointError(
+            f"{path}: the weights are of another architecture (missing {missing[:2]}, not expected {extra[:2]}); "
+            f"set the generator's configuration to what the file holds."
+        )
+
+
+def _shapes_fit(module: nn.Module, weights: dict[str, Any], path: Path) -> bool:
+    for name, value in module.state_dict().items():
+        if name in weights and weights[name].shape != value.shape:
+            raise CheckpointError(
+                f"{path}: '{name}' has the shape {list(weights[name].shape)}, the configuration needs "
+                f"{list(value.shape)}; set the generator's configuration to what the file holds."
+            )
+    return True

@@ -1,0 +1,169 @@
+"""One iteration: the discriminator's update, then the generator's, on one forward pass of the generator.
+
+Nothing here reads a value back to the host. Every returned value is a scalar tensor for the log.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+from harness.losses import adversarial
+from harness.train.phase import Patches, Phase, no_reduction
+
+Scalars = dict[str, torch.Tensor]
+
+
+def train_step(phase: Phase, patches: Patches, step: int, log_norms: bool) -> Scalars:
+    """Updates the networks once with this rank's part of a global batch.
+
+    With one micro-batch the generator runs once; its output serves both updates. With several, keeping all their
+    graphs would undo what they save, so the generator runs again for its own update.
+    """
+    phase.set_learning_rates(step)
+    parts = patches.split(phase.config.accumulate)
+    updates_generator = phase.updates_generator(step)
+    sr_image = _generate(phase, parts[0], updates_generator) if len(parts) == 1 else None
+    scalars: Scalars = {}
+    if phase.is_adversarial:
+        scalars |= discriminator_step(phase, parts, sr_image, step, log_norms)
+    if updates_generator:
+        scalars |= generator_step(phase, parts, sr_image, step, log_norms)
+        phase.nets.ema.update()
+    return scalars
+
+
+def discriminator_step(
+    phase: Phase, parts: list[Patches], sr_image: torch.Tensor | None, step: int, log_norms: bool
+) -> Scalars:
+    """One update of the discriminator on real and on generated images."""
+    assert phase.discriminator is not None
+    optimizer = phase.optimizers["discriminator"]
+    optimizer.zero_grad(set_to_none=True)
+    means: list[Scalars] = []
+    for number, part in enumerate(parts):
+        fake = _generate(phase, part, False) if sr_image is None else sr_image.detach()
+        with no_reduction(phase.discriminator, last=number == len(parts) - 1):
+            loss, scalars = discriminator_loss(phase, part, fake, step)
+            (loss / len(parts)).backward()
+        means.append(scalars)
+    clip = phase.config.discriminator_optimizer.clip_norm if phase.config.discriminator_optimizer else None
+    norms = _clip(phase.discriminator, clip, log_norms, "discriminator")
+    optimizer.step()
+    return _mean(means) | norms
+
+
+def generator_step(
+    phase: Phase, parts: list[Patches], sr_image: torch.Tensor | None, step: int, log_norms: bool
+) -> Scalars:
+    """One update of the generator; the discriminator is frozen and called unwrapped."""
+    optimizer = phase.optimizers["generator"]
+    optimizer.zero_grad(set_to_none=True)
+    frozen = phase.nets.discriminator if phase.is_adversarial else None
+    if frozen is not None:
+        frozen.requires_grad_(False)
+    means: list[Scalars] = []
+    for number, part in enumerate(parts):
+        with no_reduction(phase.generator, last=number == len(parts) - 1):
+            fake = _generate(phase, part, True) if sr_image is None else sr_image
+            loss, scalars = generator_loss(phase, part, fake, step)
+            (loss / len(parts)).backward()
+        means.append(scalars)
+    if frozen is not None:
+        frozen.requires_grad_(True)
+    norms = _clip(phase.generator, phase.config.generator_optimizer.clip_norm, log_norms, "generator")
+    optimizer.step()
+    return _mean(means) | norms
+
+
+def discriminator_loss(phase: Phase, part: Patches, fake: torch.Tensor, step: int) -> tuple[torch.Tensor, Scalars]:
+    """The discriminator's loss on one micro-batch, and what to log of it."""
+    game = phase.config.adversarial
+    assert game is not None and phase.discriminator is not None
+    with phase.autocast():
+        real_input = _shown(phase, part.hr_image, part.position, "real", step)
+        fake_input = _shown(phase, fake, part.position, "fake", step)
+        if game.r1_weight and step % game.r1_every == 0:
+            real_input.requires_grad_(True)
+        real_logits = phase.discriminator(real_input).float()
+        fake_logits = phase.discriminator(fake_input).float()
+    real_label = adversarial.labels(game, phase.seed, part.position, "real")
+    fake_label = adversarial.labels(game, phase.seed, part.position, "fake")
+    loss = adversarial.discriminator_loss(game.form, real_logits, fake_logits, real_label, fake_label)
+    scalars = {
+        "d/loss": loss,
+        "d/real": real_logits.mean(),
+        "d/fake": fake_logits.mean(),
+        "d/accuracy": 0.5 * ((real_logits > 0).float().mean() + (fake_logits < 0).float().mean()),
+    }
+    if real_input.requires_grad:
+        penalty = adversarial.r1_penalty(real_logits, real_input)
+        loss = loss + game.r1_weight * game.r1_every * penalty
+    controller = phase.augment.controller
+    controller.update(real_logits, step - phase.first_step, phase.config.batch_size, phase.sum_over_ranks)
+    if phase.config.augment.name == "ada":
+        scalars |= {"augment/p": controller.p, "augment/r_t": controller.r_t}
+    return loss, scalars
+
+
+def generator_loss(phase: Phase, part: Patches, fake: torch.Tensor, step: int) -> tuple[torch.Tensor, Scalars]:
+    """The generator's loss on one micro-batch, and what to log of it."""
+    with phase.autocast():
+        terms = phase.losses(fake, part.hr_image)
+    loss = torch.zeros((), device=fake.device)
+    for name, value in terms.items():
+        loss = loss + phase.losses.weights[name] * value
+    game = phase.config.adversarial
+    if game is not None:
+        terms["adversarial"] = _adversarial_term(phase, part, fake, step)
+        loss = loss + game.weight * terms["adversarial"]
+    with torch.no_grad():
+        shift = (fake.mean(dim=(0, 2, 3)) - part.hr_image.mean(dim=(0, 2, 3))).abs().mean()
+        scalars = {f"loss/{name}": value for name, value in terms.items()}
+        scalars |= {"loss/total": loss, "sr/std": fake.std(), "sr/color_shift": shift}
+    return loss, scalars
+
+
+def _adversarial_term(phase: Phase, part: Patches, fake: torch.Tensor, step: int) -> torch.Tensor:
+    game = phase.config.adversarial
+    discriminator = phase.nets.discriminator
+    assert game is not None and discriminator is not None
+    with phase.autocast():
+        fake_logits = discriminator(_shown(phase, fake, part.position, "generator", step)).float()
+        real_logits = None
+        if adversarial.needs_real_logits(game.form):
+            with torch.no_grad():
+                real_logits = discriminator(_shown(phase, part.hr_image, part.position, "real", step)).float()
+    return adversarial.generator_loss(game.form, fake_logits, real_logits)
+
+
+def _generate(phase: Phase, part: Patches, with_graph: bool) -> torch.Tensor:
+    with phase.autocast(), torch.set_grad_enabled(with_graph):
+        return phase.generator(part.lr_image).float()
+
+
+def _shown(phase: Phase, images: torch.Tensor, position: torch.Tensor, purpose: str, step: int) -> torch.Tensor:
+    """What the discriminator sees of some images: augmented, then with instance noise."""
+    game = phase.config.adversarial
+    assert game is not None
+    images = phase.augment(images, position, purpose)
+    return adversarial.instance_noise(game, images, phase.seed, purpose, position, step - phase.first_step)
+
+
+def _clip(module: nn.Module, clip_norm: float | None, log_norms: bool, name: str) -> Scalars:
+    """Clips the gradients; their norm, where it is known or asked for."""
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    if clip_norm is not None:
+        norm = nn.utils.clip_grad_norm_(list(module.parameters()), clip_norm)
+    elif log_norms:
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    else:
+        return {}
+    return {f"grad_norm/{name}": norm}
+
+
+def _mean(rows: list[Scalars]) -> Scalars:
+    if len(rows) == 1:
+        return rows[0]
+    return {name: torch.stack([row[name] for row in rows]).mean() for name in rows[0]}

@@ -1,0 +1,69 @@
+"""Stopping on a signal: a handler only sets a flag, and all ranks agree on it at a step boundary."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+_AGREE_EVERY_S = 0.25
+
+
+class StopFlag:
+    """Set by SIGTERM, SIGINT or SIGUSR2; a second SIGINT leaves at once.
+
+    SIGCONT, which SLURM sends along with SIGTERM, is left alone.
+    """
+
+    def __init__(self) -> None:
+        self.signal_name: str | None = None
+        self.received_at: float | None = None
+
+    def install(self) -> None:
+        """Replaces the handlers of the stop signals (submitit's among them)."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._on_signal)
+
+    @property
+    def is_set(self) -> bool:
+        return self.signal_name is not None
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.signal_name == "SIGINT":
+            os._exit(130)
+        if self.signal_name is None:
+            self.received_at = time.time()
+        self.signal_name = signal.Signals(number).name
+
+
+class StopAgreement:
+    """Tells all ranks at the same step that one of them was asked to stop.
+
+    One rank looks at its flag after each step. Several ranks agree through a reduction about four times a second:
+    each agreement also carries the slowest rank's step time, from which every rank computes the same next one, so
+    that no collective runs in the steps between.
+    """
+
+    def __init__(self, flag: StopFlag, world_size: int, largest: Callable[[list[float]], list[float]]) -> None:
+        self._flag = flag
+        self._world_size = world_size
+        self._largest = largest
+        self._next_step = 0
+        self._last_step = 0
+        self._last_time = time.monotonic()
+
+    def reached(self, step: int) -> bool:
+        """Whether to save and leave now, the same answer on every rank; `step` is the number of steps done."""
+        if self._world_size == 1:
+            return self._flag.is_set
+        if step < self._next_step:
+            return False
+        now = time.monotonic()
+        step_s = (now - self._last_time) / max(1, step - self._last_step)
+        stop, slowest_s = self._largest([float(self._flag.is_set), step_s])
+        self._last_step, self._last_time = step, time.monotonic()
+        self._next_step = step + max(1, min(1000, int(_AGREE_EVERY_S / max(slowest_s, 1e-6))))
+        return bool(stop)

@@ -1,0 +1,112 @@
+"""Scores and pictures of the averaged generator on whole validation images, while training goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from harness.config import RunConfig
+from harness.data.config import SourceConfig
+from harness.data.degrade import degrade_image, upscale_image
+from harness.data.shards import Dataset
+from harness.quality.color import luma
+from harness.quality.psnr import psnr
+from harness.quality.ssim import ssim
+from harness.train.nets import Nets
+from harness.train.ranks import Ranks
+
+_STRIP_PX = 192
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A validation image, uint8 HWC; the LR one is made once."""
+
+    lr_image: np.ndarray
+    hr_image: np.ndarray
+
+
+class Validation:
+    """The first images of each source's `val` split, shared out over the ranks.
+
+    PSNR and SSIM are of the Y channel with `scale` pixels cropped; the forward pass uses the run's precision. These are
+    for watching: reported figures come from the evaluation module.
+    """
+
+    def __init__(self, config: RunConfig, sources: tuple[SourceConfig, ...], nets: Nets, ranks: Ranks) -> None:
+        self._scale = config.scale
+        self._nets = nets
+        self._ranks = ranks
+        self._num_pictures = config.validation.sample_images
+        mine = _first_images(sources, config.validation.max_images)[ranks.rank :: ranks.world_size]
+        kernels = config.data.degradation.kernels
+        kernel = max(kernels, key=lambda name: kernels[name])
+        self._pairs = [_pair(dataset, index, config.scale, kernel) for dataset, index in mine]
+
+    @torch.no_grad()
+    def run(self, pictures: Path) -> dict[str, float]:
+        """Mean PSNR (dB) and SSIM over all ranks' images; {} where there are none. Writes strips to `pictures`."""
+        self._ranks.broadcast_buffers(self._nets.ema.module)
+        sums = [0.0, 0.0, 0.0]
+        strips = []
+        for pair in self._pairs:
+            sr_image = self._super_resolve(pair.lr_image)
+            values = _scores(sr_image, pair.hr_image, self._scale)
+            sums = [a + b for a, b in zip(sums, (*values, 1.0))]
+            if len(strips) < self._num_pictures and self._ranks.is_main:
+                strips.append(_strip(pair, sr_image, self._scale))
+        if strips:
+            _write_strips(strips, pictures)
+        psnr_sum, ssim_sum, count = self._ranks.total(sums)
+        return {"val/psnr": psnr_sum / count, "val/ssim": ssim_sum / count} if count else {}
+
+    def _super_resolve(self, lr_image: np.ndarray) -> np.ndarray:
+        batch = torch.from_numpy(lr_image).to(self._ranks.device).permute(2, 0, 1)[None].float() / 255.0
+        with self._ranks.accelerator.autocast():
+            sr_image = self._nets.ema.module(batch).float()
+        levels = (sr_image[0].clamp(0, 1) * 255.0).round().to(torch.uint8)
+        return levels.permute(1, 2, 0).cpu().numpy()
+
+
+def _first_images(sources: tuple[SourceConfig, ...], count: int) -> list[tuple[Dataset, int]]:
+    """Up to `count` validation images, taken from the sources' classes in turn."""
+    queues: list[list[tuple[Dataset, int]]] = []
+    for source in sources if count else ():
+        dataset = Dataset.open(source.path)
+        for name in source.classes or dataset.classes:
+            queues.append([(dataset, int(i)) for i in dataset.select("val", (name,))])
+    chosen = [queue[turn] for turn in range(count) for queue in queues if turn < len(queue)]
+    return chosen[:count]
+
+
+def _pair(dataset: Dataset, index: int, scale: int, kernel: str) -> Pair:
+    image = dataset.read(index)
+    height, width = (edge - edge % scale for edge in image.shape[:2])
+    hr_image = np.ascontiguousarray(image[:height, :width])
+    return Pair(degrade_image(hr_image, scale, kernel), hr_image)
+
+
+def _scores(sr_image: np.ndarray, hr_image: np.ndarray, border_px: int) -> tuple[float, float]:
+    pair = torch.from_numpy(np.stack([sr_image, hr_image])).permute(0, 3, 1, 2).double()
+    y = luma(pair)[:, :, border_px:-border_px, border_px:-border_px]
+    return float(psnr(y[:1], y[1:], 255.0)), float(ssim(y[:1], y[1:], 255.0))
+
+
+def _strip(pair: Pair, sr_image: np.ndarray, scale: int) -> np.ndarray:
+    """Bicubic, SR and HR side by side, the middle of the image."""
+    bicubic = upscale_image(pair.lr_image, scale, "bicubic")
+    top, left = (max(0, (edge - _STRIP_PX) // 2) for edge in pair.hr_image.shape[:2])
+    crops = [image[top : top + _STRIP_PX, left : left + _STRIP_PX] for image in (bicubic, sr_image, pair.hr_image)]
+    padded = [np.pad(c, ((0, _STRIP_PX - c.shape[0]), (0, _STRIP_PX - c.shape[1]), (0, 0))) for c in crops]
+    return np.concatenate(padded, axis=1)
+
+
+def _write_strips(strips: list[np.ndarray], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    Image.fromarray(np.concatenate(strips)).save(temporary, format="PNG")
+    temporary.replace(path)
