@@ -143,7 +143,7 @@ def _srun_words(profile: ClusterProfile) -> list[str]:
     return [
         "--open-mode=append",  # a requeued job goes on in the same logs
         "--kill-on-bad-exit=1",  # one dead rank ends all, else the others wait for it in a collective
-        "--wait=0",  # but a rank that is done may be done long before rank 0 has written
+        "--wait=600",  # but ranks may be done long before rank 0 has written; sites set less than that
         f"--cpus-per-task={profile.cpus_per_task}",  # srun no longer takes this over from sbatch (22.05)
     ]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slurm.errors import EXIT_DONE, EXIT_SAVED, EXIT_WRONG_INPUT, ClusterError
-from slurm.job import Payload, read_payload
+from slurm.job import Payload, read_own, read_payload
 from slurm.queue import ask, parse_fields
 
 
@@ -26,7 +26,7 @@ class Decision:
 
 
 def decide(code: int, job: dict[str, str], deaths: int, payload: Payload) -> Decision:
-    """Decides from srun's exit code and what SLURM says about the job.
+    """Decides from the job's exit code and what SLURM says about the job.
 
     Args:
         job: the fields of `scontrol show job`.
@@ -67,8 +67,28 @@ def job_id() -> str:
     return os.environ["SLURM_JOB_ID"]
 
 
-def main(payload_path: str, code: int) -> int:
+def restart_count() -> str:
+    """How often this job was started again, as SLURM counts."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0")
+
+
+def saved_note(payload_path: Path) -> Path:
+    """Where rank 0 notes that the job has saved and wants to be run again; it holds the number of the restart."""
+    return payload_path.with_name(f"{job_id()}.saved")
+
+
+def told_code(payload_path: Path, srun_code: int) -> int:
+    """75 where rank 0 noted it in this start, whatever happened to the ranks while they left; else srun's code."""
+    try:
+        saved = read_own(saved_note(payload_path)) == restart_count()
+    except ClusterError:
+        saved = False
+    return EXIT_SAVED if saved else srun_code
+
+
+def main(payload_path: str, srun_code: int) -> int:
     """Requeues the job where that is right; returns the exit code that the job shall have."""
+    code = told_code(Path(payload_path), srun_code)
     try:
         payload = read_payload(Path(payload_path))
         own = job_id()

@@ -17,7 +17,8 @@ from pathlib import Path
 from types import FrameType
 
 from slurm.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SAVED, EXIT_WRONG_INPUT, ClusterError
-from slurm.job import Job, Payload, read_payload
+from slurm.job import Job, Payload, read_payload, write_private
+from slurm.requeue import restart_count, saved_note
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 # Leaving must not hang on a thread or a process group that does not end: ranks that stay drain their node.
@@ -38,9 +39,23 @@ def main(payload_path: str) -> int:
         return EXIT_WRONG_INPUT
     _watch_supervisor()
     export(payload)
-    code = call(job)
-    # rank 0 speaks for the job: a rank that has saved and leaves before it would have SLURM kill it (see launch)
-    return EXIT_DONE if code == EXIT_SAVED and os.environ["RANK"] != "0" else code
+    return _report(call(job), Path(payload_path))
+
+
+def _report(code: int, payload_path: Path) -> int:
+    """The exit code of this process for the target's.
+
+    SLURM ends all ranks as soon as one leaves with something else than 0, even where the others are about to leave
+    with the same. So "saved" is told by a file of rank 0, which `slurm.requeue` reads after all have left.
+    """
+    if code != EXIT_SAVED:
+        return code
+    leads = os.environ["RANK"] == "0"
+    if "SLURM_JOB_ID" not in os.environ:
+        return EXIT_SAVED if leads else EXIT_DONE
+    if leads:
+        write_private(saved_note(payload_path), restart_count())
+    return EXIT_DONE
 
 
 def call(job: Job) -> int:
@@ -74,8 +89,7 @@ def _port(job_id: str) -> int:
     """The same on every rank, another one after a requeue: the old one may still be held. Below the ephemeral range."""
     if "HARNESS_LOCAL_PORT" in os.environ:
         return int(os.environ["HARNESS_LOCAL_PORT"])
-    start = os.environ.get("SLURM_RESTART_COUNT", "0")
-    return 20000 + zlib.crc32(f"{job_id}/{start}".encode()) % 12000
+    return 20000 + zlib.crc32(f"{job_id}/{restart_count()}".encode()) % 12000
 
 
 def _address(host: str) -> str:

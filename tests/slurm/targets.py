@@ -12,7 +12,7 @@ from pathlib import Path
 def count(argument: str) -> int:
     """Counts to `steps` in `out`/count, one line a step in `out`/steps; a stop signal saves and returns 75.
 
-    argument: JSON of {out, steps, step_s}.
+    argument: JSON of {out, steps, step_s, save_s}; saving takes `save_s`.
     """
     options = json.loads(argument)
     out = Path(options["out"])
@@ -27,6 +27,8 @@ def count(argument: str) -> int:
         print(json.dumps({"pid": os.getpid(), **{name: os.environ.get(name) for name in names}}), file=file)
     while step < options["steps"]:
         if stop:
+            time.sleep(options.get("save_s", 0))
+            (out / f"saved_{rank}").write_text(str(step))
             return 75
         time.sleep(options["step_s"])
         step += 1

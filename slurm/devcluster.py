@@ -1,0 +1,380 @@
+"""A development cluster: a real SLURM of several nodes on this machine, under a folder of its own.
+
+`python -m slurm.devcluster start|stop|status --nodes N --folder DIR`. It runs as root, because munged and slurmd want
+it; on Debian and Ubuntu the packages are installed where they are missing. No configuration of the system is touched:
+munged has its own key and socket, and SLURM reads `DIR/slurm.conf`. Two partitions lie over the same nodes: `low`,
+whose jobs are preempted by those of `high` (SIGTERM, some seconds of grace, then requeued by SLURM).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from slurm.errors import EXIT_DONE, EXIT_WRONG_INPUT, ClusterError
+from slurm.queue import ask, client_environment
+
+DEFAULT_FOLDER = Path(".dev-slurm")
+_PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
+_START_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 30.0
+
+_CONF = """\
+ClusterName=harness-dev
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={controller_port}
+SlurmUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool/%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmctldLogFile={folder}/log/slurmctld.log
+SlurmdLogFile={folder}/log/slurmd-%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+SwitchType=switch/none
+JobAcctGatherType=jobacct_gather/none
+JobCompType=jobcomp/none
+AccountingStorageType=accounting_storage/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+# More nodes than this machine has cores for: what slurm.conf says is believed.
+SlurmdParameters=config_overrides
+SchedulerParameters=sched_interval=5,bf_interval=5
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+ReturnToService=2
+JobRequeue=1
+MaxJobCount=20000
+SlurmctldTimeout=30
+SlurmdTimeout={node_timeout_s}
+KillWait={kill_wait_s}
+UnkillableStepTimeout=120
+NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first_port}-{last_port}] CPUs={cpus} State=UNKNOWN
+PartitionName=low Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace_s} MaxTime=1-00:00:00
+PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=1-00:00:00
+"""
+
+
+@dataclass(frozen=True)
+class DevCluster:
+    """One development cluster, by its folder."""
+
+    folder: Path
+    nodes: int = 2
+    cpus: int = 4
+    grace_s: int = 30
+    """Between the signal of a preemption and SIGKILL."""
+    node_timeout_s: int = 10
+    """A slurmd that is silent so long has failed."""
+    kill_wait_s: int = 30
+    """Between SIGTERM and SIGKILL of a cancelled job."""
+    user_signal: bool = False
+    """Preempted jobs get the signal of `--signal` instead of SIGTERM (send_user_signal)."""
+
+    @property
+    def conf(self) -> Path:
+        return self.folder.absolute() / "slurm.conf"
+
+    def start(self) -> None:
+        """Starts every daemon and waits until all nodes are idle.
+
+        Raises:
+            ClusterError: not root, the programs cannot be installed, or a daemon does not come up.
+        """
+        reason = why_not()
+        if reason:
+            raise ClusterError(f"the development cluster cannot run here: {reason}.")
+        if self.is_up():
+            return
+        self.stop()
+        _install()
+        self._write_files()
+        self._start_munged()
+        self._run("slurmctld")
+        for node in self.node_names():
+            self.start_node(node)
+        _wait(self._all_idle, _START_TIMEOUT_S, f"the nodes did not become idle; see {self.folder}/log")
+
+    def stop(self) -> None:
+        """Cancels what runs, ends every daemon and every process of a job, and waits until they are gone."""
+        if not self.conf.exists():
+            return
+        if self.is_up():
+            with client_environment(str(self.conf)), contextlib.suppress(ClusterError):
+                ask("scancel", "--signal=KILL", "--full", "--user", "root", timeout_s=10)
+                ask("scancel", "--user", "root", timeout_s=10)
+        for name in [*(f"slurmd-{node}" for node in self.node_names()), "slurmctld", "munged"]:
+            self._end(name)
+        for pid in self.job_processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def node_names(self) -> list[str]:
+        """The nodes of the cluster as it was started."""
+        if not self.conf.exists():
+            return [f"n{number}" for number in range(1, self.nodes + 1)]
+        line = next(line for line in self.conf.read_text().splitlines() if line.startswith("NodeName="))
+        return [f"n{n}" for n in range(1, int(line.split("-")[1].split("]")[0]) + 1)]
+
+    def is_up(self) -> bool:
+        """Whether the controller answers."""
+        if not self.conf.exists() or not _alive(self._pid("slurmctld")):
+            return False
+        with client_environment(str(self.conf)):
+            try:
+                return "UP" in ask("scontrol", "ping", timeout_s=10)
+            except ClusterError:
+                return False
+
+    def node_states(self) -> dict[str, str]:
+        """SLURM's state of each node, for example `idle` or `down*`."""
+        with client_environment(str(self.conf)):
+            lines = ask("sinfo", "--noheader", "--Node", "--partition", "low", "--format", "%N %t").splitlines()
+        return dict(line.split() for line in lines)  # type: ignore[misc]
+
+    def start_node(self, node: str) -> None:
+        """Starts (again) the slurmd of a node."""
+        self._run("slurmd", "-N", node)
+
+    def kill_node(self, node: str) -> None:
+        """The node fails: its slurmd and everything that it started are killed at once."""
+        pid = self._pid(f"slurmd-{node}")
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        for job_pid in self.job_processes(node):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(job_pid, signal.SIGKILL)
+
+    def use_user_signal(self, on: bool) -> None:
+        """Switches send_user_signal while the cluster runs."""
+        self.conf.write_text(_with_user_signal(self.conf.read_text(), on))
+        with client_environment(str(self.conf)):
+            ask("scontrol", "reconfigure")
+
+    def job_processes(self, node: str | None = None) -> list[int]:
+        """Processes of jobs (of one node): ranks, batch shells, and SLURM's own attendants of each step."""
+        mark = f"SLURM_CONF={self.conf}".encode()
+        name = None if node is None else f"SLURMD_NODENAME={node}".encode()
+        found = []
+        for pid, environment in _environments():
+            of_job = mark in environment and any(line.startswith(b"SLURM_JOB_ID=") for line in environment)
+            if of_job and (name is None or name in environment):
+                found.append(pid)
+        return found + self._attendants(node)
+
+    def _attendants(self, node: str | None) -> list[int]:
+        """slurmstepd processes, known by the spool folder of their node that they hold open or name."""
+        nodes = self.node_names() if node is None else [node]
+        conf = f"{self.folder.absolute()}/"
+        found = []
+        for pid in _pids():
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes()
+                if not words.startswith((b"slurmstepd", b"/usr/sbin/slurmstepd")):
+                    continue
+                held = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+                if any(path == f"{conf}log/slurmd-{name}.log" for path in held for name in nodes):
+                    found.append(pid)
+        return found
+
+    def _write_files(self) -> None:
+        folder = self.folder.absolute()
+        for part in ("state", "spool", "log"):
+            shutil.rmtree(folder / part, ignore_errors=True)
+            (folder / part).mkdir(parents=True)
+        folder.chmod(0o755)
+        key = folder / "munge.key"
+        key.unlink(missing_ok=True)
+        descriptor = os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(os.urandom(1024))
+        ports = _free_ports(self.nodes + 1)
+        host = socket.gethostname().split(".")[0]
+        self.conf.write_text(
+            _CONF.format(
+                folder=folder,
+                host=host,
+                controller_port=ports[0],
+                first_port=ports[1],
+                last_port=ports[-1],
+                nodes=self.nodes,
+                cpus=self.cpus,
+                grace_s=self.grace_s,
+                node_timeout_s=self.node_timeout_s,
+                kill_wait_s=self.kill_wait_s,
+            )
+        )
+        if self.user_signal:
+            self.conf.write_text(_with_user_signal(self.conf.read_text(), True))
+
+    def _start_munged(self) -> None:
+        folder = self.folder.absolute()
+        names = {"socket": "munge.socket", "key-file": "munge.key", "pid-file": "munged.pid", "seed-file": "munge.seed"}
+        words = [f"--{option}={folder / name}" for option, name in {**names, "log-file": "log/munged.log"}.items()]
+        self._run("munged", "--force", *words)
+
+    def _run(self, program: str, *words: str) -> None:
+        with client_environment(str(self.conf)):
+            done = subprocess.run([_path(program), *words], capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            said = " ".join((done.stderr or done.stdout).split())
+            raise ClusterError(f"{program} did not start ({said}); see {self.folder}/log.")
+
+    def _pid(self, name: str) -> int | None:
+        with contextlib.suppress(OSError, ValueError):
+            return int((self.folder / f"{name}.pid").read_text())
+        return None
+
+    def _end(self, name: str) -> None:
+        pid = self._pid(name)
+        if not _alive(pid):
+            return
+        assert pid is not None
+        os.kill(pid, signal.SIGTERM)
+        with contextlib.suppress(ClusterError):
+            _wait(lambda: not _alive(pid), _STOP_TIMEOUT_S, "")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        (self.folder / f"{name}.pid").unlink(missing_ok=True)
+
+    def _all_idle(self) -> bool:
+        try:
+            states = self.node_states()
+        except ClusterError:
+            return False
+        return len(states) == self.nodes and set(states.values()) == {"idle"}
+
+
+def _with_user_signal(conf: str, on: bool) -> str:
+    """The text of slurm.conf with send_user_signal on or off; SLURM 23.02 gave it another place."""
+    version = subprocess.run([_path("slurmctld"), "-V"], capture_output=True, text=True, check=True).stdout.split()[1]
+    new = tuple(int(part) for part in version.split(".")[:2]) >= (23, 2)
+    old_word = ",preempt_send_user_signal"
+    lines = [line.replace(old_word, "") for line in conf.splitlines() if not line.startswith("PreemptParameters=")]
+    if on and new:
+        lines.append("PreemptParameters=send_user_signal")
+    elif on:
+        lines = [line + old_word if line.startswith("SchedulerParameters=") else line for line in lines]
+    return "\n".join(lines) + "\n"
+
+
+def why_not() -> str:
+    """Why no development cluster can run here; empty where it can."""
+    if os.getuid() != 0:
+        return "it needs root (munged and slurmd run as root)"
+    if not _missing():
+        return ""
+    if not shutil.which("apt-get"):
+        return f"{', '.join(_missing())} are missing, and they are installed only on Debian and Ubuntu"
+    return ""
+
+
+def _missing() -> list[str]:
+    return [program for program in _PROGRAMS if not shutil.which(program, path=_SEARCH_PATH)]
+
+
+_SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+
+
+def _path(program: str) -> str:
+    return shutil.which(program, path=_SEARCH_PATH) or program
+
+
+def _install() -> None:
+    if not _missing():
+        return
+    print("installing slurm-wlm and munge", file=sys.stderr, flush=True)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "slurm-wlm", "munge"]
+    for command in (["apt-get", "update", "-qq"], install):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            said = " ".join(done.stderr.split())[-300:]
+            raise ClusterError(f"`{' '.join(command)}` failed ({said}); install slurm-wlm and munge by hand.")
+
+
+def _pids() -> Iterator[int]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            yield int(entry.name)
+
+
+def _environments() -> Iterator[tuple[int, list[bytes]]]:
+    for pid in _pids():
+        with contextlib.suppress(OSError):
+            yield pid, Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+
+def _alive(pid: int | None) -> bool:
+    if pid is None:
+        return False
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _free_ports(count: int) -> list[int]:
+    """So many free ports, the second to the last in one row as NodeName wants them."""
+    for first in range(17000, 20000, count):
+        ports = list(range(first, first + count))
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in ports:
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return ports
+    raise ClusterError("no free ports between 17000 and 20000; stop another development cluster.")
+
+
+def _wait(condition: Callable[[], bool], timeout_s: float, message: str) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > end:
+            raise ClusterError(message)
+        time.sleep(0.1)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m slurm.devcluster", description="A real SLURM on this machine.")
+    parser.add_argument("action", choices=["start", "stop", "status"])
+    parser.add_argument("--nodes", type=int, default=2)
+    parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER)
+    parser.add_argument("--grace", type=int, default=30, help="seconds between a preemption's signal and SIGKILL")
+    parser.add_argument("--user-signal", action="store_true", help="preemption sends the signal of --signal")
+    given = parser.parse_args(arguments)
+    cluster = DevCluster(given.folder, nodes=given.nodes, grace_s=given.grace, user_signal=given.user_signal)
+    try:
+        if given.action == "start":
+            cluster.start()
+        elif given.action == "stop":
+            cluster.stop()
+        print(_describe(cluster))
+    except ClusterError as error:
+        print(error, file=sys.stderr)
+        return EXIT_WRONG_INPUT
+    return EXIT_DONE
+
+
+def _describe(cluster: DevCluster) -> str:
+    if not cluster.is_up():
+        return f"no development cluster runs in {cluster.folder}"
+    nodes = ", ".join(f"{node} {state}" for node, state in cluster.node_states().items())
+    return f"{nodes}\nexport SLURM_CONF={cluster.conf}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
