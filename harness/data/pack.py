@@ -11,14 +11,11 @@ import hashlib
 import io
 import json
 import math
-import multiprocessing
 import os
 import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,12 +27,12 @@ from harness.data import images, sidecar, survey
 from harness.data.sidecar import Sample
 from harness.data.survey import Skipped, SourceImage
 from harness.data.tar import END_OF_ARCHIVE, write_member
+from harness.data.workers import Run, pool
 from harness.errors import DataError, InputError
 
 Codec = Literal["npy", "png"]
 Progress = Callable[[int, int], None]
 T = TypeVar("T")
-R = TypeVar("R")
 
 _BUILDING = ".building"
 _GROUP_BYTES = 16 << 20
@@ -116,7 +113,7 @@ def pack(
     files = survey.find_files(sources)
     existed = out.exists()
     _check_writable(out)
-    with _pool(workers) as run:
+    with pool(workers, len(files)) as run:
         try:
             found, skipped = _survey(files, options, run)
         except InputError:
@@ -129,9 +126,7 @@ def pack(
         return _Builder(out, shards, options, found, skipped).run(run, progress)
 
 
-def _survey(
-    files: list[tuple[str, str, str]], options: Options, run: Callable[..., Iterator[Any]]
-) -> tuple[list[SourceImage], list[Skipped]]:
+def _survey(files: list[tuple[str, str, str]], options: Options, run: Run) -> tuple[list[SourceImage], list[Skipped]]:
     """Usable images with splits. Held-out images are decoded once here, so that a damaged one costs no split a place."""
     smallest_px = options.tile_px or survey.SMALLEST_PX
     judged = sorted(run(partial(_judge, smallest_px=smallest_px), files), key=lambda pair: pair[0])
@@ -219,7 +214,7 @@ class _Builder:
         text = json.dumps([asdict(options), plan], sort_keys=True)
         self.plan_hash = hashlib.sha256(text.encode()).hexdigest()
 
-    def run(self, run: Callable[..., Iterator[Any]], progress: Progress | None) -> PackSummary:
+    def run(self, run: Run, progress: Progress | None) -> PackSummary:
         done = self._finished_before()
         if done is not None:
             return done
@@ -447,21 +442,3 @@ def _nothing(sources: Sequence[Path], skipped: list[Skipped], tile_px: int) -> s
         f"{where}: none of the {len(skipped)} files can be packed (the first: {first.path}: {first.reason}); "
         f"give images of at least {tile_px or survey.SMALLEST_PX} px."
     )
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
-    """Yields `run(function, items) -> results as they come`, in this process or in several."""
-    if workers == 1:
-        yield lambda function, items: map(function, items)
-        return
-    executor = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-
-    def run(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-        for future in as_completed([executor.submit(function, item) for item in items]):
-            yield future.result()
-
-    try:
-        yield run
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,33 @@
+"""Running a function over many items in this process or in several, as results come."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from typing import Any
+
+Run = Callable[..., Iterator[Any]]
+
+
+@contextmanager
+def pool(workers: int, num_jobs: int | None = None) -> Iterator[Run]:
+    """Yields `run(function, items) -> results in the order in which they are done`.
+
+    Workers are started afresh, not forked: a fork would copy the caller's threads' locks.
+    """
+    workers = min(workers, num_jobs) if num_jobs is not None else workers
+    if workers <= 1:
+        yield lambda function, items: map(function, items)
+        return
+    executor = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+
+    def run(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+        for future in as_completed([executor.submit(function, item) for item in items]):
+            yield future.result()
+
+    try:
+        yield run
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
