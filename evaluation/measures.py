@@ -1,0 +1,126 @@
+"""Measures pairs of images: every per-image number of a batch from one set of SR images. Images are uint8 NHWC.
+
+Rules. A grey HR image is compared as grey: PSNR and SSIM use its levels and the luma-weighted grey of the SR image.
+MSE, PSNR and SSIM leave out a border; the other measures see the whole image. An image that is too small for a measure
+(SSIM: 11 px after the border; LPIPS: the network's limit) has NaN there. Numbers are computed in float64, networks in
+float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from evaluation.metrics import METRICS, names_of
+from evaluation.networks import Networks
+from harness.quality import color
+from harness.quality.lpips import MIN_PX, Features
+from harness.quality.psnr import mse, psnr
+from harness.quality.ssim import WINDOW_PX, ssim
+
+# The weights of grey in image files (Pillow's `convert("L")`); for equal channels they change nothing.
+_GREY_WEIGHTS = (0.299, 0.587, 0.114)
+
+
+@dataclass
+class Reference:
+    """What the measures know of a batch of HR images, kept while several models are compared with it."""
+
+    hr_NHWC: np.ndarray
+    grey: bool
+    compared_BCHW: torch.Tensor | None
+    """The channels that PSNR and SSIM compare, cropped, float64 levels; None where the border leaves nothing."""
+    features: dict[str, Features]
+
+
+class Measures:
+    """The per-image metrics of an evaluation."""
+
+    def __init__(self, metrics: tuple[str, ...], color_space: str, border_px: int, networks: Networks) -> None:
+        self.metrics = tuple(name for name in names_of("image", metrics) if name not in networks.missing)
+        self.color_space = color_space
+        self.border_px = border_px
+        self.networks = networks
+
+    def identity(self, metric: str) -> str:
+        """Name, version and settings of a metric: numbers of another identity are not comparable."""
+        version = f"{metric}:{METRICS[metric].version}"
+        if metric == "mse":
+            return f"{version}:border{self.border_px}"
+        if metric in ("psnr", "ssim"):
+            return f"{version}:{self.color_space}:border{self.border_px}"
+        return version
+
+    @torch.inference_mode()
+    def reference(self, hr_NHWC: np.ndarray, grey: bool = False) -> Reference:
+        """Prepares a batch of HR images of one size, uint8 (N, H, W, 3); `grey` says that all of them are."""
+        features = {}
+        for name, network in self.networks.lpips.items():
+            if name in self.metrics and min(hr_NHWC.shape[1:3]) >= MIN_PX[network.network]:
+                features[name] = network.describe(unit_range(hr_NHWC))
+        return Reference(hr_NHWC, grey, self._compared(hr_NHWC, grey), features)
+
+    @torch.inference_mode()
+    def scores(self, sr_NHWC: np.ndarray, reference: Reference) -> dict[str, np.ndarray]:
+        """Metric -> (N,) float64 for SR images uint8 (N, H, W, 3) against the reference."""
+        if sr_NHWC.shape != reference.hr_NHWC.shape:
+            raise ValueError(f"SR {sr_NHWC.shape} and HR {reference.hr_NHWC.shape} differ in shape.")
+        compared = self._compared(sr_NHWC, reference.grey)
+        result = {}
+        for name in self.metrics:
+            values = self._score(name, sr_NHWC, compared, reference)
+            result[name] = np.full(len(sr_NHWC), np.nan) if values is None else values.double().numpy()
+        return result
+
+    def _score(
+        self, name: str, sr_NHWC: np.ndarray, compared: torch.Tensor | None, reference: Reference
+    ) -> torch.Tensor | None:
+        """One metric of the batch; None where the images are too small for it."""
+        if name in self.networks.lpips:
+            network = self.networks.lpips[name]
+            if name not in reference.features:
+                return None
+            return network.distance(network.describe(unit_range(sr_NHWC)), reference.features[name])
+        if name == "color-shift":
+            return color.tint_shift(_levels(sr_NHWC), _levels(reference.hr_NHWC))
+        if compared is None or reference.compared_BCHW is None:
+            return None
+        if name == "mse":
+            pair = (_levels(_cropped(image, self.border_px)) for image in (sr_NHWC, reference.hr_NHWC))
+            return mse(*pair) * (2 / 255) ** 2
+        if name == "psnr":
+            return psnr(compared, reference.compared_BCHW, data_range=255)
+        if min(compared.shape[-2:]) < WINDOW_PX:
+            return None
+        return ssim(compared, reference.compared_BCHW, data_range=255)
+
+    def _compared(self, image_NHWC: np.ndarray, grey: bool) -> torch.Tensor | None:
+        cropped_NHWC = _cropped(image_NHWC, self.border_px)
+        if cropped_NHWC.size == 0:
+            return None
+        levels_BCHW = _levels(cropped_NHWC)
+        if grey:
+            return _grey(levels_BCHW)
+        return color.luma(levels_BCHW) if self.color_space == "y" else levels_BCHW
+
+
+def unit_range(image_NHWC: np.ndarray) -> torch.Tensor:
+    """uint8 NHWC as float32 NCHW in [0, 1], channels last in memory."""
+    return torch.from_numpy(np.ascontiguousarray(image_NHWC)).permute(0, 3, 1, 2).to(torch.float32) / 255
+
+
+def _levels(image_NHWC: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image_NHWC)).permute(0, 3, 1, 2).to(torch.float64)
+
+
+def _cropped(image_NHWC: np.ndarray, border_px: int) -> np.ndarray:
+    height, width = image_NHWC.shape[1:3]
+    return image_NHWC[:, border_px : max(height - border_px, 0), border_px : max(width - border_px, 0)]
+
+
+def _grey(levels_BCHW: torch.Tensor) -> torch.Tensor:
+    """Grey levels, rounded as an image file would hold them."""
+    weights = torch.tensor(_GREY_WEIGHTS, dtype=levels_BCHW.dtype)
+    return torch.einsum("bchw,c->bhw", levels_BCHW, weights).round()[:, None]

@@ -1,0 +1,207 @@
+"""Scores a folder of SR images, whoever made them, against a folder of HR images."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from evaluation.frechet import FeatureStatistics, frechet_distance, kernel_distance
+from evaluation.measures import Measures, unit_range
+from evaluation.metrics import FEW_IMAGES_FOR_FID, METRICS
+from evaluation.networks import INCEPTION_METRICS, Finder, Networks
+from harness.data.images import read_image
+from harness.errors import InputError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
+_SHOWN = 5
+
+Progress = Callable[[int, int], None]
+
+
+def score_folders(
+    sr: Path,
+    hr: Path,
+    color: str = "y",
+    crop_border: int = 0,
+    metrics: tuple[str, ...] = ("psnr", "ssim"),
+    progress: Progress | None = None,
+    find: Finder | None = None,
+) -> dict[str, Any]:
+    """Scores the images of `sr` against those of the same name (suffix aside) in `hr`.
+
+    Returns:
+        {"metrics", "color", "crop_border", "images": {name: {metric: number}}, "mean": {metric: number},
+        "deviation": {metric: number} for set metrics, "missing": {metric: reason}, "notes": [...]}.
+
+    Raises:
+        InputError: unknown metrics, folders whose names do not match (both lists shown), images whose sizes differ.
+    """
+    _check_options(color, crop_border, metrics)
+    pairs = match_folders(sr, hr)
+    networks = Networks(metrics, find)
+    measures = Measures(metrics, color, crop_border, networks)
+    wanted_sets = tuple(m for m in INCEPTION_METRICS if m in metrics and m not in networks.missing)
+    images: dict[str, dict[str, float]] = {}
+    features: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for done, (name, sr_NHWC, hr_NHWC, grey) in enumerate(_read_pairs(pairs)):
+        scores = measures.scores(sr_NHWC, measures.reference(hr_NHWC, grey))
+        images[name] = {metric: float(values[0]) for metric, values in scores.items()}
+        if wanted_sets and networks.inception is not None:
+            for kept, image_NHWC in zip(features, (hr_NHWC, sr_NHWC)):
+                kept.append(networks.inception.describe(unit_range(image_NHWC)))
+        if progress:
+            progress(done + 1, len(pairs))
+    result: dict[str, Any] = {"metrics": list(metrics), "color": color, "crop_border": crop_border, "images": images}
+    result |= {"mean": _means(images, measures.metrics), "deviation": {}}
+    result |= {"missing": dict(networks.missing), "notes": []}
+    _add_too_small(result, measures.metrics)
+    if wanted_sets:
+        _add_set_scores(result, wanted_sets, *map(np.concatenate, features))
+    return result
+
+
+def match_folders(sr: Path, hr: Path) -> dict[str, tuple[Path, Path]]:
+    """Name -> (SR file, HR file) for folders that hold the same names.
+
+    Raises:
+        InputError: a folder is absent or empty, two files share a name, or the names differ.
+    """
+    sr_files, hr_files = list_images(sr), list_images(hr)
+    only_sr, only_hr = sorted(sr_files.keys() - hr_files.keys()), sorted(hr_files.keys() - sr_files.keys())
+    if only_sr or only_hr:
+        raise InputError(
+            f"the images do not match: only in {sr}: {_shown(only_sr)}; only in {hr}: {_shown(only_hr)}; "
+            "give both folders the same names (suffixes may differ)."
+        )
+    return {name: (sr_files[name], hr_files[name]) for name in sorted(hr_files)}
+
+
+def list_images(folder: Path) -> dict[str, Path]:
+    """Name without suffix (with the sub-folder) -> image file, for all images in and below `folder`.
+
+    Raises:
+        InputError: no such folder, no image in it, or two files whose names differ only in the suffix.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is no folder; give a folder of images.")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+            continue
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in files:
+            raise InputError(f"{path} and {files[name].name} share a name; remove one of them.")
+        files[name] = path
+    if not files:
+        raise InputError(f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)}); give a folder that does.")
+    return files
+
+
+def write_json(result: dict[str, Any], path: Path) -> None:
+    """Writes the result; a number that JSON cannot hold becomes "inf" or null."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(_plain(result), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    part.replace(path)
+
+
+def print_scores(console: Console, result: dict[str, Any]) -> None:
+    """Prints a row per image and the mean."""
+    metrics = [m for m in METRICS if m in result["mean"]]
+    table = Table("image", *(METRICS[m].label for m in metrics))
+    for name, scores in result["images"].items():
+        table.add_row(name, *(METRICS[m].format(scores[m]) if m in scores else "" for m in metrics))
+    table.add_section()
+    table.add_row("mean", *(METRICS[m].format(result["mean"][m]) for m in metrics), style="bold")
+    console.print(table)
+    for metric, reason in result["missing"].items():
+        console.print(f"{METRICS[metric].label}: {reason}", markup=False)
+    for note in result["notes"]:
+        console.print(note, markup=False)
+
+
+def _check_options(color: str, crop_border: int, metrics: tuple[str, ...]) -> None:
+    if color not in ("y", "rgb"):
+        raise InputError(f"--color {color}: is not known; give y or rgb.")
+    if crop_border < 0:
+        raise InputError(f"--crop-border {crop_border}: is below 0; give the number of pixels to leave out.")
+    allowed = [name for name in METRICS if name != "diversity"]
+    wrong = [name for name in metrics if name not in allowed]
+    if wrong or not metrics:
+        raise InputError(f"--metrics {','.join(wrong) or '(none)'}: cannot be measured here; give some of {allowed}.")
+
+
+def _read_pairs(pairs: dict[str, tuple[Path, Path]]) -> Iterator[tuple[str, np.ndarray, np.ndarray, bool]]:
+    for name, (sr_file, hr_file) in pairs.items():
+        sr_image, hr_image = read_image(sr_file), read_image(hr_file)
+        if sr_image.shape[:2] != hr_image.shape[:2]:
+            sizes = [" x ".join(map(str, image.shape[1::-1])) for image in (sr_image, hr_image)]
+            raise InputError(
+                f"{sr_file}: is {sizes[0]} px, but {hr_file} is {sizes[1]}; crop the HR images to a multiple of the "
+                "scale before they are degraded, or upscale to the HR size."
+            )
+        yield name, _three_channels(sr_image), _three_channels(hr_image), hr_image.ndim == 2
+
+
+def _three_channels(image: np.ndarray) -> np.ndarray:
+    return np.repeat(image[None, :, :, None], 3, axis=3) if image.ndim == 2 else image[None]
+
+
+def _means(images: dict[str, dict[str, float]], metrics: tuple[str, ...]) -> dict[str, float]:
+    means = {}
+    for metric in metrics:
+        values = [scores[metric] for scores in images.values() if not math.isnan(scores[metric])]
+        means[metric] = float(np.mean(values)) if values else math.nan
+    return means
+
+
+def _add_too_small(result: dict[str, Any], metrics: tuple[str, ...]) -> None:
+    for metric in metrics:
+        small = [name for name, scores in result["images"].items() if math.isnan(scores[metric])]
+        if small:
+            result["notes"].append(f"{METRICS[metric].label}: too small to measure, left out: {_shown(small)}.")
+
+
+def _add_set_scores(result: dict[str, Any], wanted: tuple[str, ...], real_ND: np.ndarray, fake_ND: np.ndarray) -> None:
+    if len(real_ND) < 2:
+        result["missing"] |= dict.fromkeys(wanted, "needs at least 2 images, got 1.")
+        return
+    if "fid" in wanted:
+        real, fake = FeatureStatistics(), FeatureStatistics()
+        real.add(real_ND)
+        fake.add(fake_ND)
+        result["mean"]["fid"] = frechet_distance(real, fake)
+        if len(real_ND) < FEW_IMAGES_FOR_FID:
+            result["notes"].append(few_images_note(len(real_ND)))
+    if "kid" in wanted:
+        value, deviation = kernel_distance(len(real_ND), len(fake_ND), real_ND.__getitem__, fake_ND.__getitem__)
+        result["mean"]["kid"], result["deviation"]["kid"] = value, deviation
+
+
+def few_images_note(count: int) -> str:
+    """The warning that goes with every FID on a small set."""
+    return f"FID on {count:,} images (fewer than {FEW_IMAGES_FOR_FID:,}) is far too high and not comparable; read KID."
+
+
+def _shown(names: list[str]) -> str:
+    if not names:
+        return "none"
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    return value

@@ -1,0 +1,147 @@
+"""`harness score`: two folders in, numbers out, and each wrong input in one sentence."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from skimage.color import rgb2ycbcr
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from evaluation.score_folder import print_scores, score_folders, write_json
+from harness.errors import InputError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from conftest import write_images
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    write_images(tmp_path / "sr", 3, 20.0)
+    write_images(tmp_path / "hr", 3, 4.0)
+    return tmp_path / "sr", tmp_path / "hr"
+
+
+def no_weights(name: str) -> Path:
+    raise InputError(f"{name} is absent; run `harness weights fetch {name}`.")
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+@pytest.mark.parametrize("border", [0, 4])
+def test_psnr_and_ssim_on_luma_equal_scikit_image(folders: tuple[Path, Path], border: int) -> None:
+    sr, hr = folders
+    result = score_folders(sr, hr, color="y", crop_border=border)
+    window = slice(border, -border or None)
+    for name, scores in result["images"].items():
+        pair = [rgb2ycbcr(read(folder / f"{name}.png"))[window, window, 0] for folder in (hr, sr)]
+        expected = structural_similarity(
+            *pair, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255
+        )
+        assert scores["ssim"] == pytest.approx(expected, abs=1e-4)
+        assert scores["psnr"] == pytest.approx(peak_signal_noise_ratio(*pair, data_range=255), abs=1e-4)
+    assert result["mean"]["psnr"] == pytest.approx(np.mean([s["psnr"] for s in result["images"].values()]))
+
+
+def test_rgb_measures_all_channels_and_mse_is_for_values_from_minus_one_to_one(folders: tuple[Path, Path]) -> None:
+    sr, hr = folders
+    result = score_folders(sr, hr, color="rgb", metrics=("mse", "psnr", "ssim"))
+    pair = [read(folder / "000.png").astype(float) / 127.5 - 1 for folder in (sr, hr)]
+    assert result["images"]["000"]["mse"] == pytest.approx(np.mean((pair[0] - pair[1]) ** 2))
+    assert result["images"]["000"]["psnr"] == pytest.approx(peak_signal_noise_ratio(*pair, data_range=2))
+    levels = [read(folder / "000.png") for folder in (sr, hr)]
+    expected = structural_similarity(
+        *levels, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, channel_axis=2
+    )
+    assert result["images"]["000"]["ssim"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_other_suffixes_match_and_equal_images_are_infinitely_good(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    _, hr = folders
+    Image.open(hr / "000.png").save(tmp_path / "a.bmp")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "y").mkdir()
+    Image.open(hr / "000.png").save(tmp_path / "x" / "one.bmp")
+    Image.open(hr / "000.png").save(tmp_path / "y" / "one.png")
+    result = score_folders(tmp_path / "x", tmp_path / "y")
+    assert math.isinf(result["mean"]["psnr"])
+    write_json(result, tmp_path / "scores.json")
+    assert json.loads((tmp_path / "scores.json").read_text())["mean"] == {"psnr": "inf", "ssim": 1.0}
+
+
+def test_folders_that_do_not_match_are_refused_with_both_lists(folders: tuple[Path, Path]) -> None:
+    sr, hr = folders
+    (sr / "001.png").rename(sr / "other.png")
+    with pytest.raises(InputError, match=r"only in .*sr: other; only in .*hr: 001;"):
+        score_folders(sr, hr)
+
+
+def test_a_size_mismatch_names_the_file_and_both_sizes(folders: tuple[Path, Path]) -> None:
+    sr, hr = folders
+    Image.open(sr / "001.png").crop((0, 0, 48, 47)).save(sr / "001.png")
+    with pytest.raises(InputError, match=r"001\.png: is 48 x 47 px, but .*001\.png is 48 x 48"):
+        score_folders(sr, hr)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metrics": ("psrn",)}, "psrn: cannot be measured here"),
+        ({"metrics": ("diversity",)}, "diversity: cannot be measured here"),
+        ({"metrics": ()}, r"\(none\)"),
+        ({"color": "lab"}, "give y or rgb"),
+        ({"crop_border": -1}, "is below 0"),
+    ],
+)
+def test_wrong_options_are_refused(folders: tuple[Path, Path], options: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        score_folders(*folders, **options)
+
+
+def test_an_empty_folder_and_twins_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no images"):
+        score_folders(tmp_path / "empty", folders[1])
+    with pytest.raises(InputError, match="is no folder"):
+        score_folders(tmp_path / "absent", folders[1])
+    Image.open(folders[0] / "001.png").save(folders[0] / "001.bmp")
+    with pytest.raises(InputError, match="share a name"):
+        score_folders(*folders)
+
+
+def test_an_image_too_small_for_ssim_is_named_and_left_out_of_the_mean(folders: tuple[Path, Path]) -> None:
+    for folder in folders:
+        Image.open(folder / "001.png").crop((0, 0, 14, 40)).save(folder / "001.png")
+    result = score_folders(*folders, crop_border=2)
+    assert math.isnan(result["images"]["001"]["ssim"]) and math.isfinite(result["images"]["001"]["psnr"])
+    others = [result["images"][name]["ssim"] for name in ("000", "002")]
+    assert result["mean"]["ssim"] == pytest.approx(np.mean(others))
+    assert result["notes"] == ["SSIM: too small to measure, left out: 001."]
+
+
+def test_a_metric_without_its_network_says_how_to_get_it_and_the_others_are_measured(
+    folders: tuple[Path, Path],
+) -> None:
+    result = score_folders(*folders, metrics=("psnr", "lpips-alex", "fid"), find=no_weights)
+    assert set(result["mean"]) == {"psnr"}
+    assert "harness weights fetch alexnet" in result["missing"]["lpips-alex"]
+    assert "harness weights fetch inception-fid" in result["missing"]["fid"]
+    console = Console(record=True, width=120)
+    print_scores(console, result)
+    assert "harness weights fetch alexnet" in console.export_text()
+
+
+def test_fid_and_kid_of_folders_come_with_the_warning_about_small_sets(
+    folders: tuple[Path, Path], inception_file: Path
+) -> None:
+    result = score_folders(*folders, metrics=("fid", "kid"), find=lambda name: inception_file)
+    assert result["mean"]["fid"] > 0 and math.isfinite(result["mean"]["kid"]) and result["deviation"]["kid"] > 0
+    assert "FID on 3 images" in result["notes"][0]
