@@ -75,7 +75,7 @@ class SweepConfig(Section):
     """A name in sweeps/recipes, or the path of a recipe, relative to the sweep file or to the working directory."""
     base: dict[str, Any] | None = None
     """The recipe itself, instead of `recipe`."""
-    set: dict[str, Any] = {}
+    set: dict[str, Any] = Field(default_factory=dict)
     """Dotted key -> value, applied to the recipe before the axes."""
     data: str | None = None
     """One packed dataset that replaces the paths of all training sources."""

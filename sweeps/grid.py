@@ -29,6 +29,8 @@ class Run:
     config: RunConfig
     own_class: str | None
     """The class that the run is specialised for; None where there is no such axis."""
+    pooled: bool
+    """Whether `own_class` stands for all classes together, and is none of the data's."""
     differences: dict[str, str]
     """Dotted key -> value that the axes gave to this run."""
 
@@ -159,21 +161,22 @@ def _run(sweep: SweepConfig, base: dict[str, Any], point: _Choice, classes_of: C
     for key, value in point.settings:
         set_key(values, key, _copy(value), where)
     differences = {key: _shown(value) for key, value in point.settings}
-    own_class = None
+    own_class, pooled = None, False
     if point.per_class is not None:
         axis = next(a.name for a in _flat(sweep.axes) if a.per_class is point.per_class)
         own_class = labels[str(axis)]
-        differences |= _specialise(values, point.per_class, own_class, known_classes(values, classes_of), where)
+        known = known_classes(values, classes_of)
+        pooled = own_class == point.per_class.general and own_class not in known
+        differences |= _specialise(values, point.per_class, own_class, pooled, where)
     name = _name(sweep, labels, source)
     values["name"] = name
-    return Run(name, labels, parse(RunConfig, values, where), own_class, differences)
+    return Run(name, labels, parse(RunConfig, values, where), own_class, pooled, differences)
 
 
 def _specialise(
-    values: dict[str, Any], config: PerClassConfig, label: str, known: list[str], source: str
+    values: dict[str, Any], config: PerClassConfig, label: str, pooled: bool, source: str
 ) -> dict[str, str]:
     """Restricts the sources of the axis's phases to one class; returns what it set."""
-    pooled = label == config.general and label not in known
     classes = (list(config.classes) if config.classes else None) if pooled else [label]
     set_keys = {}
     for phase_name in config.phases:

@@ -41,6 +41,8 @@ class PlannedRun:
     axes: dict[str, str]
     phases: tuple[str, ...]
     own_class: str | None
+    pooled: bool
+    """Whether `own_class` stands for all classes together, and is none of the data's."""
     differences: dict[str, str]
     total_steps: int
 
@@ -52,8 +54,8 @@ class Plan:
     sweep: str
     runs: tuple[PlannedRun, ...]
     phases: dict[str, Phase]
-    missing_data: tuple[str, ...] = ()
-    """Datasets and weights that could not be read; keys that depend on them are provisional."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """Datasets and weights that could not be read, and why; keys that depend on them are provisional."""
     configs: dict[str, RunConfig] = field(default_factory=dict, compare=False, repr=False)
     """Phase key -> configuration that trains it; not stored with the plan."""
 
@@ -85,7 +87,15 @@ def make_plan(sweep: str, runs: list[Run], identify: Identify) -> Plan:
     for run in runs:
         keys = phase_keys(run.config, identify)
         planned.append(
-            PlannedRun(run.name, run.axes, tuple(keys), run.own_class, run.differences, run.config.total_steps)
+            PlannedRun(
+                name=run.name,
+                axes=run.axes,
+                phases=tuple(keys),
+                own_class=run.own_class,
+                pooled=run.pooled,
+                differences=run.differences,
+                total_steps=run.config.total_steps,
+            )
         )
         for number, key in enumerate(keys):
             if key in phases:
@@ -93,7 +103,7 @@ def make_plan(sweep: str, runs: list[Run], identify: Identify) -> Plan:
             else:
                 phases[key] = _phase(run, keys, number)
                 configs[key] = phase_config(run.config, number)
-    return Plan(sweep, tuple(planned), phases, tuple(sorted(identify.missing)), configs)
+    return Plan(sweep, tuple(planned), phases, dict(identify.missing), configs)
 
 
 def phase_config(config: RunConfig, number: int) -> RunConfig:
@@ -205,7 +215,7 @@ def read_plan(path: Path) -> Plan:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such sweep here; run `harness sweep` first or give another --runs folder.") from None
+        raise InputError(f"{path}: no such sweep here; run `harness sweep` or give another --runs.") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); run `harness sweep` again.") from None
     if not isinstance(values, dict) or values.get("version") != PLAN_VERSION:

@@ -1,0 +1,184 @@
+"""Makes a plan real: writes what is missing, claims what nobody trains yet, and says what has left the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.config import RunConfig
+from harness.data.config import SourceConfig
+from slurm.job import Job
+from sweeps.config import SweepConfig, dump_sweep
+from sweeps.layout import RunsFolder, SweepFolder, create_private, link_model, write_atomically
+from sweeps.lock import Claim, claim
+from sweeps.owner import JobAlive, Owner
+from sweeps.plan import Plan, plan_json, read_plan
+from sweeps.state import PhaseState, blocked, phase_state, phase_states
+
+RUN_FILE = "run.yaml"
+_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How the runs of a sweep differ from those of its last plan, by name."""
+
+    new: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    """The same name, other phases: it will be trained anew from the first phase that differs."""
+    gone: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    abandoned: tuple[str, ...] = ()
+    """Keys of phases that the last plan had and no run needs any more."""
+
+
+@dataclass
+class Claims:
+    """What one attempt to take the missing phases gave."""
+
+    mine: dict[str, Claim] = field(default_factory=dict)
+    others: dict[str, Owner] = field(default_factory=dict)
+    """Phases that somebody else is training, or waits to."""
+
+
+def compare(old: Plan | None, new: Plan) -> Changes:
+    """What re-applying an edited sweep file would change."""
+    before = {run.name: run.phases for run in old.runs} if old else {}
+    after = {run.name: run.phases for run in new.runs}
+    return Changes(
+        new=tuple(name for name in after if name not in before),
+        changed=tuple(name for name in after if name in before and after[name] != before[name]),
+        gone=tuple(name for name in before if name not in after),
+        kept=tuple(name for name in after if before.get(name) == after[name]),
+        abandoned=tuple(key for key in (old.phases if old else {}) if key not in new.phases),
+    )
+
+
+def last_plan(folder: SweepFolder) -> Plan | None:
+    """The plan that the sweep's folder holds, if any."""
+    return read_plan(folder.plan) if folder.plan.exists() else None
+
+
+def store(sweep: SweepConfig, plan: Plan, folder: SweepFolder) -> None:
+    """Writes the sweep, its plan, the run file of every phase, and the links with readable names.
+
+    Run files of finished phases are left as they are. All folders can be entered by their owner alone.
+    """
+    for place in (folder.runs.root, folder.runs.root / "phases", folder.path, folder.models):
+        create_private(place)
+    for key, config in plan.configs.items():
+        _write_run_file(folder.runs, plan, key, config)
+    write_atomically(folder.sweep, dump_sweep(sweep))
+    write_atomically(folder.plan, plan_json(plan))
+    _link_models(plan, folder)
+
+
+def _link_models(plan: Plan, folder: SweepFolder) -> None:
+    names = {run.name for run in plan.runs}
+    for link in folder.models.iterdir():
+        if link.is_symlink() and link.name not in names:
+            link.unlink()
+    for run in plan.runs:
+        link_model(folder, run.name, run.phases[-1])
+
+
+def _write_run_file(runs: RunsFolder, plan: Plan, key: str, config: RunConfig) -> None:
+    phase = plan.phases[key]
+    place = runs.phase(key)
+    values = {
+        "config": absolute_paths(config).model_dump(mode="json"),
+        "out": str(place.absolute()),
+        "phase": phase.number,
+        "parent": str(runs.phase(phase.parent).absolute()) if phase.parent else None,
+    }
+    text = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    create_private(place)
+    path = place / RUN_FILE
+    if not path.exists() or ((place / "status.json").exists() is False and path.read_text(encoding="utf-8") != text):
+        write_atomically(path, text)
+
+
+def absolute_paths(config: RunConfig) -> RunConfig:
+    """The configuration with its local paths made absolute, so that a job may start in any folder."""
+    phases = tuple(
+        phase if phase.sources is None else phase.model_copy(update={"sources": _absolute(phase.sources)})
+        for phase in config.phases
+    )
+    changes: dict[str, Any] = {
+        "data": config.data.model_copy(update={"sources": _absolute(config.data.sources)}),
+        "phases": phases,
+    }
+    for key in ("init_from", "init_discriminator_from"):
+        path = getattr(config, key)
+        if path is not None and Path(path).exists():
+            changes[key] = str(Path(path).absolute())
+    return config.model_copy(update=changes)
+
+
+def _absolute(sources: tuple[SourceConfig, ...]) -> tuple[SourceConfig, ...]:
+    return tuple(
+        source if "://" in source.path else source.model_copy(update={"path": str(Path(source.path).absolute())})
+        for source in sources
+    )
+
+
+def pending(plan: Plan, states: dict[str, PhaseState], *, retry_failed: bool = False) -> list[str]:
+    """Keys of the phases that have to be trained, parents before children.
+
+    Finished ones are skipped and those that somebody has are left alone. Failed ones, and what depends on them, only
+    come with `retry_failed`.
+    """
+    wanted = {"missing", "saved", "failed"} if retry_failed else {"missing", "saved"}
+    out_of_reach = set() if retry_failed else blocked(plan, states)
+    return [key for key in plan.phases if states[key].state in wanted and key not in out_of_reach]
+
+
+def claim_phases(runs: RunsFolder, keys: Iterable[str], job_alive: JobAlive) -> Claims:
+    """Claims each phase for this process, or finds out who is in the way.
+
+    A phase that was finished between planning and claiming is given back at once.
+    """
+    claims = Claims()
+    for key in keys:
+        folder = runs.phase(key)
+        result = claim(folder, job_alive=job_alive)
+        if isinstance(result, Owner):
+            claims.others[key] = result
+        elif phase_state(folder, job_alive).state == "done":
+            result.release()
+        else:
+            claims.mine[key] = result
+    return claims
+
+
+def jobs_for(runs: RunsFolder, plan: Plan, keys: Iterable[str], finished: set[str]) -> list[Job]:
+    """One job per phase; it waits for its parent unless that is finished."""
+    return [
+        Job(
+            name=key,
+            folder=runs.phase(key).absolute(),
+            argument=str((runs.phase(key) / RUN_FILE).absolute()),
+            after=tuple(parent for parent in [plan.phases[key].parent] if parent and parent not in finished),
+        )
+        for key in keys
+    ]
+
+
+def ready(plan: Plan, keys: Iterable[str], states: dict[str, PhaseState], also: Iterable[str] = ()) -> list[str]:
+    """Those of `keys` whose parents are finished, among `keys` themselves, or in `also`."""
+    reachable = {key for key, state in states.items() if state.state == "done"} | set(also)
+    kept = []
+    for key in keys:
+        parent = plan.phases[key].parent
+        if parent is None or parent in reachable:
+            reachable.add(key)
+            kept.append(key)
+    return kept
+
+
+def states_now(folder: SweepFolder, plan: Plan, job_alive: JobAlive) -> dict[str, PhaseState]:
+    return phase_states(folder.runs, plan, job_alive)

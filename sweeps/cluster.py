@@ -1,0 +1,107 @@
+"""Submits a plan to SLURM: what nobody trains yet, and an evaluation that waits for all of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from slurm.job import Job
+from slurm.launch import submit
+from slurm.profile import ClusterProfile
+from slurm.queue import cancel
+from sweeps.apply import claim_phases, jobs_for, pending, ready
+from sweeps.layout import SweepFolder
+from sweeps.owner import Owner
+from sweeps.plan import Plan
+from sweeps.queues import Queues
+from sweeps.state import PhaseState, phase_states, submitted_job
+
+EVALUATION_TARGET = "sweeps.evaluate:main"
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What one submission put into the queue."""
+
+    phases: tuple[str, ...]
+    evaluation: str | None
+    """SLURM id of the evaluation; None where it was in the queue already, or nothing is trained."""
+    elsewhere: dict[str, Owner]
+    """Phases that somebody else has; where that is not a job, nothing can wait for them here."""
+
+
+def submit_plan(
+    plan: Plan,
+    folder: SweepFolder,
+    profile: ClusterProfile,
+    queues: Queues,
+    *,
+    retry_failed: bool = False,
+    hold: bool = False,
+) -> Submitted:
+    """Submits every phase that is not finished and that nobody has, parents before children.
+
+    Raises:
+        ClusterError: sbatch refused.
+    """
+    states = phase_states(folder.runs, plan, queues)
+    queued = _queued_jobs(states)
+    keys = ready(plan, pending(plan, states, retry_failed=retry_failed), states, queued)
+    claims = claim_phases(folder.runs, keys, queues)
+    queued |= {key: owner.job_id for key, owner in claims.others.items() if owner.job_id}
+    mine = ready(plan, claims.mine, states, queued)
+    done = {key for key, state in states.items() if state.state == "done"}
+    jobs = jobs_for(folder.runs, plan, mine, done)
+    try:
+        evaluation = _evaluation(plan, folder, done | set(queued) | set(mine), done, bool(jobs), queues)
+        known = {name: queued[name] for job in (*jobs, *evaluation) for name in job.after if name in queued}
+        submissions = submit([*jobs, *evaluation], profile, folder.jobs, label=_label(plan), submitted=known, hold=hold)
+        for key in mine:
+            owner = Owner("", 0, "", submissions[key].job_id, submissions[key].slurm_conf)
+            claims.mine.pop(key).hand_over(owner)
+    finally:
+        for claimed in claims.mine.values():
+            claimed.release()
+    ids = [submissions[job.name].job_id for job in evaluation]
+    return Submitted(tuple(mine), ids[0] if ids else None, _held_elsewhere(states) | claims.others)
+
+
+def _queued_jobs(states: dict[str, PhaseState]) -> dict[str, str]:
+    """Phases that are in the queue already, with their SLURM ids."""
+    owners = {key: state.owner for key, state in states.items() if state.state in ("queued", "running")}
+    return {key: owner.job_id for key, owner in owners.items() if owner is not None and owner.job_id}
+
+
+def _held_elsewhere(states: dict[str, PhaseState]) -> dict[str, Owner]:
+    found = {key: state.owner for key, state in states.items() if state.state in ("queued", "running")}
+    return {key: owner for key, owner in found.items() if owner is not None}
+
+
+def _evaluation(
+    plan: Plan, folder: SweepFolder, coming: set[str], done: set[str], something_new: bool, queues: Queues
+) -> list[Job]:
+    """The evaluation as a job behind every last phase that is still to come.
+
+    One that waits already is replaced where there is something new to wait for, else left alone.
+    """
+    waiting = submitted_job(folder.evaluation, queues)
+    if waiting is not None and not something_new:
+        return []
+    if waiting is not None:
+        cancel([str(waiting.job_id)], waiting.slurm_conf)
+    last = list(dict.fromkeys(run.phases[-1] for run in plan.runs))
+    after = tuple(key for key in last if key in coming and key not in done)
+    return [
+        Job(
+            _label(plan) + "-evaluate",
+            folder.evaluation.absolute(),
+            str(folder.path.absolute()),
+            after,
+            EVALUATION_TARGET,
+        )
+    ]
+
+
+def _label(plan: Plan) -> str:
+    """A name for the queue, which knows no other letters than ASCII's."""
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", plan.sweep).strip("-") or "sweep"

@@ -1,0 +1,148 @@
+"""`harness cancel`, `resume` and `logs`: over the sweeps under a runs folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from harness.errors import EXIT_DONE, InputError
+from slurm.queue import cancel
+from slurm.submission import read_submission
+from sweeps.layout import RunsFolder, SweepFolder
+from sweeps.owner import Owner, process_start, this_machine
+from sweeps.plan import Plan, read_plan
+from sweeps.queues import Queues
+from sweeps.state import phase_state, submitted_job
+
+
+def find_sweep_folder(runs_dir: str | Path, name: str | None = None) -> SweepFolder:
+    """The sweep called `name` (or given by its sweep file) under a runs folder; without a name, the only one.
+
+    Raises:
+        InputError: there is none, or it is not clear which.
+    """
+    runs = RunsFolder(Path(runs_dir))
+    known = list(runs.sweeps())
+    names = [folder.name for folder in known]
+    if name is None:
+        if len(known) != 1:
+            said = f"holds the sweeps {', '.join(names)}; name one" if known else "holds no sweep; start one"
+            raise InputError(f"{runs_dir}: {said}.")
+        return known[0]
+    wanted = Path(name).stem if name.endswith((".yaml", ".yml")) else name
+    if wanted not in names:
+        raise InputError(f"{runs_dir}: has no sweep '{wanted}'; it has: {', '.join(names) or 'none'}.")
+    return runs.sweep(wanted)
+
+
+def cancel_sweep(folder: SweepFolder, run_names: Sequence[str], console: Console) -> int:
+    """Cancels a sweep, or only some of its runs: what runs is saved and leaves, what waits never starts.
+
+    A phase that another run of this sweep still needs goes on.
+    """
+    plan = read_plan(folder.plan)
+    doomed = [plan_run for plan_run in plan.runs if not run_names or plan_run.name in run_names]
+    unknown = set(run_names) - {run.name for run in plan.runs}
+    if unknown:
+        raise InputError(f"{folder.name}: has no run '{sorted(unknown)[0]}'; `harness status` lists them.")
+    kept = {key for run in plan.runs if run not in doomed for key in run.phases}
+    keys = [key for key in plan.phases if key not in kept and any(key in run.phases for run in doomed)]
+    if not run_names:
+        _cancel_evaluation(folder, console)
+    cancel_phases(folder, keys, console)
+    return EXIT_DONE
+
+
+def cancel_phases(folder: SweepFolder, keys: Iterable[str], console: Console) -> None:
+    """Cancels phases that no other sweep under the same runs folder needs."""
+    queues = Queues()
+    needed = {key for other in folder.runs.sweeps() if other.path != folder.path for key in _phases_of(other)}
+    wanted = list(keys)
+    for key in [key for key in wanted if key in needed]:
+        console.print(f"{key}: another sweep needs it; left alone", markup=False)
+    owners = {key: phase_state(folder.runs.phase(key), queues).owner for key in wanted if key not in needed}
+    held = {key: owner for key, owner in owners.items() if owner is not None}
+    _cancel_jobs([owner for owner in held.values() if owner.job_id])
+    for owner in {owner for owner in held.values() if not owner.job_id}:
+        _stop_process(owner)
+    console.print(f"cancelled {len(held)} phases; `harness sweep` goes on with what had begun", markup=False)
+
+
+def _phases_of(folder: SweepFolder) -> list[str]:
+    return list(read_plan(folder.plan).phases)
+
+
+def _cancel_jobs(owners: Sequence[Owner]) -> None:
+    by_cluster: dict[str | None, list[str]] = {}
+    for owner in owners:
+        by_cluster.setdefault(owner.slurm_conf, []).append(str(owner.job_id))
+    for slurm_conf, ids in by_cluster.items():
+        cancel(ids, slurm_conf)
+
+
+def _stop_process(owner: Owner) -> None:
+    """Asks a supervisor to stop, which saves and stops all that it trains.
+
+    Raises:
+        InputError: it works on another machine.
+    """
+    if owner.machine != this_machine():
+        host = owner.machine.split("/")[0]
+        raise InputError(f"{owner.shown} is on another machine; run `harness cancel` on {host}.")
+    if process_start(owner.pid) == owner.started:
+        os.kill(owner.pid, signal.SIGTERM)
+
+
+def _cancel_evaluation(folder: SweepFolder, console: Console) -> None:
+    waiting = submitted_job(folder.evaluation, Queues())
+    if waiting is not None:
+        _cancel_jobs([waiting])
+        console.print(f"cancelled the evaluation ({waiting.shown})", markup=False)
+
+
+def log_files(folder: SweepFolder, run: str, phase: str | None = None) -> list[Path]:
+    """Rank 0's logs of one phase of a run: the one named, or the newest that was started.
+
+    Raises:
+        InputError: no such run or phase, or it was never started.
+    """
+    plan = read_plan(folder.plan)
+    keys = _phases_of_run(plan, run, folder)
+    chosen = [key for key in keys if phase is None or plan.phases[key].name == phase]
+    if not chosen:
+        names = ", ".join(plan.phases[key].name for key in keys)
+        raise InputError(f"run '{run}' has no phase '{phase}'; its phases are {names}.")
+    for key in reversed(chosen):
+        submission = read_submission(folder.runs.phase(key))
+        files = submission.log_files(0) if submission else []
+        if files:
+            return files
+    raise InputError(f"run '{run}' has no log yet; `harness status` tells what it waits for.")
+
+
+def _phases_of_run(plan: Plan, run: str, folder: SweepFolder) -> tuple[str, ...]:
+    for planned in plan.runs:
+        if planned.name == run:
+            return planned.phases
+    raise InputError(f"{folder.name}: has no run '{run}'; `harness status` lists them.")
+
+
+def read_logs(files: Sequence[Path], follow: bool, poll_s: float = 0.5) -> Iterator[str]:
+    """What the files hold, one after the other, then (with `follow`) what is added, for ever."""
+    places = dict.fromkeys(files, 0)
+    while True:
+        for path, place in places.items():
+            with path.open("rb") as file:
+                file.seek(place)
+                added = file.read()
+            places[path] = place + len(added)
+            if added:
+                yield added.decode("utf-8", "replace")
+        if not follow:
+            return
+        time.sleep(poll_s)

@@ -1,0 +1,68 @@
+"""Shows a sweep while it runs: a live table on a terminal, a line per change elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+
+from sweeps.status import SweepStatus
+from sweeps.table import MAX_LIVE_ROWS, plain_line, status_view, summary
+
+_REFRESH_S = 1.0
+_SUMMARY_EVERY_S = 30.0
+
+
+class Follower:
+    """Shows a status that `read` gives, at most once a second. A context manager; call `show` as often as you like."""
+
+    def __init__(self, console: Console, read: Callable[[], SweepStatus]) -> None:
+        self._console = console
+        self._read = read
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._shown_at = float("-inf")
+        self._summary_at = time.monotonic()
+        self._lines: dict[str, str] = {}
+
+    def __enter__(self) -> Follower:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def refresh(self) -> None:
+        """`show`, for who does not want the status."""
+        self.show()
+
+    def show(self) -> SweepStatus | None:
+        """Reads and shows the status; None where the last one was shown less than a second ago."""
+        now = time.monotonic()
+        if now - self._shown_at < _REFRESH_S:
+            return None
+        status = self._read()
+        # Reading the files of a thousand runs takes a while: never spend more than a fifth of the time on it.
+        self._shown_at = time.monotonic() + 4 * (time.monotonic() - now)
+        if self._live:
+            height = max(5, min(MAX_LIVE_ROWS, self._console.height - 8))
+            self._live.update(status_view(status, height), refresh=True)
+        else:
+            self._print_changes(status)
+        return status
+
+    def _print_changes(self, status: SweepStatus) -> None:
+        for row in status.rows:
+            state = f"{row.state} {row.phase}"
+            if self._lines.get(row.run, "waiting") != state and row.state in ("running", "failed", "done", "saved"):
+                self._console.print(plain_line(row), markup=False, highlight=False, soft_wrap=True)
+            self._lines[row.run] = state
+        if time.monotonic() - self._summary_at > _SUMMARY_EVERY_S:
+            self._summary_at = time.monotonic()
+            self._console.print(summary(status), markup=False, highlight=False, soft_wrap=True)

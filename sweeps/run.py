@@ -1,0 +1,204 @@
+"""`harness sweep`: plan, preflight, launch, follow, evaluate, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SAVED, InputError
+from slurm.profile import ClusterProfile, load_profile
+from sweeps.apply import Changes, compare, last_plan, store
+from sweeps.cluster import Submitted, submit_plan
+from sweeps.config import SweepConfig, load_sweep
+from sweeps.control import cancel_phases
+from sweeps.evaluate import evaluate_here
+from sweeps.follow import Follower
+from sweeps.grid import expand
+from sweeps.layout import RunsFolder, SweepFolder
+from sweeps.ledger import sweep_ledger
+from sweeps.local import train_here
+from sweeps.plan import Identify, Plan, make_plan
+from sweeps.preflight import preflight
+from sweeps.queues import Queues
+from sweeps.status import Row, SweepStatus, sweep_status
+from sweeps.table import ledger_line, print_changes, print_plan, savings, status_view, summary
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A sweep file, read and planned, and how it differs from what its folder holds."""
+
+    sweep: SweepConfig
+    plan: Plan
+    folder: SweepFolder
+    changes: Changes
+
+
+def plan_sweep(path: str | Path, overrides: Sequence[str] = (), runs_dir: str | Path = "runs") -> Planned:
+    """Reads and plans a sweep; writes nothing.
+
+    Raises:
+        InputError: a mistake in the file, in one sentence.
+    """
+    sweep = load_sweep(path, list(overrides))
+    runs = expand(sweep, dataset_classes, str(path))
+    plan = make_plan(sweep.name, runs, Identify())
+    folder = RunsFolder(Path(runs_dir)).sweep(sweep.name)
+    return Planned(sweep, plan, folder, compare(last_plan(folder), plan))
+
+
+def dataset_classes(path: str) -> list[str]:
+    """The classes of a packed dataset.
+
+    Raises:
+        DataError: there is none at `path`.
+    """
+    from harness.data.shards import Dataset
+
+    return list(Dataset.open(path).classes)
+
+
+def run_sweep(
+    path: str | Path,
+    *,
+    cluster: str = "auto",
+    overrides: Sequence[str] = (),
+    runs_dir: str | Path = "runs",
+    detach: bool = False,
+    dry_run: bool = False,
+    retry_failed: bool = False,
+    check: bool = True,
+    cancel_gone: bool = False,
+    console: Console | None = None,
+) -> int:
+    """Plans a sweep, trains what is missing, evaluates and reports; does nothing twice.
+
+    Args:
+        detach: return once everything is submitted (SLURM only).
+        check: refuse before anything starts what would fail later.
+        cancel_gone: also cancel runs that left the sweep file.
+
+    Returns:
+        0 when the report is written (or, detached, when all is submitted), 1 when a run failed, 75 when it was
+        interrupted and saved.
+
+    Raises:
+        InputError, ClusterError: the sentence says what to do.
+    """
+    console = console or Console()
+    planned = plan_sweep(path, overrides, runs_dir)
+    if dry_run:
+        print_plan(console, planned.plan)
+        print_changes(console, planned.changes)
+        return EXIT_DONE
+    profile = _profile(cluster, planned.sweep)
+    console.print(f"{planned.sweep.name}: {savings(planned.plan)}", markup=False, soft_wrap=True)
+    print_changes(console, planned.changes)
+    if check:
+        refuse(preflight(planned.plan, planned.folder, profile))
+    elif planned.plan.missing:
+        refuse(list(planned.plan.missing.values()))
+    store(planned.sweep, planned.plan, planned.folder)
+    if cancel_gone:
+        cancel_phases(planned.folder, planned.changes.abandoned, console)
+    if profile.executor == "slurm":
+        return _on_slurm(planned, profile, detach, retry_failed, console)
+    if detach:
+        raise InputError("--detach needs a SLURM cluster; here, run the command in the background (nohup ... &).")
+    return _on_this_machine(planned, profile, retry_failed, console)
+
+
+def _profile(cluster: str, sweep: SweepConfig) -> ClusterProfile:
+    profile = load_profile(cluster)
+    return profile if sweep.max_parallel is None else profile.model_copy(update={"max_parallel": sweep.max_parallel})
+
+
+def refuse(reasons: Sequence[str]) -> None:
+    """Raises an error that gives every reason, if there is any."""
+    if len(reasons) == 1:
+        raise InputError(reasons[0])
+    if reasons:
+        raise InputError("\n".join([f"{len(reasons)} reasons not to start:", *(f"- {reason}" for reason in reasons)]))
+
+
+def _on_this_machine(planned: Planned, profile: ClusterProfile, retry_failed: bool, console: Console) -> int:
+    plan, folder = planned.plan, planned.folder
+    queues = Queues()
+    with Follower(console, lambda: sweep_status(folder.runs, plan, queues)) as follower:
+        outcome = train_here(plan, folder, profile, retry_failed=retry_failed, on_poll=follower.refresh)
+    status = sweep_status(folder.runs, plan, queues)
+    show_status(console, status, folder, plan)
+    if outcome.interrupted:
+        console.print("interrupted: everything is saved; the same command goes on from here", markup=False)
+        return EXIT_SAVED
+    return _report(folder, status, console)
+
+
+def _on_slurm(planned: Planned, profile: ClusterProfile, detach: bool, retry_failed: bool, console: Console) -> int:
+    plan, folder = planned.plan, planned.folder
+    queues = Queues()
+    submitted = submit_plan(plan, folder, profile, queues, retry_failed=retry_failed)
+    _tell_submitted(submitted, console)
+    if detach:
+        console.print(f"follow with: harness status --watch --runs {folder.runs.root}", markup=False, soft_wrap=True)
+        return EXIT_DONE
+    try:
+        status = follow_sweep(folder, plan, console)
+    except KeyboardInterrupt:
+        console.print("no longer following; the jobs go on, `harness status` shows them", markup=False)
+        return EXIT_DONE
+    show_status(console, status, folder, plan)
+    return _report(folder, status, console)
+
+
+def _tell_submitted(submitted: Submitted, console: Console) -> None:
+    evaluation = f", evaluation as job {submitted.evaluation}" if submitted.evaluation else ""
+    console.print(f"submitted {len(submitted.phases)} phases{evaluation}", markup=False)
+    here = {key: owner for key, owner in submitted.elsewhere.items() if owner.job_id is None}
+    if here:
+        owner = next(iter(here.values()))
+        console.print(
+            f"{len(here)} phases are being trained by {owner.shown}; run the same command again when it is through",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def follow_sweep(folder: SweepFolder, plan: Plan, console: Console, poll_s: float = 0.5) -> SweepStatus:
+    """Shows a sweep until nothing of it runs or is queued any more; returns how it then stands."""
+    queues = Queues()
+    at_rest_since: float | None = None
+    with Follower(console, lambda: sweep_status(folder.runs, plan, queues)) as follower:
+        while True:
+            status = follower.show()
+            if status is not None:
+                # A job that is requeued may be in no list for a moment.
+                at_rest_since = (at_rest_since or time.monotonic()) if status.is_at_rest else None
+                if status.is_done or (at_rest_since and time.monotonic() - at_rest_since > 15):
+                    return status
+            time.sleep(poll_s)
+
+
+def show_status(console: Console, status: SweepStatus, folder: SweepFolder, plan: Plan) -> None:
+    """The table of runs and, below it, where the compute went."""
+    console.print(status_view(status))
+    console.print(ledger_line(sweep_ledger(folder.runs, plan, status.states)), markup=False, soft_wrap=True)
+
+
+def _report(folder: SweepFolder, status: SweepStatus, console: Console) -> int:
+    failed = [row for row in status.rows if row.state == "failed"]
+    if any(row.state == "done" for row in status.rows):
+        evaluate_here(folder, console)
+    for row in failed:
+        _tell_failed(row, console)
+    if not status.is_done:
+        console.print(f"{status.sweep}: {summary(status)}", markup=False, soft_wrap=True)
+    return EXIT_DONE if status.is_done else EXIT_FAILURE
+
+
+def _tell_failed(row: Row, console: Console) -> None:
+    console.print(f"failed: {row.run} ({row.phase}): {row.error}", markup=False, soft_wrap=True)

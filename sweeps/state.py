@@ -1,0 +1,94 @@
+"""What has become of a phase, from the files in its folder: the trainer's own word, checked against who still lives."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from slurm.submission import NOTE
+from sweeps.layout import RunsFolder, read_json
+from sweeps.lock import holder
+from sweeps.owner import JobAlive, Owner, process_start
+from sweeps.plan import Plan
+
+State = Literal["missing", "queued", "running", "saved", "failed", "done"]
+"""missing: never started; queued: somebody will train it; saved: it left before the end, or died, and can go on."""
+
+SILENT_AFTER_S = 300.0
+"""A trainer on another machine that has said nothing for so long is taken for dead, where nobody can be asked."""
+
+
+@dataclass(frozen=True)
+class PhaseState:
+    """One phase's state, who holds it, and the trainer's last words."""
+
+    state: State
+    owner: Owner | None = None
+    status: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def step(self) -> int | None:
+        return self.status.get("step")
+
+    @property
+    def error(self) -> str | None:
+        return self.status.get("error")
+
+
+def phase_state(folder: Path, job_alive: JobAlive) -> PhaseState:
+    """The state of the phase in `folder`.
+
+    `done` needs the exported generator too, so that a phase whose result was removed is trained again.
+    """
+    status = read_json(folder / "status.json") or {}
+    said = status.get("state")
+    if said == "done" and (folder / "generator.safetensors").is_file():
+        return PhaseState("done", None, status)
+    owner = holder(folder, job_alive) or submitted_job(folder, job_alive)
+    if said == "running" and (owner is not None or _trainer_lives(status)):
+        return PhaseState("running", owner, status)
+    if owner is not None:
+        return PhaseState("queued", owner, status)
+    if said == "failed":
+        return PhaseState("failed", None, status)
+    return PhaseState("saved" if status else "missing", None, status)
+
+
+def phase_states(runs: RunsFolder, plan: Plan, job_alive: JobAlive) -> dict[str, PhaseState]:
+    """The state of every phase of a plan; each folder is read once."""
+    return {key: phase_state(runs.phase(key), job_alive) for key in plan.phases}
+
+
+def blocked(plan: Plan, states: dict[str, PhaseState]) -> set[str]:
+    """Phases that cannot be trained because a phase before them failed."""
+    found: set[str] = set()
+    for key, phase in plan.phases.items():
+        parent = phase.parent
+        if parent is not None and (parent in found or states[parent].state == "failed"):
+            found.add(key)
+    return found - {key for key, state in states.items() if state.state == "done"}
+
+
+def unfinished(states: Iterable[PhaseState]) -> int:
+    return sum(state.state != "done" for state in states)
+
+
+def submitted_job(folder: Path, job_alive: JobAlive) -> Owner | None:
+    """The SLURM job noted in the folder, if it lives: a submitter may have died before it handed its claim over."""
+    note = read_json(folder / NOTE)
+    if note is None or note.get("executor") != "slurm":
+        return None
+    owner = Owner("", 0, "", str(note.get("job_id")), note.get("slurm_conf"))
+    return owner if job_alive(owner) else None
+
+
+def _trainer_lives(status: dict[str, Any]) -> bool:
+    """Whether the trainer that wrote `status` still works, for instance as the orphan of a killed supervisor."""
+    if status.get("host") == socket.gethostname():
+        started = process_start(int(status.get("pid") or 0))
+        return started is not None
+    return time.time() - float(status.get("updated") or 0) < SILENT_AFTER_S

@@ -1,0 +1,138 @@
+"""One row per run: how it stands, read from the files of its phases. Nothing here prints."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal
+
+from slurm.errors import ClusterError
+from slurm.submission import read_submission
+from sweeps.layout import RunsFolder
+from sweeps.plan import Phase, Plan, PlannedRun
+from sweeps.queues import Queues
+from sweeps.state import PhaseState, phase_states
+
+RunState = Literal["done", "running", "queued", "saved", "waiting", "failed"]
+ORDER: tuple[RunState, ...] = ("running", "queued", "saved", "failed", "waiting", "done")
+
+
+@dataclass(frozen=True)
+class Row:
+    """How one run stands."""
+
+    run: str
+    axes: dict[str, str]
+    state: RunState
+    phase: str
+    """The phase that it is in, or the one that comes next."""
+    step: int
+    total_steps: int
+    starts_again: int
+    """How often its phases were started again after they had begun."""
+    steps_per_s: float | None = None
+    left_s: float | None = None
+    val_psnr: float | None = None
+    nodes: str = ""
+    error: str = ""
+
+    @property
+    def fraction(self) -> float:
+        return self.step / self.total_steps
+
+
+@dataclass(frozen=True)
+class SweepStatus:
+    """A sweep at one moment."""
+
+    sweep: str
+    rows: list[Row]
+    steps_done: int
+    """Iterations done over all phases, each shared phase once."""
+    steps_total: int
+    states: dict[str, PhaseState] = field(repr=False)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> dict[RunState, int]:
+        found = Counter(row.state for row in self.rows)
+        return {state: found[state] for state in ORDER if found[state]}
+
+    @property
+    def is_done(self) -> bool:
+        return all(row.state == "done" for row in self.rows)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing runs and nothing is queued."""
+        return not any(row.state in ("running", "queued") for row in self.rows)
+
+
+def sweep_status(runs: RunsFolder, plan: Plan, queues: Queues) -> SweepStatus:
+    """Reads how every run of a plan stands; the folder of a shared phase is read once."""
+    states = phase_states(runs, plan, queues)
+    rows = [_row(run, plan, states, runs, queues) for run in plan.runs]
+    done = sum(_steps_in(phase, states[key]) for key, phase in plan.phases.items())
+    return SweepStatus(plan.sweep, rows, done, plan.iterations, states, tuple(queues.errors.values()))
+
+
+def _steps_in(phase: Phase, state: PhaseState) -> int:
+    """Iterations of a phase that are done."""
+    if state.state == "done":
+        return phase.iterations
+    return min(max((state.step or 0) - phase.first_step, 0), phase.iterations)
+
+
+def _row(run: PlannedRun, plan: Plan, states: dict[str, PhaseState], runs: RunsFolder, queues: Queues) -> Row:
+    own = [(plan.phases[key], states[key]) for key in run.phases]
+    phase, state = next(((p, s) for p, s in own if s.state != "done"), own[-1])
+    step = phase.first_step + _steps_in(phase, state)
+    psnrs = [s.status["val_psnr"] for _, s in own if s.status.get("val_psnr") is not None]
+    speed = state.status.get("steps_per_s") if state.state == "running" else None
+    return Row(
+        run=run.name,
+        axes=run.axes,
+        state="waiting" if state.state == "missing" else state.state,
+        phase=phase.name,
+        step=step,
+        total_steps=run.total_steps,
+        starts_again=sum(max(int(s.status.get("starts") or 1) - 1, 0) for _, s in own),
+        steps_per_s=speed,
+        left_s=(run.total_steps - step) / speed if speed else None,
+        val_psnr=psnrs[-1] if psnrs else None,
+        nodes=_nodes(state, queues),
+        error=_error(runs, phase, state),
+    )
+
+
+def _nodes(state: PhaseState, queues: Queues) -> str:
+    if state.state not in ("running", "queued"):
+        return ""
+    if state.owner is not None and state.owner.job_id is not None:
+        job = queues.job(state.owner)
+        if job is not None:
+            return job.nodes or f"({job.reason})"
+    return str(state.status.get("host", "")) if state.state == "running" else ""
+
+
+def _error(runs: RunsFolder, phase: Phase, state: PhaseState) -> str:
+    """The trainer's own last word, or the last line that its log has of it."""
+    if state.state != "failed":
+        return ""
+    return state.error or last_error_line(runs, phase.key) or "no reason was noted; see `harness logs`"
+
+
+def last_error_line(runs: RunsFolder, key: str) -> str:
+    """The last line that rank 0 of a phase wrote to its error log."""
+    try:
+        submission = read_submission(runs.phase(key))
+    except ClusterError as error:
+        return str(error)
+    files = [path for path in (submission.log_files(0) if submission else []) if path.suffix == ".err"]
+    for path in files:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 4096))
+            lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+        if lines:
+            return lines[-1].strip()
+    return ""

@@ -1,0 +1,142 @@
+"""Shows plans and states: rich tables and a progress bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from rich.console import Console, Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from sweeps.apply import Changes
+from sweeps.ledger import Ledger
+from sweeps.plan import Plan
+from sweeps.status import Row, SweepStatus
+
+_STYLE = {"done": "green", "running": "cyan", "queued": "blue", "saved": "yellow", "failed": "red", "waiting": "dim"}
+MAX_LIVE_ROWS = 40
+
+
+def print_plan(console: Console, plan: Plan) -> None:
+    """The table of runs, the graph of phases, and what sharing saves."""
+    axes = list(dict.fromkeys(axis for run in plan.runs for axis in run.axes))
+    runs = Table(title=f"{plan.sweep}: {_count(len(plan.runs), 'run')}", title_justify="left")
+    for head in ("run", *axes, "phases"):
+        runs.add_column(Text(head))
+    for run in plan.runs:
+        runs.add_row(*map(Text, [run.name, *(run.axes.get(axis, "") for axis in axes), " > ".join(run.phases)]))
+    phases = Table("phase", "after", "iterations", "runs", title="phases", title_justify="left")
+    for phase in plan.phases.values():
+        phases.add_row(phase.key, phase.parent or "", f"{phase.iterations:,}", str(len(phase.runs)))
+    runs.title_style = phases.title_style = "bold"
+    console.print(runs, phases, sep="\n")
+    console.print(savings(plan))
+
+
+def savings(plan: Plan) -> str:
+    """What training shared phases once saves, in one sentence."""
+    parts = f"{_count(len(plan.runs), 'run')}, {_count(len(plan.phases), 'phase')}"
+    spent = f"{plan.iterations:,} iterations"
+    if plan.iterations == plan.iterations_alone:
+        return f"{parts}: {spent}; no phase is shared."
+    saved = plan.iterations_alone - plan.iterations
+    return (
+        f"{parts}: {spent} instead of {plan.iterations_alone:,}; "
+        f"sharing phases saves {saved:,} ({plan.saved_fraction:.1%})."
+    )
+
+
+def print_changes(console: Console, changes: Changes) -> None:
+    """What is new, changed and gone against the last plan of this sweep."""
+    if not (changes.kept or changes.changed or changes.gone):
+        return
+    for word, names in (("new", changes.new), ("changed", changes.changed), ("gone", changes.gone)):
+        if names:
+            shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+            console.print(f"{word}: {shown}", markup=False)
+    if changes.gone:
+        console.print("what left the file is left alone; `harness cancel` stops it", markup=False)
+
+
+def status_view(status: SweepStatus, max_rows: int | None = None) -> RenderableType:
+    """The table of runs with a progress bar below; with `max_rows`, running and failed runs come first."""
+    rows = status.rows if max_rows is None else _most_telling(status.rows, max_rows)
+    table = Table(title=status.sweep, title_justify="left", title_style="bold")
+    for head, justify in _COLUMNS:
+        table.add_column(head, justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
+    for row in rows:
+        table.add_row(*_cells(row), style="" if row.state != "done" else "dim")
+    parts: list[RenderableType] = [table]
+    if len(rows) < len(status.rows):
+        parts.append(Text(f"and {len(status.rows) - len(rows)} more runs"))
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row(ProgressBar(status.steps_total, status.steps_done, width=40), summary(status))
+    return Group(*parts, bar, *(Text(f"warning: {warning}", style="yellow") for warning in status.warnings))
+
+
+_COLUMNS = (
+    ("run", "left"),
+    ("state", "left"),
+    ("phase", "left"),
+    ("step", "right"),
+    ("steps/s", "right"),
+    ("left", "right"),
+    ("val PSNR", "right"),
+    ("nodes", "left"),
+)
+
+
+def _cells(row: Row) -> list[Text]:
+    state = row.state + (f", started again {row.starts_again}x" if row.starts_again else "")
+    if row.error:
+        state += f": {row.error}"
+    return [
+        Text(row.run),
+        Text(state, style=_STYLE[row.state]),
+        Text(row.phase),
+        Text(f"{row.step:,} / {row.total_steps:,}"),
+        Text(f"{row.steps_per_s:.2f}" if row.steps_per_s else ""),
+        Text(duration(row.left_s) if row.left_s is not None else ""),
+        Text(f"{row.val_psnr:.2f}" if row.val_psnr is not None else ""),
+        Text(row.nodes),
+    ]
+
+
+def _most_telling(rows: list[Row], max_rows: int) -> list[Row]:
+    order = {"running": 0, "failed": 1, "saved": 2, "queued": 3, "waiting": 4, "done": 5}
+    kept = sorted(range(len(rows)), key=lambda place: (order[rows[place].state], place))[:max_rows]
+    return [rows[place] for place in sorted(kept)]
+
+
+def summary(status: SweepStatus) -> str:
+    """The states counted and the share of the work that is done, in one line."""
+    states = ", ".join(f"{count} {state}" for state, count in status.counts.items())
+    return f"{status.steps_done / status.steps_total:.0%} of {status.steps_total:,} iterations; {states}"
+
+
+def ledger_line(ledger: Ledger) -> str:
+    """Where the compute went, in one line; hours times ranks."""
+    parts = ("useful", "replayed", "starting", "lost", "queued")
+    words = {"starting": "starting up"}
+    hours = {part: getattr(ledger, f"{part}_h") for part in parts}
+    return "rank-hours: " + ", ".join(f"{hours[part]:.2f} {words.get(part, part)}" for part in parts)
+
+
+def plain_line(row: Row) -> str:
+    """A row as one line, for outputs that are not a terminal."""
+    return "  ".join(cell.plain for cell in _cells(row) if cell.plain)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `42 s`, `3 min 20 s`, `5 h 07 min` or `2 d 4 h`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
