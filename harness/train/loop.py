@@ -194,6 +194,7 @@ def train(stretch: Stretch) -> int:
             raise
     finally:
         ranks.close()
+        flag.restore()
 
 
 def _train_phases(run: Run) -> int:

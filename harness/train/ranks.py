@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
 from torch import distributed, nn
 
@@ -89,10 +90,12 @@ class Ranks:
         return batch_size // self.world_size
 
     def close(self) -> None:
-        """Ends the trackers and the process group."""
-        self.accelerator.end_training()
+        """Ends the trackers and the process group, so that another run may begin in this process."""
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
         if distributed.is_initialized():
             distributed.destroy_process_group()
+        AcceleratorState._reset_state(reset_partial_state=True)
 
     def _reduce(self, values: list[float], op: Any) -> list[float]:
         if self.world_size == 1:

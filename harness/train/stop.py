@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 _AGREE_EVERY_S = 0.25
@@ -21,11 +22,16 @@ class StopFlag:
     def __init__(self) -> None:
         self.signal_name: str | None = None
         self.received_at: float | None = None
+        self._before: dict[signal.Signals, Any] = {}
 
     def install(self) -> None:
         """Replaces the handlers of the stop signals (submitit's among them)."""
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._on_signal)
+        self._before = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
+
+    def restore(self) -> None:
+        """Puts the former handlers back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     @property
     def is_set(self) -> bool:

@@ -1,0 +1,110 @@
+"""Exact resume: however a run is interrupted, it ends with bitwise the weights of an uninterrupted one."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import EXIT_DONE, EXIT_SAVED
+
+TOTAL_STEPS = 60
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    path = out / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def logged_steps(out: Path) -> int:
+    """Steps in metrics.jsonl, counted while it is being written."""
+    path = out / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def interrupt_after(processes: list[subprocess.Popen[bytes]], out: Path, step: int, number: int, victim: int) -> list[int]:
+    """Sends a signal to one rank as soon as `step` is logged; returns all exit codes."""
+    deadline = time.monotonic() + 120
+    while logged_steps(out) < step and time.monotonic() < deadline and processes[victim].poll() is None:
+        time.sleep(0.002)
+    processes[victim].send_signal(number)
+    return [process.wait(timeout=60) for process in processes]
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_resumed_run_equals_uninterrupted_run(launcher, recipe, tmp_path, num_ranks):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert launcher.finish(launcher.run_file(recipe, whole), num_ranks) == [EXIT_DONE] * num_ranks
+    run_file = launcher.run_file(recipe, broken)
+    source = random.Random(num_ranks)
+    stops = [(signal.SIGTERM, source.randint(3, 20)), (signal.SIGKILL, source.randint(25, 55))]
+    for number, step in stops:
+        codes = interrupt_after(launcher.start(run_file, num_ranks), broken, step, number, source.randrange(num_ranks))
+        if number == signal.SIGTERM:
+            assert codes == [EXIT_SAVED] * num_ranks
+            assert json.loads((broken / "status.json").read_text())["state"] == "saved"
+        else:
+            assert EXIT_DONE not in codes
+    assert launcher.finish(run_file, num_ranks) == [EXIT_DONE] * num_ranks
+
+    for name in ("generator.safetensors", f"checkpoints/step_{TOTAL_STEPS:09d}/discriminator.safetensors"):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes()
+    assert [row["step"] for row in rows(broken)] == list(range(1, TOTAL_STEPS + 1))
+    assert rows(broken) == rows(whole)
+
+
+def test_work_lost_on_a_stop_signal_is_zero_steps(launcher, recipe, tmp_path):
+    run_file = launcher.run_file(recipe, tmp_path / "run")
+    codes = interrupt_after(launcher.start(run_file), tmp_path / "run", 12, signal.SIGUSR2, 0)
+    assert codes == [EXIT_SAVED]
+    steps = [row["step"] for row in rows(tmp_path / "run")]
+    newest = sorted((tmp_path / "run" / "checkpoints").glob("step_*"))[-1]
+    assert newest.name == f"step_{steps[-1]:09d}"
+
+
+def test_phases_trained_apart_equal_one_run(launcher, recipe, tmp_path):
+    whole, first, second = tmp_path / "whole", tmp_path / "first", tmp_path / "second"
+    assert launcher.finish(launcher.run_file(recipe, whole)) == [EXIT_DONE]
+    assert launcher.finish(launcher.run_file(recipe, first, phase=0)) == [EXIT_DONE]
+    assert launcher.finish(launcher.run_file(recipe, second, phase=1, parent=str(first))) == [EXIT_DONE]
+    assert (second / "generator.safetensors").read_bytes() == (whole / "generator.safetensors").read_bytes()
+    assert rows(first) + rows(second) == rows(whole)
+
+
+def test_continuing_with_another_configuration_is_refused(launcher, recipe, tmp_path, capfd):
+    run_file = launcher.run_file(recipe, tmp_path / "run", phase=0)
+    assert launcher.finish(run_file) == [EXIT_DONE]
+    assert launcher.finish(launcher.run_file({**recipe, "seed": 1}, tmp_path / "run", phase=0)) == [2]
+    assert "seed: 0 -> 1" in capfd.readouterr().err
+    harmless = {**recipe, "log_every": 7}
+    assert launcher.finish(launcher.run_file(harmless, tmp_path / "run", phase=0)) == [EXIT_DONE]
+
+
+@pytest.mark.slow
+def test_fifty_random_kills_corrupt_nothing(launcher, recipe, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    long = {**recipe, "checkpoint": {"every": 3}, "phases": [{**p, "iterations": 300} for p in recipe["phases"]]}
+    assert launcher.finish(launcher.run_file(long, whole)) == [EXIT_DONE]
+    run_file = launcher.run_file(long, broken)
+    source, kills = random.Random(0), 0
+    while kills < 50:
+        (process,) = launcher.start(run_file)
+        begin, patience_s = logged_steps(broken), source.uniform(0.0, 0.4)
+        while logged_steps(broken) <= begin and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(patience_s)
+        if process.poll() is not None:
+            break
+        process.kill()
+        process.wait()
+        kills += 1
+    assert kills >= 20
+    assert launcher.finish(run_file) == [EXIT_DONE]
+    assert (broken / "generator.safetensors").read_bytes() == (whole / "generator.safetensors").read_bytes()
+    assert [row["step"] for row in rows(broken)] == list(range(1, 601))
