@@ -30,9 +30,9 @@ class SourceConfig(Section):
 class DegradationConfig(Section):
     """How a low-resolution image is made from a high-resolution one."""
 
-    kernels: dict[Kernel, float] = {"matlab-bicubic": 1.0}
+    kernels: dict[Kernel, float] = Field(default={"matlab-bicubic": 1.0})
     """Downsampling kernel -> weight; with several, each sample draws one."""
-    noise_std: float = Field(0.0, ge=0)
+    noise_std: float = Field(default=0.0, ge=0)
     """Gaussian noise on the LR image, for values in [0, 1]."""
 
     @field_validator("kernels")
@@ -67,6 +67,13 @@ class DataConfig(Section):
     """Threads that read ahead; 0 reads in the training thread."""
     cache_gb: float = Field(20.0, gt=0)
     """Bound of the node-local cache for remote shards."""
+
+    @field_validator("sources")
+    @classmethod
+    def _comparable_weights(cls, sources: tuple[SourceConfig, ...]) -> tuple[SourceConfig, ...]:
+        if len({source.weight is None for source in sources}) > 1:
+            raise ValueError("some sources have a weight and some have none; give all of them one, or none")
+        return sources
 
     @model_validator(mode="after")
     def _contrast_range(self) -> DataConfig:

@@ -30,29 +30,33 @@ def paint(rng: Rng, class_name: str, size_px: int) -> np.ndarray:
 
 def mountain(rng: Rng, px: int) -> np.ndarray:
     image = _sky(rng, px, top=(0.25, 0.45, 0.78), bottom=(0.78, 0.85, 0.93), cover=rng.uniform(-0.5, 0.9))
-    haze = np.array([0.55, 0.65, 0.78], np.float32)
-    base = rng.uniform(0.3, 0.42)
-    for depth in (0.75, 0.4, 0.0):
-        skyline = base + 0.07 * curve(rng, px, px / 3, 0.6) * (1.5 - depth)
+    haze = np.array([0.62, 0.71, 0.82], np.float32)
+    base = rng.uniform(0.26, 0.4)
+    for depth in (0.7, 0.35, 0.0):
+        peaks = curve(rng, px, px / 3, 0.45)
+        skyline = base - (0.13 - 0.05 * depth) * (1.0 - 1.3 * np.abs(peaks)) + 0.003 * curve(rng, px, 8, 0.9)
         top = max(0, int(px * (skyline.min() - 0.01)))
         below = _below(skyline, px, top)
-        rock = _rock(rng, px - top, px, skyline, top, snow=rng.uniform(0.12, 0.3)) * (1 - depth) + haze * depth
+        rock = _rock(rng, px - top, px, skyline, top, snow=rng.uniform(0.05, 0.14)) * (1 - depth) + haze * depth
         image[top:] += (rock - image[top:]) * below[..., None]
-        base += rng.uniform(0.1, 0.17)
+        base += rng.uniform(0.14, 0.2)
     return image
 
 
 def _rock(rng: Rng, rows: int, px: int, skyline: np.ndarray, top: int, snow: float) -> np.ndarray:
-    """A mountain's flank: gullies that run down, lit from the left; snow down to about `snow` below the skyline."""
-    gullies = ridged(fractal(rng, rows, px, px / 8, 0.55) * 0.7)
-    light = relief(gullies, 2.2, down=0.4)
+    """A mountain's flank: spurs and gullies lit from the left, snow that breaks up some way below the skyline."""
+    tall = fractal(rng, rows // 2 + 1, px, px / 6, 0.38).repeat(2, axis=0)[:rows]
+    spurs = -np.sqrt(tall * tall + np.float32(0.003))
+    crags = fractal(rng, rows, px, px / 24, 0.52)
+    height = spurs * np.float32(px / 7) + crags * np.float32(0.45)
+    shade = 0.5 + 0.5 * relief(height, 0.33, down=0.2)
     depth = (np.arange(top, top + rows, dtype=np.float32)[:, None] / px) - skyline[None, :].astype(np.float32)
-    broken = depth - (gullies - 0.4) * np.float32(0.3)
-    snowy = 1 - step(broken, snow - 0.012, snow + 0.012)
-    forest = step(broken, snow + 0.16, snow + 0.2)
-    shade = 0.5 + 0.5 * light
-    colour = _mix((0.34, 0.31, 0.29), (0.12, 0.2, 0.11), forest) * (0.5 + shade)[..., None]
-    white = _mix((0.62, 0.7, 0.84), (1.0, 1.0, 1.0), shade)
+    broken = depth + np.float32(0.07) * (spurs + 0.35 * crags + 0.4) - np.float32(0.06) * (shade - 0.5)
+    snowy = 1 - step(broken, snow - 0.008, snow + 0.008)
+    forest = step(broken, snow + 0.08, snow + 0.14)
+    trees = 0.7 + 0.5 * step(crags, -0.6, 0.6)
+    colour = _mix((0.47, 0.43, 0.4), (0.14, 0.24, 0.12), forest) * ((0.25 + 1.15 * shade) * trees)[..., None]
+    white = _mix((0.48, 0.58, 0.78), (1.0, 1.0, 1.0), np.clip(1.5 * shade - 0.1, 0, 1))
     return colour + (white - colour) * snowy[..., None]
 
 
@@ -79,7 +83,7 @@ def desert(rng: Rng, px: int) -> np.ndarray:
 
 
 def _dune(rng: Rng, rows: int, px: int, skyline: np.ndarray, top: int, near: float) -> np.ndarray:
-    """Light on a dune, 0 (the shaded slip face) to 1: a winding brink parts the faces, ripples run across the lit one."""
+    """Light on a dune, 0 (the slip face, in shade) to 1; a winding brink parts its faces, ripples run across both."""
     y = np.arange(top, top + rows, dtype=np.float32)[:, None] / px
     depth = y - skyline[None, :].astype(np.float32)
     x = np.arange(px, dtype=np.float32)[None, :] / px
@@ -234,8 +238,9 @@ def _sky(
     if cover > -0.4:
         small = (rows + 1) // 2, (px + 1) // 2
         cloud = fractal(rng, *small, px / 6, 0.5).repeat(2, axis=0).repeat(2, axis=1)[:rows, :px]
-        white = step(cloud, 0.9 - cover, 2.2 - cover) * np.float32(0.85)
-        image[:rows] += (np.float32(0.97) - image[:rows]) * white[..., None]
+        white = step(cloud, 0.9 - cover, 2.4 - cover) * np.float32(0.9)
+        lit = _mix((0.72, 0.77, 0.85), (1.0, 1.0, 1.0), step(cloud, 0.9 - cover, 3.6 - cover))
+        image[:rows] += (lit - image[:rows]) * white[..., None]
     return image
 
 

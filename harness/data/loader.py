@@ -201,7 +201,7 @@ class PatchLoader:
     def _substitute(
         self, readers: list[CropReader], position: int, source: int, sample: int, out_HX: np.ndarray, error: DataError
     ) -> None:
-        """Fills the slot from another sample of the same source, drawn from the position alone, or passes the error on."""
+        """Fills the slot from another sample of the source, drawn from the position alone, or passes the error on."""
         if self.data.on_bad_sample == "stop":
             raise error
         with self._lock:

@@ -127,7 +127,7 @@ def pack(
 
 
 def _survey(files: list[tuple[str, str, str]], options: Options, run: Run) -> tuple[list[SourceImage], list[Skipped]]:
-    """Usable images with splits. Held-out images are decoded once here, so that a damaged one costs no split a place."""
+    """Usable images with splits. Held-out ones are decoded here, so that a damaged one leaves no gap in its split."""
     smallest_px = options.tile_px or survey.SMALLEST_PX
     judged = sorted(run(partial(_judge, smallest_px=smallest_px), files), key=lambda pair: pair[0])
     found, skipped = survey.without_duplicates(item for _, item in judged)

@@ -33,7 +33,7 @@ class Prepare:
 
     @torch.no_grad()
     def __call__(self, hr_BHWC: torch.Tensor, position_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns (lr_image_BCHW, hr_image_BCHW), float32 in [0, 1].
+        """Returns (lr_image_BCHW, hr_image_BCHW), float32 in [0, 1], in the channels_last memory format.
 
         Args:
             hr_BHWC: uint8 patches, B x patch_px x patch_px x 3.
@@ -45,7 +45,8 @@ class Prepare:
             levels_BHWC = self._jittered(hr_BHWC.to(torch.float32), position_B)
             lr_BCHW = self._degrade(levels_BHWC, position_B).mul_(1 / 255)
             lr_BCHW = self._noisy(lr_BCHW, position_B)
-            hr_BCHW = levels_BHWC.permute(0, 3, 1, 2).mul(1 / 255).contiguous()
+            hr_BCHW = levels_BHWC.mul(1 / 255).permute(0, 3, 1, 2)
+            lr_BCHW = lr_BCHW.contiguous(memory_format=torch.channels_last)
         return lr_BCHW, hr_BCHW
 
     def _oriented(self, hr_BHWC: torch.Tensor, position_B: torch.Tensor) -> torch.Tensor:

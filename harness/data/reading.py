@@ -96,7 +96,7 @@ class CropReader:
         length = (height - 1) * row_bytes + crop_bytes
         if len(self._scratch) < length:
             self._scratch = np.empty(length, np.uint8)
-        if os.preadv(shard.fd, [memoryview(self._scratch)[:length]], start) != length:
+        if os.preadv(shard.fd, [self._scratch[:length].data], start) != length:
             raise data.bad_sample(index, "is cut off")
         out_HX[:] = np.ndarray((height, crop_bytes), np.uint8, self._scratch, 0, (row_bytes, 1))
 

@@ -1,4 +1,4 @@
-"""Which images a pack will hold: found, hashed, judged by their headers, and given a split, before anything is written."""
+"""Which images a pack will hold: found, hashed, judged by their headers and given a split, before any is written."""
 
 from __future__ import annotations
 
