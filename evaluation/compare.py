@@ -64,16 +64,18 @@ class Comparison:
         return self.p_holm < 1 - LEVEL
 
 
-def specialisation_questions(table: ScoreTable, conditions: Sequence[Condition]) -> list[Question]:
+def specialisation_questions(
+    table: ScoreTable, conditions: Sequence[Condition], pool: str | None = None
+) -> list[Question]:
     """Each model with an own class against the general model, on that class, at each split and degradation.
 
     Of several general models, the one that shares most of the specialised model's axes is the rival.
     """
     columns = [column for column in build_columns(table.models) if not column.baseline]
-    general = [column for column in columns if is_general(column)]
+    general = [column for column in columns if is_general(column, pool)]
     questions = []
     for column in columns:
-        if is_general(column) or not general:
+        if is_general(column, pool) or not general:
             continue
         rival = max(general, key=lambda other: len(set(other.axes) & set(column.axes)))
         own = [condition for condition in conditions if condition.image_class == column.own_class]
@@ -81,9 +83,9 @@ def specialisation_questions(table: ScoreTable, conditions: Sequence[Condition])
     return questions
 
 
-def is_general(column: Column) -> bool:
-    """Whether a model is made for no class in particular."""
-    return column.own_class in (None, "general", "all")
+def is_general(column: Column, pool: str | None = None) -> bool:
+    """Whether a model is made for no class in particular; `pool` names the row of all classes together."""
+    return column.own_class in (None, "general", "all", pool)
 
 
 def pair_questions(

@@ -30,6 +30,8 @@ _LATEX = {
     "×": r"$\times$",
     "≥": r"$\geq$",
     "Δ": r"$\Delta$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
 }
 _LATEX_PACKAGES = "booktabs, colortbl, xcolor, graphicx"
 _WIDE_COLUMNS = 8

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
@@ -21,6 +22,8 @@ class Section:
     template: str = "grids.html.j2"
     intro: tuple[str, ...] = ()
     grids: tuple[Grid, ...] = ()
+    content: Any = None
+    """What the section's own template shows besides."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -11,14 +11,26 @@ from typing import Any
 
 from evaluation.compare import Comparison, compare, specialisation_questions, to_frame
 from evaluation.config import EvaluateConfig
-from evaluation.exports import NamedMatrix, report_matrices, write_frame, write_matrix_files
+from evaluation.curves import read_curves
+from evaluation.exports import report_matrices, write_frame, write_grid_files, write_matrix_files
 from evaluation.grid import Grid
-from evaluation.matrix import conditions_of
+from evaluation.matrix import Condition, conditions_of
 from evaluation.matrix_grid import diagonal_summary
 from evaluation.metrics import METRICS
-from evaluation.page import Page, Section, write_page
+from evaluation.page import Page, write_page
+from evaluation.published import load_published, published_grid
 from evaluation.scores import ScoreTable
-from evaluation.sentences import sentence, summary
+from evaluation.sections import (
+    compare_section,
+    compare_summaries,
+    curves_section,
+    ledger_section,
+    matrix_section,
+    reproduce_section,
+    runs_section,
+    table_section,
+)
+from evaluation.tables import AxisTable, build_table, table_grid
 from harness.errors import InputError
 
 
@@ -41,48 +53,103 @@ def write_report(
     config: EvaluateConfig,
     runs: Sequence[RunRecord],
     out: Path,
-    ledger: dict[str, Any] | None = None,
+    ledger: Mapping[str, Any] | None = None,
+    commands: Sequence[str] = (),
 ) -> Path:
     """Writes every file of the report into `out` and returns the path of `report.html`.
 
+    Args:
+        ledger: hours by kind (`useful_h`, `replayed_h`, `starting_h`, `lost_h`, `queued_h`).
+        commands: what was typed to get here, shown under "How to reproduce".
+
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, or the published table or an axis does not exist.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror}); give another folder.") from None
+    _make_folder(out)
     matrices = report_matrices(table, config)
-    grids = [write_matrix_files(matrix, out) for matrix in matrices]
-    comparisons = _compare(table, config, out)
+    matrix_grids = [write_matrix_files(matrix, out) for matrix in matrices]
+    tables = _write_tables(table, config, out)
+    comparisons = _write_comparisons(table, config, out)
+    curves = read_curves([(run.name, run.folders) for run in runs])
+    sentences = [*map(diagonal_summary, (named.matrix for named in matrices)), *compare_summaries(comparisons)]
     page = Page(
         name=name,
         subtitle=_subtitle(table),
         written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         code_version=metadata.version("sr-harness"),
-        sections=[_matrix_section(grids), *_compare_section(comparisons)],
-        sentences=_sentences(matrices, comparisons),
-        warnings=table.notes,
+        sections=[
+            matrix_section(matrices, matrix_grids),
+            *table_section(tables),
+            *compare_section(comparisons),
+            *curves_section(curves, [run.name for run in runs]),
+            *runs_section([(run.name, run.differences) for run in runs]),
+            *ledger_section(ledger),
+            reproduce_section(table, commands or _commands(out), _config_files(out, runs)),
+        ],
+        sentences=[text for text in sentences if text],
+        warnings=_warnings(table),
     )
-    path = out / "report.html"
-    write_page(page, path)
-    return path
+    write_page(page, out / "report.html")
+    return out / "report.html"
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / ".writable").touch()
+        (out / ".writable").unlink()
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror}); give another folder.") from None
 
 
 def _subtitle(table: ScoreTable) -> str:
     images = table.images["image"].nunique()
     measures = ", ".join(METRICS[name].label for name in table.metrics)
-    return f"{len(table.models)} models, {len(table.conditions)} conditions, {images} images; measures: {measures}"
+    return f"{len(table.models)} models, {len(table.conditions)} conditions, {images:,} images; measures: {measures}"
 
 
-def _matrix_section(grids: Sequence[Grid]) -> Section:
-    return Section("matrices", "Matrices", grids=tuple(grids))
+def _warnings(table: ScoreTable) -> list[str]:
+    """What a reader must know before the numbers: the evaluation's own notes, and how much is missing."""
+    reasons: dict[str, int] = {}
+    for reason in table.missing.values():
+        reasons[reason] = reasons.get(reason, 0) + 1
+    most = sorted(reasons.items(), key=lambda item: -item[1])
+    lines = [f"{count} cell{'s' if count > 1 else ''} without a number: {reason}" for reason, count in most[:5]]
+    if len(most) > 5:
+        lines.append(f"{len(most) - 5} more reasons for missing cells stand below the matrices.")
+    return [*table.notes, *lines]
 
 
-def _compare(table: ScoreTable, config: EvaluateConfig, out: Path) -> list[Comparison]:
+def _write_tables(table: ScoreTable, config: EvaluateConfig, out: Path) -> list[Grid]:
+    reference = load_published(config.report.reference) if config.report.reference else None
+    metrics = [name for name in table.metrics if name in (config.report.table_metrics or table.metrics)]
+    conditions = [condition for condition in conditions_of(table) if condition.image_class != config.pool]
+    pairs = list(dict.fromkeys((c.split, c.kernel) for c in conditions))
+    beside = None if reference is None or reference.metric else reference
+    grids = []
+    for number, (split, kernel) in enumerate(pairs):
+        title = "Measures over the sweep's axes" + (f" ({split}, {kernel})" if len(pairs) > 1 else "")
+        chosen = [condition for condition in conditions if (condition.split, condition.kernel) == (split, kernel)]
+        axis_table = build_table(table, chosen, metrics, config.report.table_axes, beside, title)
+        grids.append(_write_table(axis_table, out, "table" + (f"_{split}_{kernel}" if number else "")))
+    if reference is not None:
+        grids.append(published_grid(reference))
+        write_grid_files(grids[-1], out, "published")
+    return grids
+
+
+def _write_table(axis_table: AxisTable, out: Path, stem: str) -> Grid:
+    grid = table_grid(axis_table)
+    write_frame(axis_table.frame(), out / f"{stem}.csv")
+    write_grid_files(grid, out, stem)
+    return grid
+
+
+def _write_comparisons(table: ScoreTable, config: EvaluateConfig, out: Path) -> list[Comparison]:
     if not config.report.compare:
         return []
-    questions = specialisation_questions(table, conditions_of(table))
+    conditions: list[Condition] = conditions_of(table)
+    questions = specialisation_questions(table, conditions, config.pool)
     answers: list[Comparison] = []
     for name in table.metrics:
         found = compare(table, METRICS[name], questions, config.report.resamples, config.report.seed)
@@ -92,13 +159,15 @@ def _compare(table: ScoreTable, config: EvaluateConfig, out: Path) -> list[Compa
     return answers
 
 
-def _compare_section(comparisons: Sequence[Comparison]) -> list[Section]:
-    intro = tuple(sentence(comparison) for comparison in comparisons)
-    return [Section("comparisons", "Comparisons", intro=intro)] if comparisons else []
+def _commands(out: Path) -> list[str]:
+    """How a sweep's folder is evaluated and reported again; nothing where `out` lies in no sweep's folder."""
+    if not (out.parent / "sweep.yaml").is_file():
+        return []
+    return [f"make sweep SWEEP=sweep.yaml    # runs, evaluates and reports {out.parent.name}; sweep.yaml stands below"]
 
 
-def _sentences(matrices: Sequence[NamedMatrix], comparisons: Sequence[Comparison]) -> list[str]:
-    lines = [diagonal_summary(named.matrix) for named in matrices]
-    for name in dict.fromkeys(comparison.metric for comparison in comparisons):
-        lines.append(summary([comparison for comparison in comparisons if comparison.metric == name]))
-    return [line for line in lines if line]
+def _config_files(out: Path, runs: Sequence[RunRecord]) -> dict[str, Path]:
+    files = {"sweep.yaml": out.parent / "sweep.yaml"}
+    if runs and runs[0].folders:
+        files[f"config.yaml of {runs[0].name}"] = runs[0].folders[-1] / "config.yaml"
+    return files

@@ -1,0 +1,129 @@
+"""The report's sections, each made from one kind of result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from evaluation.charts import chart_svg
+from evaluation.compare import Comparison
+from evaluation.curves import NUM_COLOURS, Curve, text_alternative
+from evaluation.exports import NamedMatrix
+from evaluation.facts_grids import compare_grid, ledger_grid, models_grid, runs_grid
+from evaluation.grid import Grid
+from evaluation.metrics import METRICS
+from evaluation.page import Section
+from evaluation.provenance import data_facts, versions
+from evaluation.scores import ScoreTable
+from evaluation.sentences import sentence, summary
+
+HOW_COMPARED = (
+    "Both models are scored on the same images; the images are resampled with replacement (paired bootstrap), and the "
+    "p-values of one measure are corrected together by Holm's procedure. The image is the unit: what another training "
+    "seed would give is not covered."
+)
+UNUSUAL_PSNR = (
+    "SupeRAuGAN's PSNR lies above 50 dB, where its SSIM of 0.7 to 0.8 cannot be: rounding to 8 bits alone limits PSNR "
+    "to 58.9 dB. Compare its differences, not its level."
+)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart as it stands on the page."""
+
+    title: str
+    alt: str
+    svg: Markup
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The legend (name and CSS colour) and the charts."""
+
+    series: tuple[tuple[str, str], ...]
+    charts: tuple[Chart, ...]
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What one needs to do it again."""
+
+    commands: tuple[str, ...]
+    facts: Mapping[str, str]
+    versions: Mapping[str, str]
+    files: Mapping[str, str]
+
+
+def matrix_section(named: Sequence[NamedMatrix], grids: Sequence[Grid]) -> Section:
+    """All matrices; a measure without any number is one sentence instead of an empty matrix."""
+    intro, shown = [], []
+    for matrix, grid in zip((item.matrix for item in named), grids):
+        if matrix.values().notna().any(axis=None):
+            shown.append(grid)
+        else:
+            reasons = dict.fromkeys(cell.note for line in matrix.cells for cell in line if cell.note)
+            intro.append(f"{matrix.title}: no numbers. {'; '.join(list(reasons)[:3])}")
+    return Section("matrices", "Matrices", intro=tuple(intro), grids=tuple(shown))
+
+
+def table_section(grids: Sequence[Grid]) -> list[Section]:
+    """Tables over the sweep's axes, and published ones."""
+    intro = (UNUSUAL_PSNR,) if any("SupeRAuGAN" in grid.title + grid.caption for grid in grids) else ()
+    return [Section("tables", "Tables", intro=intro, grids=tuple(grids))] if grids else []
+
+
+def compare_section(comparisons: Sequence[Comparison]) -> list[Section]:
+    """A table for each measure, and every comparison as a sentence."""
+    if not comparisons:
+        return []
+    grids = []
+    for name in dict.fromkeys(comparison.metric for comparison in comparisons):
+        of_metric = [comparison for comparison in comparisons if comparison.metric == name]
+        grids.append(compare_grid(of_metric, f"{METRICS[name].label}: specialised against general"))
+    texts = (HOW_COMPARED, *(sentence(comparison) for comparison in comparisons))
+    return [Section("comparisons", "Comparisons", "compare.html.j2", texts, tuple(grids))]
+
+
+def compare_summaries(comparisons: Sequence[Comparison]) -> list[str]:
+    """One line for each measure."""
+    names = dict.fromkeys(comparison.metric for comparison in comparisons)
+    return [summary([comparison for comparison in comparisons if comparison.metric == name]) for name in names]
+
+
+def curves_section(curves: Sequence[Curve], run_names: Sequence[str]) -> list[Section]:
+    """Training curves as inline SVG, with one legend for all."""
+    if not curves:
+        return []
+    charts = tuple(
+        Chart(curve.title, text_alternative(curve), Markup(chart_svg(curve, len(run_names)))) for curve in curves
+    )
+    has_shared = any(line.colour is None for curve in curves for line in curve.series)
+    series = [("phases that several runs share", "var(--faint)")] if has_shared else []
+    if len(run_names) <= NUM_COLOURS:
+        series += [(name, f"var(--s{number})") for number, name in enumerate(run_names)]
+    else:
+        series.append((f"{len(run_names)} runs, a faint line each", "var(--s0)"))
+    return [Section("curves", "Training curves", "curves.html.j2", content=Curves(tuple(series), charts))]
+
+
+def runs_section(runs: Sequence[tuple[str, Mapping[str, str]]]) -> list[Section]:
+    """What was run."""
+    return [Section("runs", "What was run", grids=(runs_grid(runs),))] if runs else []
+
+
+def ledger_section(ledger: Mapping[str, Any] | None) -> list[Section]:
+    """Where the compute went."""
+    return [Section("compute", "Compute", grids=(ledger_grid(ledger),))] if ledger else []
+
+
+def reproduce_section(table: ScoreTable, commands: Sequence[str], files: Mapping[str, Path]) -> Section:
+    """Commands, provenance, versions, and the configuration files themselves."""
+    texts = {title: path.read_text(encoding="utf-8") for title, path in files.items() if path.is_file()}
+    content = Reproduction(tuple(commands), data_facts(table), versions(), texts)
+    intro = ("With the same data, configuration and versions, the commands below give the same numbers again.",)
+    return Section("reproduce", "How to reproduce", "reproduce.html.j2", intro, (models_grid(table),), content)

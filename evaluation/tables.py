@@ -1,0 +1,158 @@
+"""Tables over a sweep's axes: a row for each point of the axes, a column for each measure, published figures beside.
+
+The form is that of SupeRAuGAN's tables: dataset percentage and augmentation against FID, LPIPS, PSNR and SSIM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from evaluation.columns import Column, build_columns, is_seed
+from evaluation.grid import Entry, Footnotes, Grid, Head, Line, rank_values, show_number
+from evaluation.matrix import Cell, CellScores, Condition
+from evaluation.metrics import METRICS
+from evaluation.published import Published, find_line, published_entry
+from evaluation.scores import ScoreTable
+from harness.errors import InputError
+
+
+@dataclass(frozen=True)
+class TableLine:
+    """One row: its labels on the axes, and a cell for each measure."""
+
+    labels: tuple[str, ...]
+    cells: Mapping[str, Cell]
+    baseline: bool = False
+
+
+@dataclass(frozen=True)
+class AxisTable:
+    """Measures over axes; each number is the mean over the conditions, each with the same weight."""
+
+    title: str
+    caption: str
+    axes: tuple[str, ...]
+    metrics: tuple[str, ...]
+    lines: tuple[TableLine, ...]
+    published: Published | None = None
+
+    def frame(self) -> pd.DataFrame:
+        """Axes, then each measure with its deviation over seeds and number of images, then the published figures."""
+        return pd.DataFrame([self._row(line) for line in self.lines])
+
+    def _row(self, line: TableLine) -> dict[str, object]:
+        row: dict[str, object] = dict(zip(self.axes, line.labels))
+        for metric in self.metrics:
+            cell = line.cells[metric]
+            row |= {metric: cell.value, f"{metric}_deviation": cell.deviation, f"{metric}_images": cell.num_images}
+        if self.published is not None:
+            found = find_line(self.published, line.labels) or {}
+            row |= {f"{metric}_published": found.get(metric) for metric in self.published.metrics}
+        return row
+
+
+def build_table(
+    table: ScoreTable,
+    conditions: Sequence[Condition],
+    metrics: Sequence[str],
+    axes: Sequence[str] | None = None,
+    published: Published | None = None,
+    title: str = "Measures by model",
+) -> AxisTable:
+    """The table of a sweep over `axes` (None takes all but seeds; a sweep without axes gets a row for each model).
+
+    Raises:
+        InputError: an axis that no model has.
+    """
+    columns = build_columns(table.models)
+    chosen = _axes(columns, axes)
+    scores = {name: CellScores(table, METRICS[name]) for name in metrics}
+    names = [condition.name for condition in conditions]
+    groups: dict[tuple[str, ...], list[Column]] = {}
+    for column in columns:
+        groups.setdefault(_labels(column, chosen), []).append(column)
+    lines = [
+        TableLine(labels, {name: _cell(scores[name], names, group) for name in metrics}, group[0].baseline)
+        for labels, group in groups.items()
+    ]
+    if published is not None and not any(find_line(published, line.labels) for line in lines if not line.baseline):
+        published = None
+    caption = f"mean over {len(names)} conditions" if len(names) > 1 else names[0] if names else "nothing was measured"
+    return AxisTable(title, caption, tuple(chosen) or ("model",), tuple(metrics), tuple(lines), published)
+
+
+def _axes(columns: Sequence[Column], wanted: Sequence[str] | None) -> list[str]:
+    present = list(dict.fromkeys(axis for column in columns for axis, _ in column.axes))
+    if wanted is None:
+        return [axis for axis in present if not is_seed(axis)]
+    for axis in wanted:
+        if axis not in present:
+            raise InputError(f"report.table_axes: no model has an axis '{axis}'; use some of {present}.")
+    return list(wanted)
+
+
+def _labels(column: Column, axes: Sequence[str]) -> tuple[str, ...]:
+    if not axes:
+        return (column.title,)
+    values = dict(column.axes)
+    if not values:
+        return (column.title, *[""] * (len(axes) - 1))
+    return tuple(values.get(axis, "") for axis in axes)
+
+
+def _cell(scores: CellScores, conditions: Sequence[str], group: Sequence[Column]) -> Cell:
+    cells = [scores.over(conditions, model) for column in group for model in column.models]
+    if len(cells) == 1:
+        return cells[0]
+    values = [cell.value for cell in cells if cell.value is not None]
+    notes = list(dict.fromkeys(cell.note for cell in cells if cell.note))
+    if len(values) < len(cells):
+        notes.insert(0, f"mean of {len(values)} of {len(cells)} models")
+    if len(group) > 1:
+        notes.append(f"mean ± deviation over {len(cells)} models that differ in other axes")
+    if not values:
+        return Cell(note="; ".join(notes[:3]), comparable=False)
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    comparable = all(cell.comparable for cell in cells)
+    return Cell(float(np.mean(values)), deviation, cells[0].num_images, "; ".join(notes[:3]), comparable)
+
+
+def table_grid(table: AxisTable) -> Grid:
+    """The table with the best number of each column marked, baselines and published figures set apart."""
+    notes = Footnotes()
+    columns = [_column(table, metric, notes) for metric in table.metrics]
+    heads = [
+        Head(METRICS[metric].label + (" ↑" if METRICS[metric].higher_is_better else " ↓")) for metric in table.metrics
+    ]
+    if table.published is not None:
+        heads += [Head(METRICS[metric].label, True, "published") for metric in table.published.metrics]
+        columns += [_published_column(table, table.published, metric) for metric in table.published.metrics]
+        for note in table.published.notes:
+            notes.mark(note)
+    lines = [
+        Line(line.labels, tuple(column[number] for column in columns), line.baseline)
+        for number, line in enumerate(table.lines)
+    ]
+    caption = f"{table.caption}; ↑ higher is better, ↓ lower is better"
+    if table.published is not None:
+        caption += f"; published figures quoted from {table.published.source}"
+    return Grid(table.title, caption, table.axes, tuple(heads), tuple(lines), notes.pairs(), "column")
+
+
+def _column(table: AxisTable, name: str, notes: Footnotes) -> list[Entry]:
+    metric = METRICS[name]
+    cells = [line.cells[name] for line in table.lines]
+    ranked = [cell.value if cell.comparable and not line.baseline else None for cell, line in zip(cells, table.lines)]
+    ranks = rank_values(ranked, metric.higher_is_better, metric.digits)
+    return [
+        Entry(show_number(cell.value, metric.digits, cell.deviation), cell.value, rank, mark=notes.mark(cell.note))
+        for cell, rank in zip(cells, ranks)
+    ]
+
+
+def _published_column(table: AxisTable, published: Published, metric: str) -> list[Entry]:
+    return [published_entry(find_line(published, line.labels), metric) for line in table.lines]
