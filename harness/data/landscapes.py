@@ -6,7 +6,7 @@
 - beach: a winding shoreline with lacy foam between turquoise water and grained, pebbled sand, seen from above;
 - island: a hump of tree crowns over a strip of sand, its reflection in calm water, clouds.
 
-A painter takes a generator and a size and returns float32 H x W x 3 in about [0, 1].
+A painter takes a generator and a size and returns float32 3 x H x W in about [0, 1].
 """
 
 from __future__ import annotations
@@ -24,22 +24,25 @@ def paint(rng: Rng, class_name: str, size_px: int) -> np.ndarray:
     """A landscape as uint8, size_px x size_px x 3."""
     image = PAINTERS[class_name](rng, size_px)
     image *= np.float32(255)
-    image += rng.random((size_px, size_px, 1), dtype=np.float32) * np.float32(3) - np.float32(1)  # sensor noise
-    return np.clip(image, 0, 255, out=image).astype(np.uint8)
+    image += rng.random((size_px, size_px), dtype=np.float32) * np.float32(3) - np.float32(1)  # sensor noise
+    levels = np.clip(image, 0, 255, out=image).astype(np.uint8)
+    return np.ascontiguousarray(levels.transpose(1, 2, 0))
 
 
 def mountain(rng: Rng, px: int) -> np.ndarray:
     image = _sky(rng, px, top=(0.25, 0.45, 0.78), bottom=(0.78, 0.85, 0.93), cover=rng.uniform(-0.5, 0.9))
-    haze = np.array([0.62, 0.71, 0.82], np.float32)
+    haze = _rgb(0.62, 0.71, 0.82)
     base = rng.uniform(0.26, 0.4)
-    for depth in (0.7, 0.35, 0.0):
+    skylines, depths = [], (0.7, 0.35, 0.0)
+    for depth in depths:
         peaks = curve(rng, px, px / 3, 0.45)
-        skyline = base - (0.13 - 0.05 * depth) * (1.0 - 1.3 * np.abs(peaks)) + 0.003 * curve(rng, px, 8, 0.9)
-        top = max(0, int(px * (skyline.min() - 0.01)))
-        below = _below(skyline, px, top)
-        rock = _rock(rng, px - top, px, skyline, top, snow=rng.uniform(0.05, 0.14)) * (1 - depth) + haze * depth
-        image[top:] += (rock - image[top:]) * below[..., None]
+        skylines.append(base - (0.13 - 0.05 * depth) * (1.0 - 1.3 * np.abs(peaks)) + 0.003 * curve(rng, px, 8, 0.9))
         base += rng.uniform(0.14, 0.2)
+    for depth, skyline, (top, end) in zip(depths, skylines, _bands(skylines, px)):
+        rock = _rock(rng, end - top, px, skyline, top, snow=rng.uniform(0.05, 0.14))
+        rock *= np.float32(1 - depth)
+        rock += haze * np.float32(depth)
+        _over(image[:, top:end], rock, _below(skyline, px, top, end))
     return image
 
 
@@ -55,30 +58,31 @@ def _rock(rng: Rng, rows: int, px: int, skyline: np.ndarray, top: int, snow: flo
     snowy = 1 - step(broken, snow - 0.008, snow + 0.008)
     forest = step(broken, snow + 0.08, snow + 0.14)
     trees = 0.7 + 0.5 * step(crags, -0.6, 0.6)
-    colour = _mix((0.47, 0.43, 0.4), (0.14, 0.24, 0.12), forest) * ((0.25 + 1.15 * shade) * trees)[..., None]
+    colour = _mix((0.47, 0.43, 0.4), (0.14, 0.24, 0.12), forest) * ((0.25 + 1.15 * shade) * trees)
     white = _mix((0.48, 0.58, 0.78), (1.0, 1.0, 1.0), np.clip(1.5 * shade - 0.1, 0, 1))
-    return colour + (white - colour) * snowy[..., None]
+    _over(colour, white, snowy)
+    return colour
 
 
 def desert(rng: Rng, px: int) -> np.ndarray:
     warm = rng.uniform(0, 1)
     image = _sky(rng, px, top=(0.36, 0.56, 0.8), bottom=(0.93, 0.86, 0.74), cover=rng.uniform(-1.2, 0.2))
-    sand_lit = np.array([0.95, 0.72 + 0.08 * warm, 0.45 + 0.12 * warm], np.float32)
-    sand_dark = np.array([0.5, 0.29 + 0.05 * warm, 0.16 + 0.06 * warm], np.float32)
+    sand_lit = _rgb(0.95, 0.72 + 0.08 * warm, 0.45 + 0.12 * warm)
+    sand_dark = _rgb(0.5, 0.29 + 0.05 * warm, 0.16 + 0.06 * warm)
     horizon = rng.uniform(0.2, 0.34)
+    skylines, distances = [], []
     crest = horizon
     while crest < 1.0:
-        skyline = crest + 0.035 * (0.4 + 2 * (crest - horizon)) * curve(rng, px, px / 2, 0.22)
-        top = max(0, int(px * (skyline.min() - 0.01)))
-        if top >= px:
-            break
         near = (crest - horizon) / (1 - horizon)
-        dune = _dune(rng, px - top, px, skyline, top, near)
-        colour = sand_dark + (sand_lit - sand_dark) * dune[..., None]
-        haze = np.float32(0.35 * (1 - near) ** 2)
-        colour += (np.array([0.9, 0.83, 0.72], np.float32) - colour) * haze
-        image[top:] += (colour - image[top:]) * _below(skyline, px, top)[..., None]
+        skylines.append(crest + 0.035 * (0.4 + 2 * (crest - horizon)) * curve(rng, px, px / 2, 0.22))
+        distances.append((1 - near) ** 2)
         crest += rng.uniform(0.1, 0.2) * (0.5 + near)
+    for skyline, distance, (top, end) in zip(skylines, distances, _bands(skylines, px)):
+        dune = _dune(rng, end - top, px, skyline, top, 1 - distance**0.5)
+        colour = (sand_lit - sand_dark) * dune
+        colour += sand_dark
+        _over(colour, _rgb(0.9, 0.83, 0.72), np.float32(0.35 * distance))
+        _over(image[:, top:end], colour, _below(skyline, px, top, end))
     return image
 
 
@@ -97,7 +101,8 @@ def _dune(rng: Rng, rows: int, px: int, skyline: np.ndarray, top: int, near: flo
     ripples = np.minimum(saw * 1.25, (1 - saw) * 5)
     lit = 0.62 + 0.3 * ripples + 0.06 * warp - 0.25 * np.clip(depth, 0, 1)
     dark = 0.12 + 0.1 * ripples
-    return lit + (dark - lit) * slip
+    lit += (dark - lit) * slip
+    return lit
 
 
 def sea(rng: Rng, px: int) -> np.ndarray:
@@ -106,17 +111,18 @@ def sea(rng: Rng, px: int) -> np.ndarray:
     image = _sky(rng, px, top=(0.3, 0.5, 0.8), bottom=sky_low, cover=rng.uniform(-0.6, 0.8))
     top = int(px * rng.uniform(0.15, 0.35))
     water = _swell(rng, px - top, px, choppiness=rng.uniform(0.6, 1.0))
-    dark = np.array([0.02, 0.12 + 0.1 * deep, 0.22 + 0.12 * deep], np.float32)
-    light = np.array([0.3, 0.55, 0.66], np.float32)
-    colour = dark + (light - dark) * np.clip(water * 0.5 + 0.45, 0, 1)[..., None]
+    dark = _rgb(0.02, 0.12 + 0.1 * deep, 0.22 + 0.12 * deep)
+    light = _rgb(0.3, 0.55, 0.66)
+    colour = (light - dark) * np.clip(water * 0.5 + 0.45, 0, 1)
+    colour += dark
     spray = fractal(rng, px - top, px, 10, 0.75)
     foam = step(water + 0.35 * spray, 1.2, 1.35)
-    colour += (np.float32(0.95) - colour) * foam[..., None]
+    _over(colour, np.float32(0.95), foam)
     x = np.arange(px, dtype=np.float32)[None, :] / px
     path = np.exp(-(((x - rng.uniform(0.2, 0.8)) / 0.12) ** 2))
     glint = step(water * 0.6 + 0.5 * spray, 0.95, 1.05) * path
-    colour += (np.array([1.0, 0.97, 0.85], np.float32) - colour) * glint[..., None]
-    image[top:] = colour
+    _over(colour, _rgb(1.0, 0.97, 0.85), glint)
+    image[:, top:] = colour
     return image
 
 
@@ -148,14 +154,16 @@ def beach(rng: Rng, px: int) -> np.ndarray:
     shore = across + along + 0.05 * wobble + rng.uniform(-0.12, 0.12)
     sand = _sand(rng, px, warm=rng.uniform(0, 1))
     wet = 1 - step(shore, 0.0, 0.1)
-    sand *= (1 - 0.38 * wet)[..., None]
+    sand *= 1 - 0.38 * wet
     water = _shallows(rng, px, shore)
-    image = sand + (water - sand) * (1 - step(shore, -0.012, 0.004))[..., None]
+    image = sand
+    _over(image, water, 1 - step(shore, -0.012, 0.004))
     lace = ridged(fractal(rng, px, px, px / 24, 0.55) * 0.9)
-    for line in (0.0, -rng.uniform(0.08, 0.14), -rng.uniform(0.22, 0.3)):
-        near = np.exp(-(((shore - line) / 0.02) ** 2)) + 0.55 * np.exp(-np.abs(shore - line + 0.03) / 0.035)
-        foam = step(lace * near, 0.42, 0.52)
-        image += (np.float32(0.97) - image) * foam[..., None]
+    near = np.abs(shore + np.float32(0.012))
+    for line in (rng.uniform(0.08, 0.14), rng.uniform(0.22, 0.3)):
+        np.minimum(near, np.abs(shore + np.float32(0.012 + line)), out=near)
+    foam = step(lace * np.maximum(np.float32(1.3) - near * np.float32(22), 0), 0.42, 0.52)
+    _over(image, np.float32(0.97), foam)
     return image
 
 
@@ -166,9 +174,10 @@ def _sand(rng: Rng, px: int, warm: float) -> np.ndarray:
     pebble = step(grain, 1.9, 2.1)
     light = 0.86 + 0.5 * relief(drift, 0.35) + 0.05 * grain
     light[1:, 1:] -= 0.3 * pebble[:-1, :-1]
-    tone = np.array([0.93, 0.83 - 0.05 * warm, 0.66 - 0.12 * warm], np.float32)
-    colour = tone * light[..., None]
-    return colour + (np.array([0.62, 0.58, 0.55], np.float32) - colour) * pebble[..., None]
+    tone = _rgb(0.93, 0.83 - 0.05 * warm, 0.66 - 0.12 * warm)
+    colour = tone * light
+    _over(colour, _rgb(0.62, 0.58, 0.55), pebble)
+    return colour
 
 
 def _shallows(rng: Rng, px: int, shore: np.ndarray) -> np.ndarray:
@@ -177,7 +186,8 @@ def _shallows(rng: Rng, px: int, shore: np.ndarray) -> np.ndarray:
     net = ridged(fractal(rng, px, px, px / 16, 0.35) * 1.6)
     net *= net
     colour = _mix((0.45, 0.8, 0.76), (0.04, 0.32, 0.5), np.sqrt(depth))
-    return colour + (net * (1 - depth) * np.float32(0.28))[..., None]
+    colour += net * (1 - depth) * np.float32(0.28)
+    return colour
 
 
 def island(rng: Rng, px: int) -> np.ndarray:
@@ -190,13 +200,13 @@ def island(rng: Rng, px: int) -> np.ndarray:
     outline = tall * hump**0.7 * (1 + 0.28 * curve(rng, px, px / 5, 0.5)) + 0.006 * curve(rng, px, 12, 0.8) * (hump > 0)
     skyline = line / px - np.where(hump > 0.02, np.maximum(outline, 0), -0.5)
     top = max(0, int(px * (skyline.min() - 0.02)))
-    land = _below(skyline, px, top)[: line - top]
+    land = _below(skyline, px, top, line)
     trees = _crowns(rng, line - top, px)
     y = np.arange(top, line, dtype=np.float32)[:, None] / px
     strip = step(y - line / px + 0.012 + 0.008 * curve(rng, px, px / 8, 0.5)[None, :], -0.003, 0.003)
-    ground = trees + (np.array([0.93, 0.86, 0.68], np.float32) - trees) * strip[..., None]
-    image[top:line] += (ground - image[top:line]) * land[..., None]
-    image[line:] = _mirror(rng, image[:line], px - line, px)
+    _over(trees, _rgb(0.93, 0.86, 0.68), strip)
+    _over(image[:, top:line], trees, land)
+    image[:, line:] = _mirror(rng, image[:, :line], px - line, px)
     return image
 
 
@@ -217,11 +227,13 @@ def _mirror(rng: Rng, above: np.ndarray, rows: int, px: int) -> np.ndarray:
     ripple = np.repeat(fractal(rng, rows, px // 8 + 2, 6, 0.8), 8, axis=1)[:, :px]
     ripple = (ripple[:, :-1] + ripple[:, 1:])[:, np.r_[0, np.arange(px - 1)]] * np.float32(0.5)
     shift = ripple * (2 + 26 * down) * np.float32(px / 384)
-    source = np.clip(len(above) - 1 - np.arange(rows)[:, None] * 0.8 - shift, 0, len(above) - 1).astype(np.intp)
-    seen = above[source, np.arange(px)[None, :]]
-    tint = np.array([0.05, 0.3, 0.42], np.float32)
+    last = above.shape[1] - 1
+    source = np.clip(last - np.arange(rows, dtype=np.float32)[:, None] * np.float32(0.8) - shift, 0, last)
+    flat = source.astype(np.intp) * px + np.arange(px)
+    seen = above.reshape(3, -1)[:, flat]
+    tint = _rgb(0.05, 0.3, 0.42)
     colour = seen * np.float32(0.55) + tint * np.float32(0.45)
-    colour += (ripple * (0.05 + 0.05 * down))[..., None]
+    colour += ripple * (0.05 + 0.05 * down)
     return colour
 
 
@@ -231,28 +243,48 @@ def _sky(
     """A gradient with clouds; `cover` below 0 is nearly clear. Only the upper two thirds have clouds."""
     rows = px * 2 // 3
     down = np.linspace(0, 1, px, dtype=np.float32)[:, None]
-    gradient = np.array(top, np.float32) + (np.array(bottom, np.float32) - np.array(top, np.float32)) * np.minimum(
-        1, down * 2.2
-    )
-    image = np.repeat(gradient[:, None, :], px, axis=1)
+    gradient = _mix(top, bottom, np.minimum(1, down * 2.2))
+    image = np.repeat(gradient, px, axis=2)
     if cover > -0.4:
         small = (rows + 1) // 2, (px + 1) // 2
         cloud = fractal(rng, *small, px / 6, 0.5).repeat(2, axis=0).repeat(2, axis=1)[:rows, :px]
         white = step(cloud, 0.9 - cover, 2.4 - cover) * np.float32(0.9)
         lit = _mix((0.72, 0.77, 0.85), (1.0, 1.0, 1.0), step(cloud, 0.9 - cover, 3.6 - cover))
-        image[:rows] += (lit - image[:rows]) * white[..., None]
+        _over(image[:, :rows], lit, white)
     return image
 
 
-def _below(skyline: np.ndarray, px: int, top: int) -> np.ndarray:
-    """1 below a skyline (given as a share of the height), 0 above, one pixel soft; rows from `top` on."""
-    y = np.arange(top, px, dtype=np.float32)[:, None]
+def _bands(skylines: list[np.ndarray], px: int) -> list[tuple[int, int]]:
+    """First and last row of each layer that the next one, in front of it, leaves to be seen."""
+    top = [min(px - 2, max(0, int(px * (skyline.min() - 0.01)))) for skyline in skylines]
+    end = [min(px, max(first + 2, int(px * front.max()) + 2)) for first, front in zip(top, skylines[1:])]
+    return list(zip(top, [*end, px]))
+
+
+def _below(skyline: np.ndarray, px: int, top: int, end: int) -> np.ndarray:
+    """1 below a skyline (given as a share of the height), 0 above, one pixel soft; rows `top` to `end`."""
+    y = np.arange(top, end, dtype=np.float32)[:, None]
     return np.clip(y - (skyline[None, :] * px).astype(np.float32) + np.float32(0.5), 0, 1)
 
 
 def _mix(low: tuple[float, ...], high: tuple[float, ...], share: np.ndarray) -> np.ndarray:
-    a, b = np.array(low, np.float32), np.array(high, np.float32)
-    return a + (b - a) * share[..., None]
+    a, b = _rgb(*low), _rgb(*high)
+    result = (b - a) * share
+    result += a
+    return result
+
+
+def _over(image: np.ndarray, colour: np.ndarray | np.float32, cover: np.ndarray | np.float32) -> None:
+    """Paints a colour (or another picture) over the image, in place, as opaque as `cover` says."""
+    colours = np.broadcast_to(colour, (3, *np.shape(colour)[1:]))
+    for plane, tone in zip(image, colours):  # plane by plane: the temporaries stay in the processor's cache
+        difference = tone - plane
+        difference *= cover
+        plane += difference
+
+
+def _rgb(red: float, green: float, blue: float) -> np.ndarray:
+    return np.array([red, green, blue], np.float32)[:, None, None]
 
 
 PAINTERS: dict[str, Painter] = {

@@ -86,7 +86,7 @@ def _draw_some(out: Path, seed: int, size_px: int, job: tuple[str, int, int]) ->
         if path.exists():
             continue
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        part.write_bytes(encode_png(draw(class_name, seed, index, size_px), compress_level=1))
+        part.write_bytes(encode_png(draw(class_name, seed, index, size_px)))
         os.replace(part, path)
         new += 1
     return end - first, new
