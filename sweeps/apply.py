@@ -17,9 +17,10 @@ from sweeps.layout import RunsFolder, SweepFolder, create_private, link_model, w
 from sweeps.lock import Claim, claim
 from sweeps.owner import JobAlive, Owner
 from sweeps.plan import Plan, plan_json, read_plan
-from sweeps.state import PhaseState, blocked, phase_state, phase_states
+from sweeps.state import PhaseState, blocked, phase_state
 
 RUN_FILE = "run.yaml"
+TRAIN_TARGET = "harness.train.job:main"
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
@@ -66,12 +67,13 @@ def last_plan(folder: SweepFolder) -> Plan | None:
 def store(sweep: SweepConfig, plan: Plan, folder: SweepFolder) -> None:
     """Writes the sweep, its plan, the run file of every phase, and the links with readable names.
 
-    Run files of finished phases are left as they are. All folders can be entered by their owner alone.
+    Run files of finished phases are left as they are; those of others may change in how the run is watched. All folders can be entered by their owner alone.
     """
     for place in (folder.runs.root, folder.runs.root / "phases", folder.path, folder.models):
         create_private(place)
     for key, config in plan.configs.items():
-        _write_run_file(folder.runs, plan, key, config)
+        if not (folder.runs.phase(key) / "generator.safetensors").exists():
+            _write_run_file(folder.runs, plan, key, config)
     write_atomically(folder.sweep, dump_sweep(sweep))
     write_atomically(folder.plan, plan_json(plan))
     _link_models(plan, folder)
@@ -98,7 +100,7 @@ def _write_run_file(runs: RunsFolder, plan: Plan, key: str, config: RunConfig) -
     text = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     create_private(place)
     path = place / RUN_FILE
-    if not path.exists() or ((place / "status.json").exists() is False and path.read_text(encoding="utf-8") != text):
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_atomically(path, text)
 
 
@@ -163,6 +165,7 @@ def jobs_for(runs: RunsFolder, plan: Plan, keys: Iterable[str], finished: set[st
             folder=runs.phase(key).absolute(),
             argument=str((runs.phase(key) / RUN_FILE).absolute()),
             after=tuple(parent for parent in [plan.phases[key].parent] if parent and parent not in finished),
+            target=TRAIN_TARGET,
         )
         for key in keys
     ]
@@ -178,7 +181,3 @@ def ready(plan: Plan, keys: Iterable[str], states: dict[str, PhaseState], also: 
             reachable.add(key)
             kept.append(key)
     return kept
-
-
-def states_now(folder: SweepFolder, plan: Plan, job_alive: JobAlive) -> dict[str, PhaseState]:
-    return phase_states(folder.runs, plan, job_alive)

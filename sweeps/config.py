@@ -127,7 +127,7 @@ def load_sweep(path: str | Path, overrides: list[str] | None = None) -> SweepCon
 
     An override whose first part is a key of the sweep file changes the sweep (`data` and `name` only as a whole);
     every other one changes the configuration of all its runs. `variant=NAME` applies one of the file's variants.
-    The relative path of a recipe is made absolute, so that the result can be stored elsewhere.
+    A recipe is read into `base`, so that the result can be stored and read without it.
 
     Raises:
         InputError: one sentence that names the file and the key.
@@ -141,7 +141,10 @@ def load_sweep(path: str | Path, overrides: list[str] | None = None) -> SweepCon
     sweep = parse(SweepConfig, values, str(file))
     if sweep.recipe is None:
         return sweep
-    return sweep.model_copy(update={"recipe": str(_find_recipe(sweep.recipe, file))})
+    base = read_yaml(_find_recipe(sweep.recipe, file))
+    if not isinstance(base, dict):
+        raise InputError(f"{sweep.recipe}: a recipe is keys and values; write `key: value` lines.")
+    return sweep.model_copy(update={"recipe": None, "base": _plain(base)})
 
 
 def find_sweep(path: str | Path) -> Path:

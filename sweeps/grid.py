@@ -7,12 +7,11 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from harness.config import RunConfig
 from harness.errors import InputError
-from harness.schema import parse, read_yaml, set_key
+from harness.schema import parse, set_key
 from sweeps.config import AxisConfig, PerClassConfig, SweepConfig, label_of, safe_name
 
 ClassesOf = Callable[[str], list[str]]
@@ -72,10 +71,8 @@ def expand(sweep: SweepConfig, classes_of: ClassesOf, source: str = "the sweep")
 
 def base_values(sweep: SweepConfig, source: str) -> dict[str, Any]:
     """The recipe with the sweep's `data` and `set` applied, not yet validated."""
-    values = sweep.base if sweep.recipe is None else read_yaml(Path(sweep.recipe))
-    if not isinstance(values, dict):
-        raise InputError(f"{sweep.recipe or source}: a recipe is keys and values; write `key: value` lines.")
-    values = _copy(values)
+    assert sweep.base is not None, "load_sweep reads the recipe into base"
+    values = _copy(sweep.base)
     if sweep.data is not None:
         _replace_data(values, sweep.data)
     for key, value in sweep.set.items():
