@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from harness.errors import InputError
 from harness.models.vgg_names import VGGName, layer_names
+from harness.weights import find
 
 _WIDTHS = (64, 128, 256, 512, 512)
 
@@ -49,13 +52,11 @@ def vgg_layers(
     for name in names[: names.index(last) + 1]:
         if name.startswith("conv"):
             width = _WIDTHS[int(name[4]) - 1]
-            layers.add_module(name, nn.Conv2d(num_in, width, 3, padding=1))
+            layers.add_module(name, skip_init(nn.Conv2d, num_in, width, 3, padding=1))
             num_in = width
         else:
             layers.add_module(name, activation() if name.startswith("relu") else nn.MaxPool2d(2))
     if weights == "pretrained":
-        from harness.weights import find
-
         _load(layers, find(network))
     else:
         _draw(layers, generator)
@@ -63,7 +64,10 @@ def vgg_layers(
 
 
 def _load(layers: nn.Sequential, path: Path) -> None:
-    stored = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        raise InputError(f"{path}: is damaged; delete it and fetch it anew with `harness weights fetch`.") from None
     for number, layer in enumerate(layers):
         for key in layer.state_dict():
             value = stored.get(f"features.{number}.{key}")
