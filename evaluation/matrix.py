@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ import pandas as pd
 from evaluation.columns import Column, build_columns
 from evaluation.metrics import FEW_IMAGES_FOR_FID, Metric
 from evaluation.scores import ScoreTable
+from harness.data.config import Kernel, Split
 
 RowKind = Literal["class", "kernel"]
 
@@ -213,16 +214,19 @@ def _seed_mean(cells: Sequence[Cell]) -> Cell:
 
 
 def conditions_of(table: ScoreTable) -> list[Condition]:
-    """The table's conditions in order, with what each stands for."""
-    facts = table.images.drop_duplicates("condition").set_index("condition")
-    return [_condition(name, facts) for name in table.conditions]
+    """The table's conditions in order, with what each stands for.
+
+    A name is its class, with the split and the degradation before it where there are several; the rows of a pooled
+    condition bear the class of each image, so the class is read from the name.
+    """
+    facts = table.images.drop_duplicates("condition").set_index("condition")[["split", "kernel"]]
+    known = {str(name): (str(split), str(kernel)) for name, split, kernel in facts.itertuples()}
+    return [_condition(name, known.get(name)) for name in table.conditions]
 
 
-def _condition(name: str, facts: pd.DataFrame) -> Condition:
-    if name in facts.index:
-        row = facts.loc[name]
-        return Condition(name, str(row["split"]), str(row["image_class"]), str(row["kernel"]))
+def _condition(name: str, known: tuple[str, str] | None) -> Condition:
     parts = name.split("/")
-    if len(parts) == 3:
-        return Condition(name, *parts)
-    return Condition(name, "", name, "")
+    split = parts.pop(0) if len(parts) > 1 and parts[0] in get_args(Split) else ""
+    kernel = parts.pop(0) if len(parts) > 1 and parts[0] in get_args(Kernel) else ""
+    split, kernel = known or (split, kernel)
+    return Condition(name, split, "/".join(parts), kernel)

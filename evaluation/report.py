@@ -18,6 +18,7 @@ from evaluation.matrix import Condition, conditions_of
 from evaluation.matrix_grid import diagonal_summary
 from evaluation.metrics import METRICS
 from evaluation.page import Page, write_page
+from evaluation.picture_source import PictureSource
 from evaluation.published import load_published, published_grid
 from evaluation.scores import ScoreTable
 from evaluation.sections import (
@@ -26,6 +27,7 @@ from evaluation.sections import (
     curves_section,
     ledger_section,
     matrix_section,
+    pictures_section,
     reproduce_section,
     runs_section,
     table_section,
@@ -55,12 +57,14 @@ def write_report(
     out: Path,
     ledger: Mapping[str, Any] | None = None,
     commands: Sequence[str] = (),
+    pictures: PictureSource | None = None,
 ) -> Path:
     """Writes every file of the report into `out` and returns the path of `report.html`.
 
     Args:
         ledger: hours by kind (`useful_h`, `replayed_h`, `starting_h`, `lost_h`, `queued_h`).
         commands: what was typed to get here, shown under "How to reproduce".
+        pictures: where the picture strips come from; None opens the evaluated dataset and the models.
 
     Raises:
         InputError: the folder cannot be written, or the published table or an axis does not exist.
@@ -81,6 +85,7 @@ def write_report(
             matrix_section(matrices, matrix_grids),
             *table_section(tables),
             *compare_section(comparisons),
+            *pictures_section(table, config, pictures),
             *curves_section(curves, [run.name for run in runs]),
             *runs_section([(run.name, run.differences) for run in runs]),
             *ledger_section(ledger),

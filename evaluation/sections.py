@@ -11,20 +11,27 @@ from markupsafe import Markup
 
 from evaluation.charts import chart_svg
 from evaluation.compare import Comparison
+from evaluation.config import EvaluateConfig
 from evaluation.curves import NUM_COLOURS, Curve, text_alternative
 from evaluation.exports import NamedMatrix
 from evaluation.facts_grids import compare_grid, ledger_grid, models_grid, runs_grid
 from evaluation.grid import Grid
 from evaluation.metrics import METRICS
 from evaluation.page import Section
+from evaluation.picture_source import PictureSource, open_picture_source, report_strips
 from evaluation.provenance import data_facts, versions
 from evaluation.scores import ScoreTable
 from evaluation.sentences import sentence, summary
+from harness.errors import InputError
 
 HOW_COMPARED = (
     "Both models are scored on the same images; the images are resampled with replacement (paired bootstrap), and the "
     "p-values of one measure are corrected together by Holm's procedure. The image is the unit: what another training "
     "seed would give is not covered."
+)
+HOW_SHOWN = (
+    "Crops are enlarged pixel by pixel, without smoothing. A frame marks the model that was made for the class. The "
+    "image is the median one, so the strips show what is usual; the numbers under them belong to the whole image."
 )
 UNUSUAL_PSNR = (
     "SupeRAuGAN's PSNR lies above 50 dB, where its SSIM of 0.7 to 0.8 cannot be: rounding to 8 bits alone limits PSNR "
@@ -109,6 +116,18 @@ def curves_section(curves: Sequence[Curve], run_names: Sequence[str]) -> list[Se
     else:
         series.append((f"{len(run_names)} runs, a faint line each", "var(--s0)"))
     return [Section("curves", "Training curves", "curves.html.j2", content=Curves(tuple(series), charts))]
+
+
+def pictures_section(table: ScoreTable, config: EvaluateConfig, source: PictureSource | None) -> list[Section]:
+    """Picture strips; where the images or a model cannot be opened, the reason."""
+    if not config.report.num_strips:
+        return []
+    try:
+        source = source or open_picture_source(table, config)
+        strips = report_strips(source)
+    except InputError as error:
+        return [Section("pictures", "Pictures", "pictures.html.j2", (str(error),), content=())]
+    return [Section("pictures", "Pictures", "pictures.html.j2", (HOW_SHOWN, *source.problems), content=strips)]
 
 
 def runs_section(runs: Sequence[tuple[str, Mapping[str, str]]]) -> list[Section]:

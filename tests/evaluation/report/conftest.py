@@ -35,19 +35,24 @@ def make_table(
             for model in models:
                 gain = -1.0 if model.kind == "method" else 0.6 if model.own_class == image_class else 0.1
                 psnr = difficulty + gain + rng.normal(0, 0.2, num_images)
-                rows.append(_rows(model, image_class, kernel, psnr))
-    conditions = [f"test/{image_class}/{kernel}" for kernel in kernels for image_class in classes]
+                rows.append(_rows(model, image_class, kernel, psnr, condition_name(image_class, kernel, kernels)))
+    conditions = [condition_name(image_class, kernel, kernels) for kernel in kernels for image_class in classes]
     return ScoreTable(pd.concat(rows, ignore_index=True), empty_sets(), {}, models, conditions)
 
 
-def _rows(model: Model, image_class: str, kernel: str, psnr: np.ndarray) -> pd.DataFrame:
+def condition_name(image_class: str, kernel: str, kernels: tuple[str, ...]) -> str:
+    """As the evaluation names conditions: the class, with the kernel before it where there are several."""
+    return f"{kernel}/{image_class}" if len(kernels) > 1 else image_class
+
+
+def _rows(model: Model, image_class: str, kernel: str, psnr: np.ndarray, condition: str) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "model": model.name,
             "model_kind": model.kind,
             "checkpoint_sha": "0" * 64,
             "dataset_fingerprint": "f" * 64,
-            "condition": f"test/{image_class}/{kernel}",
+            "condition": condition,
             "split": "test",
             "image_class": image_class,
             "kernel": kernel,

@@ -1,0 +1,192 @@
+"""Cells, ranks, means, reasons and seeds of the matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evaluation.columns import build_columns, common_name
+from evaluation.grid import BEST, SECOND, Footnotes, rank_values, show_number
+from evaluation.matrix import build_matrix, conditions_of
+from evaluation.matrix_grid import diagonal_summary, matrix_grid
+from evaluation.metrics import METRICS
+from evaluation.model import Model
+from evaluation.scores import ScoreTable, empty_sets
+
+
+def matrix_of(table, metric="psnr", **options):
+    return build_matrix(table, METRICS[metric], conditions_of(table), **options)
+
+
+def test_cells_equal_the_means_of_the_score_table(table):
+    matrix = matrix_of(table)
+    expected = [[table.mean(m.name, c, "psnr") for m in table.models] for c in table.conditions]
+    assert matrix.values().to_numpy() == pytest.approx(np.array(expected))
+    assert list(matrix.values().columns) == ["beach", "mountain", "general", "bicubic"]
+
+
+def test_figure_9_of_specialized_srgan_is_marked_as_published():
+    from evaluation.published import load_published, published_grid
+
+    grid = published_grid(load_published("specialized_srgan"))
+    titles = [head.title for head in grid.heads]
+    best = {
+        line.heads[0]: {title for title, entry in zip(titles, line.entries) if entry.rank == BEST}
+        for line in grid.lines
+    }
+    assert best == {
+        "beach": {"beach"},
+        "mountain": {"mountain"},
+        "desert": {"desert"},
+        "sea": {"general"},
+        "island": {"island", "general"},
+        "general": {"general"},
+    }
+    assert [entry.own for entry in grid.lines[1].entries] == [False, True, False, False, False, False]
+
+
+def test_values_alike_at_the_digits_shown_rank_alike_and_leave_no_second():
+    assert rank_values([25.001, 25.004, 24.0], True, 2) == [BEST, BEST, 0]
+    assert rank_values([25.001, 25.004, 24.0], True, 3) == [SECOND, BEST, 0]
+    assert rank_values([0.2, None, 0.1], False, 4) == [SECOND, 0, BEST]
+    assert rank_values([None, 3.0], True, 2) == [0, 0]
+
+
+def test_baselines_stand_last_and_take_no_part_in_the_ranking(table):
+    better = table.images["model"] == "bicubic"
+    table.images.loc[better, "psnr"] += 10
+    grid = matrix_grid(matrix_of(table))
+    assert [head.apart for head in grid.heads] == [False, False, False, True, True]
+    assert grid.lines[0].entries[0].rank == BEST and grid.lines[0].entries[3].rank == 0
+    assert "bicubic is better than every model here" in [text for _, text in grid.footnotes]
+
+
+def test_means_are_over_models_and_over_classes_with_equal_weight(table):
+    table.images = table.images[~((table.images["image_class"] == "beach") & (table.images["image"] > "beach_003"))]
+    matrix = matrix_of(table)
+    values = matrix.values()
+    assert matrix.row_mean(0).value == pytest.approx(values.iloc[0, :3].mean())
+    assert matrix.column_mean(1).value == pytest.approx(values["mountain"].mean())
+
+
+def test_a_missing_cell_says_why_and_its_means_say_what_they_lack(table):
+    table.missing["mountain", "beach", "psnr"] = "stale: the dataset was changed"
+    grid = matrix_grid(matrix_of(table))
+    entry = grid.lines[0].entries[1]
+    notes = dict(grid.footnotes)
+    assert entry.text == "–" and entry.value is None and notes[entry.mark] == "stale: the dataset was changed"
+    assert notes[grid.lines[0].entries[4].mark] == "mean of 2 of 3 models"
+    mean = grid.lines[-1].entries[1]
+    assert notes[mean.mark] == "mean of 2 of 3 classes" and mean.rank == 0
+
+
+def test_a_cell_in_which_images_failed_is_shown_but_never_best(table):
+    failed = (table.images["model"] == "beach") & (table.images["image"] == "beach_000")
+    table.images.loc[failed, "psnr"] = np.nan
+    grid = matrix_grid(matrix_of(table))
+    entry = grid.lines[0].entries[0]
+    assert entry.rank == 0 and entry.value is not None
+    assert dict(grid.footnotes)[entry.mark] == "1 of 8 images gave no number"
+
+
+def test_a_condition_that_nothing_was_scored_on_keeps_its_row(table):
+    table.conditions.append("desert")
+    table.missing["beach", "desert", "psnr"] = "the class has no images"
+    matrix = matrix_of(table)
+    assert matrix.rows[-1] == "desert"
+    assert [cell.value for cell in matrix.cells[-1]] == [None] * 4
+    assert matrix.cells[-1][0].note == "the class has no images"
+
+
+def test_seeds_of_a_run_become_one_column_with_their_deviation(table_maker):
+    models = [
+        Model(f"beach-seed{seed}", "checkpoint", "x", {"class": "beach", "seed": str(seed)}, "beach")
+        for seed in range(3)
+    ]
+    table = table_maker([*models, Model("bicubic", "method")])
+    matrix = matrix_of(table)
+    means = [table.mean(model.name, "beach", "psnr") for model in models]
+    assert [column.title for column in matrix.columns] == ["beach", "bicubic"]
+    assert matrix.cells[0][0].value == pytest.approx(np.mean(means))
+    assert matrix.cells[0][0].deviation == pytest.approx(np.std(means, ddof=1))
+    assert matrix_grid(matrix).lines[0].entries[0].text == show_number(
+        float(np.mean(means)), 2, float(np.std(means, ddof=1))
+    )
+
+
+def test_models_that_differ_in_more_than_the_seed_stay_apart():
+    models = [
+        Model("a-seed0", "checkpoint", "x", {"augment": "none", "train.seed": "0"}),
+        Model("a-seed1", "checkpoint", "x", {"augment": "none", "train.seed": "1"}),
+        Model("b-seed0", "checkpoint", "x", {"augment": "ada", "train.seed": "0"}),
+    ]
+    assert [column.models for column in build_columns(models)] == [("a-seed0", "a-seed1"), ("b-seed0",)]
+
+
+@pytest.mark.parametrize(
+    ("names", "common"),
+    [
+        (["beach-seed0", "beach-seed1"], "beach"),
+        (["p10_s1_ada", "p10_s2_ada"], "p10_ada"),
+        (["0", "1"], "0"),
+        (["a"], "a"),
+        (["x-1", "x-1-2"], "x-1"),
+    ],
+)
+def test_the_name_of_several_seeds_is_what_they_share(names, common):
+    assert common_name(names) == common
+
+
+def test_degradation_matrix_weighs_classes_alike_and_frames_the_trained_kernel(table_maker):
+    kernels = ("matlab-bicubic", "nearest")
+    models = [Model(f"on-{kernel}", "checkpoint", "x", {"kernel": kernel}) for kernel in kernels]
+    table = table_maker(models, kernels=kernels)
+    matrix = matrix_of(table, row_kind="kernel")
+    assert matrix.rows == kernels
+    assert [[matrix.is_own(row, column) for column in range(2)] for row in range(2)] == [[True, False], [False, True]]
+    expected = np.mean([table.mean("on-nearest", f"matlab-bicubic/{name}", "psnr") for name in ("beach", "mountain")])
+    two = [c for c in conditions_of(table) if c.image_class != "general"]
+    assert build_matrix(table, METRICS["psnr"], two, "kernel").cells[0][1].value == pytest.approx(expected)
+
+
+def test_fid_on_few_images_carries_a_warning_and_kid_its_deviation(table):
+    rows = [
+        {"model": m.name, "condition": c, "metric": metric, "value": v, "deviation": d, "num_images": n, "note": ""}
+        for m in table.models
+        for c, n in (("beach", 50), ("mountain", 3000))
+        for metric, v, d in (("fid", 12.0, np.nan), ("kid", 1.5, 0.2))
+    ]
+    table.sets = pd.DataFrame(rows)
+    fid = matrix_grid(matrix_of(table, "fid"))
+    warning = dict(fid.footnotes)[fid.lines[0].entries[0].mark]
+    assert warning.startswith("FID on 50 images: below 2,048 images it is biased")
+    assert fid.lines[1].entries[0].mark == ""
+    kid = matrix_grid(matrix_of(table, "kid"))
+    assert (
+        kid.lines[0].entries[0].text == show_number(1.5, METRICS["kid"].digits, 0.2)
+        and kid.lines[0].entries[0].mark == ""
+    )
+
+
+def test_identical_images_show_an_infinite_psnr(table):
+    table.images["psnr"] = np.inf
+    assert matrix_grid(matrix_of(table)).lines[0].entries[0].text == "∞"
+
+
+def test_summary_counts_the_models_that_are_best_on_their_own_class(table):
+    assert diagonal_summary(matrix_of(table)) == "By PSNR, 3 of 3 models are the best on their own class."
+
+
+def test_an_empty_table_gives_a_matrix_of_reasons():
+    images = pd.DataFrame({key: [] for key in ("model", "condition", "split", "image_class", "kernel", "image")})
+    model = Model("a", "checkpoint", "x")
+    table = ScoreTable(images, empty_sets(), {("a", "beach", "psnr"): "not finished"}, [model], ["beach"])
+    grid = matrix_grid(matrix_of(table))
+    assert grid.lines[0].entries[0].text == "–" and grid.footnotes == (("a", "not finished"),)
+
+
+def test_footnotes_give_the_same_remark_the_same_mark():
+    notes = Footnotes()
+    assert [notes.mark(text) for text in ("x", "y", "", "x")] == ["a", "b", "", "a"]
+    assert [notes.mark(str(i)) for i in range(30)][-1] == "af"

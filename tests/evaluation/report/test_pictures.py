@@ -1,0 +1,110 @@
+"""Crops, strips and the choice of images."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evaluation.config import EvaluateConfig
+from evaluation.images import ImageInfo
+from evaluation.model import Model
+from evaluation.picture_source import PictureSource, report_strips
+from evaluation.pictures import Candidate, build_strip, choose_crop, median_image, png_uri
+from harness.data.degrade import degrade_image, upscale_image
+
+
+def pixels(uri: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1]))))
+
+
+class DrawnImages:
+    """Three classes of noise with a step edge, as a dataset would give them."""
+
+    path, fingerprint, classes = "drawn", "f", ["beach", "mountain", "general"]
+
+    def __init__(self, height: int = 98, width: int = 130) -> None:
+        self.size = (height, width)
+
+    def images(self, split, image_class):
+        return [ImageInfo(f"{image_class}_{i:03d}", *self.size, False, i) for i in range(8)]
+
+    def read(self, image):
+        rng = np.random.default_rng(image.index)
+        return rng.integers(0, 255, (*self.size, 3)).astype(np.uint8)
+
+
+def test_crop_lies_where_the_images_differ_most():
+    first = np.full((200, 300, 3), 90, np.uint8)
+    second = first.copy()
+    second[120:140, 230:250] = 200
+    top, left, size_px = choose_crop([first, second], 64)
+    assert size_px == 64 and top <= 120 and top + 64 >= 140 and left <= 230 and left + 64 >= 250
+
+
+def test_crop_of_the_brute_force_search_is_found():
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 255, (23, 19, 3)).astype(np.uint8) for _ in range(3)]
+    luma = np.stack([image @ np.array([0.299, 0.587, 0.114]) for image in images]).var(axis=0)
+    places = [(y, x) for y in range(16) for x in range(12)]
+    expected = max(places, key=lambda place: luma[place[0] : place[0] + 8, place[1] : place[1] + 8].sum())
+    assert choose_crop(images, 8)[:2] == expected
+
+
+def test_images_smaller_than_the_crop_are_shown_whole():
+    image = np.zeros((20, 31, 3), np.uint8)
+    assert choose_crop([image, image], 64)[2] == 20
+    assert choose_crop([image], 64) == (0, 5, 20)
+
+
+def test_strip_shows_the_same_lossless_crop_of_every_candidate_and_the_original_last():
+    rng = np.random.default_rng(1)
+    hr_image, sr_image = (rng.integers(0, 255, (80, 90, 3)).astype(np.uint8) for _ in range(2))
+    strip = build_strip("sea", "why", hr_image, [Candidate("model", sr_image, own=True)], ["model"])
+    whole, crop, original = strip.pictures
+    assert whole.whole and (original.title, crop.own) == ("HR", True)
+    top, left, size_px = choose_crop([sr_image])
+    assert np.array_equal(pixels(crop.uri), sr_image[top : top + size_px, left : left + size_px])
+    assert np.array_equal(pixels(original.uri), hr_image[top : top + size_px, left : left + size_px])
+    assert all(picture.alt.startswith("sea: ") for picture in strip.pictures)
+
+
+def test_png_uri_keeps_every_pixel():
+    image = np.random.default_rng(2).integers(0, 255, (7, 5, 3)).astype(np.uint8)
+    assert np.array_equal(pixels(png_uri(image)), image)
+
+
+def test_median_image_is_neither_the_best_nor_the_worst():
+    assert median_image({"a": 3.0, "b": 1.0, "c": 2.0}) == "c"
+    assert median_image({"a": 1.0, "b": 2.0}) == "a"
+
+
+@pytest.fixture
+def source(table_maker):
+    models = [Model("bilinear", "method"), Model("bicubic", "method"), Model("nearest", "method")]
+    table = table_maker(models, classes=tuple(DrawnImages.classes))
+    return PictureSource(table, EvaluateConfig(), DrawnImages(), 4)
+
+
+def test_outputs_are_those_of_the_models_on_the_degraded_image(source):
+    hr_image = DrawnImages().read(ImageInfo("beach_000", 98, 130, False, 0))[:96, :128]
+    outputs = source.outputs(hr_image, "area", "beach_000", ["nearest", "bicubic"])
+    lr_image = degrade_image(hr_image, 4, "area")
+    assert np.array_equal(outputs["bicubic"], upscale_image(lr_image, 4, "bicubic"))
+    assert list(outputs) == ["nearest", "bicubic"]
+
+
+def test_a_model_that_cannot_be_opened_is_left_out_and_named(table_maker):
+    table = table_maker([Model("gone", "checkpoint", "/none/gone", {}, "beach"), Model("bicubic", "method")])
+    source = PictureSource(table, EvaluateConfig(), DrawnImages(), 4)
+    strips = report_strips(source)
+    assert [picture.title for picture in strips[0].pictures] == ["whole image", "nearest", "bicubic", "HR"]
+    assert len(source.problems) == 1 and "/none/gone" in source.problems[0]
+
+
+def test_no_strips_are_made_where_none_are_asked_for(table_maker):
+    config = EvaluateConfig(report={"num_strips": 0})
+    assert report_strips(PictureSource(table_maker(), config, DrawnImages(), 4)) == []
