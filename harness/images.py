@@ -1,0 +1,232 @@
+"""Image files with all that a viewer sees: read and written without losing alpha, grey, 16 bits, EXIF or the profile.
+
+`harness.data.images` is the reader for training and scoring, where every image becomes 8-bit RGB; this one is for
+upscaling, where what comes out should be what went in, only larger. A palette, CMYK or YCbCr image becomes RGB. EXIF
+orientation is applied to the pixels and taken out of the EXIF block.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from harness.data.images import FORMATS
+from harness.errors import DataError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
+_WITH_ALPHA = frozenset({".png", ".webp", ".tif", ".tiff"})
+_WITH_PROFILE = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"})
+_GREY_16 = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
+_ORIENTATION = 0x0112
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_STRIP_ROWS = 256
+_OPTIONS: dict[str, dict[str, Any]] = {
+    ".png": {"compress_level": 4},
+    ".jpg": {"quality": 95, "subsampling": 0},
+    ".jpeg": {"quality": 95, "subsampling": 0},
+    ".webp": {"lossless": True},
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An upright image: colour (H x W x 3) or grey (H x W), uint8 or uint16, with what belongs to it."""
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None = None
+    """H x W, of the pixels' type."""
+    icc_profile: bytes | None = None
+    exif: bytes | None = None
+    """Without the orientation."""
+
+
+def read_picture(path: Path) -> Picture:
+    """The image file.
+
+    Raises:
+        DataError: it cannot be read, is no image, is damaged, too large, or of a kind that would lose something.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); give a readable image.") from None
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            return _picture(image, content, path)
+    except DataError:
+        raise
+    except UnidentifiedImageError:
+        raise DataError(f"{path}: is not an image ({', '.join(FORMATS).lower()}); remove or convert it.") from None
+    except Image.DecompressionBombError:
+        raise DataError(f"{path}: has more pixels than Pillow accepts (a decompression bomb?); split it.") from None
+    except Exception as error:  # Pillow's plugins raise many kinds on damaged files
+        raise DataError(f"{path}: is damaged or truncated ({error}); replace or remove it.") from None
+
+
+def _picture(image: Image.Image, content: bytes, path: Path) -> Picture:
+    deep = _deep_png(image, content, path)
+    rawmode_is_rgb = image.mode in ("RGB", "RGBA", "L", "LA", "I", "I;16", "P", "1")
+    pixels, alpha = deep if deep is not None else _arrays(image, path)
+    exif = image.getexif()
+    orientation = exif.pop(_ORIENTATION, 1)
+    return Picture(
+        upright(pixels, orientation),
+        None if alpha is None else upright(alpha, orientation),
+        image.info.get("icc_profile") if rawmode_is_rgb else None,
+        exif.tobytes() if len(exif) else None,
+    )
+
+
+def _arrays(image: Image.Image, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    image.load()
+    if image.mode == "F" or getattr(image, "n_frames", 1) > 1:
+        kind = "floating-point values" if image.mode == "F" else "several frames"
+        raise DataError(f"{path}: holds {kind}; convert it to a plain 8- or 16-bit image.")
+    if image.mode in _GREY_16:
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise DataError(f"{path}: holds values beyond 16 bits; convert it to 8 or 16 bits.")
+        return values.astype(np.uint16), None
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        grey = image.mode in ("L", "LA", "La", "1")
+        array = np.asarray(image.convert("RGBA"))
+        return np.ascontiguousarray(array[..., 0] if grey else array[..., :3]), np.ascontiguousarray(array[..., 3])
+    return np.asarray(image.convert("L" if image.mode in ("L", "1") else "RGB")), None
+
+
+def _deep_png(image: Image.Image, content: bytes, path: Path) -> tuple[np.ndarray, np.ndarray | None] | None:
+    """A PNG of 16 bits in several channels, which Pillow would cut to 8; None for any other image.
+
+    Pillow's unpacker for big-endian 16 bits takes the first byte of each value, the little-endian one the second; both
+    together are the whole.
+    """
+    tiles = getattr(image, "tile", [])
+    if image.format != "PNG" or not tiles:
+        return None
+    rawmode = str(tiles[0][3])
+    if rawmode == "LA;16B":
+        four = np.asarray(Image.open(io.BytesIO(_as_8_bit_rgba(content)))).astype(np.uint16)
+        image.load()
+        return four[..., 0] * 256 + four[..., 1], four[..., 2] * 256 + four[..., 3]
+    if rawmode not in ("RGB;16B", "RGBA;16B"):
+        return None
+    if "transparency" in image.info:
+        raise DataError(f"{path}: is a 16-bit PNG with a transparent colour; give it an alpha channel instead.")
+    high = np.asarray(image).astype(np.uint16)
+    with Image.open(io.BytesIO(content), formats=("PNG",)) as again:
+        again.tile = [again.tile[0]._replace(args=rawmode.replace("16B", "16L"))]
+        values = high * 256 + np.asarray(again)
+    return values[..., :3], values[..., 3] if values.shape[2] == 4 else None
+
+
+def _as_8_bit_rgba(content: bytes) -> bytes:
+    """A PNG of 16-bit grey and alpha, declared to be 8-bit RGBA, which has the same bytes a pixel."""
+    start = len(_PNG_SIGNATURE)
+    header = content[start + 4 : start + 16] + bytes([8, 6]) + content[start + 18 : start + 21]
+    return content[: start + 4] + header + struct.pack(">I", zlib.crc32(header)) + content[start + 25 :]
+
+
+def upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """The pixels (H x W [x C]) as they are meant to be seen, from EXIF's orientation (1 to 8)."""
+    if orientation in (5, 6, 7, 8):
+        array = array.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    return np.ascontiguousarray(array)
+
+
+def check_writable(path: Path, picture: Picture) -> None:
+    """That the format of `path` can hold what the picture has.
+
+    Raises:
+        DataError: it cannot; the sentence says what can.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise DataError(f"{path}: is of no known image format; end the name in .png.")
+    if picture.pixels.dtype == np.uint16 and suffix != ".png":
+        raise DataError(f"{path}: {suffix} would lose the 16 bits a channel; write .png.")
+    if picture.alpha is not None and suffix not in _WITH_ALPHA:
+        raise DataError(f"{path}: {suffix} would lose the alpha channel; write .png.")
+
+
+def write_picture(path: Path, picture: Picture) -> None:
+    """Writes the image in the format of its suffix, under a temporary name until it is whole.
+
+    Raises:
+        DataError: the format cannot hold it, or the file cannot be written.
+    """
+    check_writable(path, picture)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            if picture.pixels.dtype == np.uint16:
+                _write_deep_png(file, picture)
+            else:
+                _write_with_pillow(file, picture, path.suffix.lower())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error}); name another folder.") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _stacked(picture: Picture) -> np.ndarray:
+    if picture.alpha is None:
+        return picture.pixels
+    return np.dstack([picture.pixels, picture.alpha])
+
+
+def _write_with_pillow(file: IO[bytes], picture: Picture, suffix: str) -> None:
+    image = Image.fromarray(_stacked(picture))
+    options: dict[str, Any] = dict(_OPTIONS.get(suffix, {}))
+    if suffix in _WITH_PROFILE:
+        options.update(icc_profile=picture.icc_profile, exif=picture.exif)
+    image.save(file, Image.registered_extensions()[suffix], **{k: v for k, v in options.items() if v is not None})
+
+
+def _write_deep_png(file: IO[bytes], picture: Picture) -> None:
+    values = _stacked(picture)
+    height, width = values.shape[:2]
+    num_channels = 1 if values.ndim == 2 else values.shape[2]
+    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[num_channels]
+    file.write(_PNG_SIGNATURE)
+    _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))
+    if picture.icc_profile:
+        _write_chunk(file, b"iCCP", b"ICC profile\0\0" + zlib.compress(picture.icc_profile))
+    if picture.exif:
+        _write_chunk(file, b"eXIf", picture.exif.removeprefix(b"Exif\0\0"))
+    for part in _compressed_rows(values, 2 * num_channels):
+        _write_chunk(file, b"IDAT", part)
+    _write_chunk(file, b"IEND", b"")
+
+
+def _compressed_rows(values: np.ndarray, pixel_bytes: int) -> Iterator[bytes]:
+    """PNG's image data: every row as differences to the pixel on the left (filter 1)."""
+    deflate = zlib.compressobj(4)
+    for start in range(0, len(values), _STRIP_ROWS):
+        strip = values[start : start + _STRIP_ROWS].astype(">u2")
+        rows = strip.reshape(len(strip), -1).view(np.uint8)
+        filtered = np.ones((len(rows), rows.shape[1] + 1), np.uint8)
+        filtered[:, 1:] = rows
+        filtered[:, 1 + pixel_bytes :] -= rows[:, :-pixel_bytes]
+        yield deflate.compress(filtered.tobytes())
+    yield deflate.flush()
+
+
+def _write_chunk(file: IO[bytes], kind: bytes, data: bytes) -> None:
+    file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))

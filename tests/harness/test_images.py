@@ -1,0 +1,145 @@
+import io
+import os
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, ImageOps
+
+from harness.errors import DataError
+from harness.images import Picture, read_picture, upright, write_picture
+
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def values(*shape: int, dtype=np.uint8) -> np.ndarray:
+    return np.random.default_rng(7).integers(0, np.iinfo(dtype).max + 1, shape, dtype=dtype)
+
+
+def exif(orientation: int | None = None) -> bytes:
+    block = Image.Exif()
+    block[0x010F] = "a camera"
+    if orientation:
+        block[0x0112] = orientation
+    return block.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "shape"),
+    [(".png", (9, 7)), (".png", (9, 7, 3)), (".tif", (9, 7)), (".tif", (9, 7, 3)), (".webp", (9, 7, 3))],
+)
+@pytest.mark.parametrize("with_alpha", [False, True])
+def test_lossless_formats_give_back_the_same_picture(tmp_path, suffix, shape, with_alpha):
+    pixels = values(*shape)
+    alpha = values(9, 7) | 1 if with_alpha else None  # WebP drops the colour where alpha is 0
+    path = tmp_path / f"a{suffix}"
+    write_picture(path, Picture(pixels, alpha, PROFILE, exif()))
+    back = read_picture(path)
+    assert np.array_equal(back.pixels, pixels)
+    assert (back.alpha is None) == (not with_alpha)
+    if with_alpha:
+        assert np.array_equal(back.alpha, alpha)
+    assert back.icc_profile == PROFILE
+    block = Image.Exif()
+    block.load(back.exif or b"")
+    assert block[0x010F] == "a camera"
+
+
+@pytest.mark.parametrize("num_channels", [1, 3, 4])
+def test_deep_png_is_read_as_opencv_wrote_it_and_written_as_opencv_reads_it(tmp_path, num_channels):
+    array = values(300, 13, num_channels, dtype=np.uint16)
+    order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[num_channels]
+    path = tmp_path / "deep.png"
+    assert cv2.imwrite(str(path), array[..., order])
+    picture = read_picture(path)
+    assert picture.pixels.dtype == np.uint16
+    assert np.array_equal(picture.pixels, array[..., 0] if num_channels == 1 else array[..., :3])
+    assert (picture.alpha is None) == (num_channels < 4)
+    if num_channels == 4:
+        assert np.array_equal(picture.alpha, array[..., 3])
+    write_picture(tmp_path / "again.png", picture)
+    again = cv2.imread(str(tmp_path / "again.png"), cv2.IMREAD_UNCHANGED)
+    assert again.dtype == np.uint16 and np.array_equal(again.reshape(array.shape), array[..., order])
+
+
+def test_deep_grey_with_alpha_keeps_both(tmp_path):
+    picture = Picture(values(5, 4, dtype=np.uint16), values(5, 4, dtype=np.uint16)[::-1].copy(), PROFILE, exif())
+    write_picture(tmp_path / "a.png", picture)
+    back = read_picture(tmp_path / "a.png")
+    assert np.array_equal(back.pixels, picture.pixels) and np.array_equal(back.alpha, picture.alpha)
+    assert back.icc_profile == PROFILE and back.exif is not None
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.info["icc_profile"] == PROFILE and image.getexif()[0x010F] == "a camera"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_as_pillow_applies_it(tmp_path, orientation):
+    path = tmp_path / "turned.png"
+    Image.fromarray(values(6, 9, 3)).save(path, exif=exif(orientation))
+    picture = read_picture(path)
+    with Image.open(path) as image:
+        want = np.asarray(ImageOps.exif_transpose(image))
+    assert np.array_equal(picture.pixels, want)
+    block = Image.Exif()
+    block.load(picture.exif or b"")
+    assert 0x0112 not in block and block[0x010F] == "a camera"
+
+
+def test_orientation_applies_to_deep_pixels_too():
+    array = values(4, 6, 3, dtype=np.uint16)
+    assert np.array_equal(upright(array, 6), np.rot90(array, -1))
+
+
+def test_palette_with_transparency_becomes_colour_and_alpha(tmp_path):
+    image = Image.fromarray(values(8, 8, 3)).quantize(8)
+    image.save(tmp_path / "p.png", transparency=3)
+    picture = read_picture(tmp_path / "p.png")
+    with Image.open(tmp_path / "p.png") as stored:
+        want = np.asarray(stored.convert("RGBA"))
+    assert np.array_equal(picture.pixels, want[..., :3]) and np.array_equal(picture.alpha, want[..., 3])
+
+
+def test_profile_of_another_colour_space_is_not_kept(tmp_path):
+    Image.new("CMYK", (4, 4)).save(tmp_path / "c.jpg", icc_profile=b"cmyk profile")
+    picture = read_picture(tmp_path / "c.jpg")
+    assert picture.pixels.shape == (4, 4, 3) and picture.icc_profile is None
+
+
+@pytest.mark.parametrize(
+    ("name", "picture", "words"),
+    [
+        ("a.jpg", Picture(values(4, 4, 3), values(4, 4)), "alpha"),
+        ("a.jpg", Picture(values(4, 4, dtype=np.uint16)), "16 bits"),
+        ("a.xyz", Picture(values(4, 4)), "no known image format"),
+    ],
+)
+def test_format_that_would_lose_something_is_refused(tmp_path, name, picture, words):
+    with pytest.raises(DataError, match=words):
+        write_picture(tmp_path / name, picture)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_files_are_one_sentence(tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(values(64, 64, 3)).save(buffer, "PNG")
+    for name, content in (("cut.png", buffer.getvalue()[:2000]), ("text.png", b"hello"), ("none.png", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=name) as caught:
+            read_picture(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_picture(tmp_path / "absent.png")
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    write_picture(path, Picture(values(4, 4)))
+    before = path.read_bytes()
+
+    def full_disk(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(DataError, match="No space left"):
+        write_picture(path, Picture(values(9, 9)))
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["a.png"]
