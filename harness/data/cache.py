@@ -18,10 +18,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from harness.data.reading import ShardFile
 from harness.errors import DataError
 
 _CHUNK_BYTES = 8 << 20
 _SMALL_BYTES = 64 << 20
+_OPEN_ATTEMPTS = 5
 
 
 class NodeCache:
@@ -136,10 +138,13 @@ class RemoteStore:
         self.url = url
         self.cache = cache
         self.version = version
-        """The dataset's fingerprint, so that a repacked dataset under the same URL is fetched anew."""
+        self.remote = True
         self._wanted: queue.Queue[tuple[str, int]] = queue.Queue()
         self._asked: set[str] = set()
         self._thread: threading.Thread | None = None
+
+    def pin(self, version: str) -> None:
+        self.version = version
 
     def name(self, file: str) -> str:
         return f"{self.url}/{file}"
@@ -158,6 +163,19 @@ class RemoteStore:
 
     def fetch(self, file: str, size: int | None, version: str = "") -> Path:
         return self.cache.fetch(self.name(file), size, version or self.version)
+
+    def open_shard(self, file: str, size: int) -> ShardFile:
+        """The fetched shard, marked as in use; fetched again if it was evicted between the two."""
+        for _ in range(_OPEN_ATTEMPTS):
+            path = self.fetch(file, size)
+            try:
+                shard = ShardFile(path, size)
+                fcntl.flock(shard.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                if path.exists():
+                    return shard
+            except (DataError, BlockingIOError):
+                continue
+        raise DataError(f"{self.name(file)}: is evicted from {self.cache.folder} again and again; raise data.cache_gb.")
 
     def prefetch(self, files: Iterable[tuple[str, int]]) -> None:
         """Fetches files that will be wanted soon, in a thread of its own; a failure shows when the file is read."""
@@ -189,11 +207,6 @@ def open_url(url: str) -> Any:
         return fsspec.open(url, "rb").open()
     except ImportError as error:
         raise DataError(f"{url}: needs another package ({error}); install it.") from None
-
-
-def share_lock(fd: int) -> None:
-    """Marks an open cached file as in use until `fd` is closed."""
-    fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def _remove_unless_open(path: Path) -> bool:

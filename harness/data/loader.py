@@ -85,6 +85,8 @@ class PatchLoader:
         self._substitute_stream = random.key(seed, "substitute")
         self._order = self._make_order(seed)
         self._ring = _BufferRing((batch_size // world_size, data.patch_px, data.patch_px * 3))
+        self._remote = any(dataset.store.remote for dataset in self._datasets)
+        self._announced: tuple[int, int] | None = None
         self._lock = threading.Lock()
         self._reported: set[tuple[int, int]] = set()
         self._stop = threading.Event()
@@ -173,6 +175,8 @@ class PatchLoader:
 
     def _read_batch(self, readers: list[CropReader], first_position: int, number: int) -> Batch:
         position_B = self._positions(first_position, number)
+        if self._remote:
+            self._announce(int(position_B[0]))
         source_B, sample_B = self._locate(position_B)
         hr_BHX, hr_BHWC = self._ring.take()
         top_B, left_B = self._crop_places(position_B, source_B, sample_B)
@@ -183,6 +187,20 @@ class PatchLoader:
             except DataError as error:
                 self._substitute(readers, int(position_B[slot]), source, sample, hr_BHX[slot], error)
         return Batch(hr_BHWC, torch.from_numpy(position_B))
+
+    def _announce(self, position: int) -> None:
+        """Tells remote datasets the shards of the next two windows, every quarter of a window."""
+        step = max(1, self.data.window // 4)
+        with self._lock:
+            if self._announced is not None and self._announced[0] <= position < self._announced[1]:
+                return
+            self._announced = (position, position + step)
+        source_N, sample_N = self._locate(np.arange(position, position + 2 * self.data.window))
+        for dataset in {id(dataset): dataset for dataset in self._datasets}.values():
+            mine = [number for number, other in enumerate(self._datasets) if other is dataset]
+            code_N = dataset.shard_code[sample_N[np.isin(source_N, mine)]]
+            _, first = np.unique(code_N, return_index=True)
+            dataset.announce(code_N[np.sort(first)])
 
     def _crop_places(
         self, position_B: np.ndarray, source_B: np.ndarray, sample_B: np.ndarray

@@ -210,7 +210,7 @@ class _Builder:
     ) -> None:
         self.out, self.shards, self.options, self.found, self.skipped = out, shards, options, found, skipped
         self.building = out / _BUILDING
-        plan = [[name, [[g.name, [asdict(i) for i in g.images]] for g in groups]] for name, groups in shards]
+        plan = [[name, [[g.name, [_identity(i) for i in g.images]] for g in groups]] for name, groups in shards]
         text = json.dumps([asdict(options), plan], sort_keys=True)
         self.plan_hash = hashlib.sha256(text.encode()).hexdigest()
 
@@ -290,7 +290,7 @@ class _Builder:
         samples: list[Sample] = []
         shards: dict[str, int] = {}
         bad: list[Skipped] = []
-        for name, _ in self.shards:
+        for name, _ in sorted(self.shards):
             record = json.loads(self._record_of(name).read_text())
             bad += [Skipped(**item) for item in record["skipped"]]
             if record["samples"]:
@@ -321,6 +321,11 @@ class _Builder:
             counts=description.counts,
             skipped=skipped,
         )
+
+
+def _identity(image: SourceImage) -> dict[str, Any]:
+    """What decides an image's samples: all but where its file lies."""
+    return {name: value for name, value in asdict(image).items() if name != "path"}
 
 
 def _write_group(building: Path, options: Options, group: _Group) -> tuple[str, int]:

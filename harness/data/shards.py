@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _CODED = ("class", "split", "shard", "extension")
 _PLAIN = ("source_hash", "offset", "length", "header", "height", "width", "crc32", "grey")
 _MAX_OPEN_SHARDS = 128
+EXTENSIONS = frozenset({"npy", "png", "jpg", "jpeg", "webp"})
+"""The types of samples that are read. Whatever would have to be unpickled is not among them."""
 
 
 class Dataset:
@@ -34,7 +36,7 @@ class Dataset:
         self.description = description
         self.fingerprint = description.fingerprint
         self.num_samples = description.num_samples
-        self._index_path = index_path
+        self.index_path = index_path
         table = sidecar.read_columns(index_path, [*_CODED, *_PLAIN])
         self.class_code, self.classes = sidecar.codes(table["class"])
         self.split_code, self.splits = sidecar.codes(table["split"])
@@ -66,6 +68,7 @@ class Dataset:
         store = open_store(str(path), cache)
         content = store.read(sidecar.DESCRIPTION_NAME)
         description = sidecar.read_description(content, store.name(sidecar.DESCRIPTION_NAME))
+        store.pin(description.fingerprint)
         index_path = store.fetch(sidecar.INDEX_NAME, None, description.index_sha256)
         found = hashlib.sha256(index_path.read_bytes()).hexdigest()
         if found != description.index_sha256:
@@ -89,7 +92,7 @@ class Dataset:
 
     def _text(self, name: str, index: int) -> str:
         if name not in self._texts:
-            self._texts[name] = sidecar.read_columns(self._index_path, [name])[name].combine_chunks()
+            self._texts[name] = sidecar.read_columns(self.index_path, [name])[name].combine_chunks()
         return self._texts[name][int(index)].as_py()  # type: ignore[index]
 
     def select(
@@ -186,11 +189,19 @@ class Dataset:
             if shard is None:
                 name = self.shards[code]
                 size = self.description.shards[name]
-                shard = ShardFile(self.store.fetch(name, size), size)
+                shard = self.store.open_shard(name, size)
                 while len(self._open) >= _MAX_OPEN_SHARDS:
                     self._open.popitem(last=False)
                 self._open[int(code)] = shard
         return shard
+
+    def announce(self, code_N: np.ndarray) -> None:
+        """Says which shards will be read next, in this order: they are fetched ahead, others may leave the cache."""
+        names = [self.shards[code] for code in code_N]
+        self.store.prefetch((name, self.description.shards[name]) for name in names)
+        with self._lock:
+            for code in set(self._open) - {int(code) for code in code_N}:
+                del self._open[code]
 
     def close(self) -> None:
         """Forgets the open shards; each closes with its last reader."""
@@ -206,6 +217,10 @@ class Dataset:
         missing = sorted(set(self.shards) - set(sizes))
         if missing:
             raise DataError(f"{name}: names the shard {missing[0]}, which dataset.json does not; pack again.")
+        strange = sorted(set(self.extensions) - EXTENSIONS)
+        if strange:
+            index = int(np.flatnonzero(self.extension_code == self.extensions.index(strange[0]))[0])
+            raise self.bad_sample(index, f"is of type '.{strange[0]}', which is never read")
         size_S = np.array([sizes[shard] for shard in self.shards], np.int64)
         raw = self.header > 0
         pixels = self.height.astype(np.int64) * self.width * 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from harness.data.reading import ShardFile
 from harness.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ class Store(Protocol):
     """Files of a dataset by name."""
 
     url: str
+    remote: bool
+
+    def pin(self, version: str) -> None:
+        """Says which version of the dataset is meant, so that a cache keeps versions apart."""
 
     def name(self, file: str) -> str:
         """The file's full path or URL, for messages."""
@@ -29,6 +34,9 @@ class Store(Protocol):
 
     def fetch(self, file: str, size: int | None, version: str = "") -> Path:
         """A local path of the whole file, which has `size` bytes."""
+
+    def open_shard(self, file: str, size: int) -> ShardFile:
+        """An open shard of `size` bytes."""
 
     def prefetch(self, files: Iterable[tuple[str, int]]) -> None:
         """Says which (file, size) will be wanted soon."""
@@ -40,6 +48,10 @@ class LocalStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.url = str(folder)
+        self.remote = False
+
+    def pin(self, version: str) -> None:
+        """Nothing to do: there is no cache."""
 
     def name(self, file: str) -> str:
         return str(self.folder / file)
@@ -60,6 +72,9 @@ class LocalStore:
         if not path.exists():
             raise DataError(f"{path}: is missing; copy or pack the dataset again.")
         return path
+
+    def open_shard(self, file: str, size: int) -> ShardFile:
+        return ShardFile(self.folder / file, size)
 
     def prefetch(self, files: Iterable[tuple[str, int]]) -> None:
         """Nothing to do: the operating system reads ahead."""

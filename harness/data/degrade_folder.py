@@ -1,0 +1,91 @@
+"""A folder of HR images to the folder of LR images that training would see."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.data.config import Kernel
+from harness.data.degrade import KERNELS, crop_to_multiple, degrade_image
+from harness.data.images import encode_png, read_image
+from harness.data.survey import Skipped
+from harness.errors import DataError, InputError
+
+
+@dataclass(frozen=True)
+class DegradeSummary:
+    """What was written."""
+
+    num_images: int
+    cropped: list[str]
+    """Images whose last rows or columns were cut off, because the scale does not divide their sides."""
+    skipped: list[Skipped]
+
+
+def degrade_folder(
+    hr_dir: Path,
+    out_dir: Path,
+    *,
+    scale: int,
+    kernel: Kernel = "matlab-bicubic",
+    progress: Callable[[int, int], None] | None = None,
+) -> DegradeSummary:
+    """Writes `out_dir/STEM.png` for every image below `hr_dir` (subfolders are kept). Grey images stay grey.
+
+    Raises:
+        InputError: no such folder, an unknown kernel or scale, two images for one output name, or an output folder
+            that cannot be written.
+        DataError: none of the files is a usable image.
+    """
+    if kernel not in KERNELS:
+        raise InputError(f"kernel '{kernel}' is unknown; choose one of {', '.join(KERNELS)}.")
+    if scale < 1:
+        raise InputError(f"--scale {scale} is not allowed; give for example 2, 4 or 8.")
+    if not hr_dir.is_dir():
+        raise InputError(f"{hr_dir}: is not a folder; give a folder of images.")
+    files = sorted(path for path in hr_dir.rglob("*") if path.is_file())
+    targets = _targets(files, hr_dir, out_dir)
+    skipped: list[Skipped] = []
+    cropped: list[str] = []
+    for number, path in enumerate(files):
+        try:
+            image = read_image(path)
+            if min(image.shape[:2]) < scale:
+                raise DataError(f"{path}: is smaller than the scale; remove it.")
+        except DataError as error:
+            skipped.append(Skipped(str(path), str(error).removeprefix(f"{path}: ")))
+            continue
+        fitting = crop_to_multiple(image, scale)
+        if fitting.shape != image.shape:
+            cropped.append(str(path))
+        _write(targets[path], encode_png(degrade_image(fitting, scale, kernel)))
+        if progress:
+            progress(number + 1, len(files))
+    if len(skipped) == len(files):
+        first = f" (the first: {skipped[0].path}: {skipped[0].reason})" if skipped else ""
+        raise DataError(f"{hr_dir}: holds no usable image{first}; give a folder of images.")
+    return DegradeSummary(len(files) - len(skipped), cropped, skipped)
+
+
+def _targets(files: list[Path], hr_dir: Path, out_dir: Path) -> dict[Path, Path]:
+    targets: dict[Path, Path] = {}
+    taken: dict[Path, Path] = {}
+    for path in files:
+        target = (out_dir / path.relative_to(hr_dir)).with_suffix(".png")
+        if target in taken:
+            raise InputError(f"{path} and {taken[target]} would both become {target}; rename one of them.")
+        taken[target] = path
+        targets[path] = target
+    return targets
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        part.write_bytes(content)
+        os.replace(part, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); give another output folder.") from None

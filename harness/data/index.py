@@ -1,0 +1,206 @@
+"""The sidecar for WebDataset shards that others wrote, so that they are read by ranges like our own.
+
+A sample is the members of a tar that share a key (the name up to the first dot). One of them is the image (png, jpg,
+webp, npy); a `.json` beside it may say class, source, source_sha256, split and grey, a `.cls` may say the class. What
+is not said is found out: the class is the key's folder or `all`, the source is the sample itself, the split is decided
+by content as `harness pack` does. Nothing is unpickled: a shard with a pickled member is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness.data import images, sidecar
+from harness.data.reading import checksum, npy_layout
+from harness.data.shards import EXTENSIONS
+from harness.data.sidecar import Sample
+from harness.data.split import SPLITS, assign_splits
+from harness.data.survey import Skipped, class_name_of
+from harness.data.tar import Member, list_members
+from harness.errors import DataError, InputError
+
+PICKLED = frozenset({"pickle", "pkl", "pyd", "pth", "pt"})
+"""Types that readers of such shards unpickle by default."""
+_LARGEST_JSON = 1 << 20
+
+
+@dataclass(frozen=True)
+class IndexSummary:
+    """What an index covers."""
+
+    path: Path
+    fingerprint: str
+    num_samples: int
+    num_shards: int
+    counts: dict[str, dict[str, dict[str, int]]]
+    skipped: list[Skipped]
+
+
+def index(
+    folder: Path,
+    *,
+    val: float | int = 0.05,
+    test: float | int = 0.1,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> IndexSummary:
+    """Writes `index.parquet` and `dataset.json` beside the `*.tar` files of a local folder.
+
+    Args:
+        val, test: samples a class for validation and test where the shards do not say; a count or a share.
+        progress: called with (shards done, shards in all).
+
+    Raises:
+        InputError: no folder, no shards, or it cannot be written.
+        DataError: a shard is damaged, or has an unsafe or a pickled member; names the shard and the member.
+    """
+    if "://" in str(folder) or not folder.is_dir():
+        raise InputError(f"{folder}: is not a local folder; index the shards where they lie before uploading them.")
+    shards = sorted(folder.glob("*.tar"))
+    if not shards:
+        raise InputError(f"{folder}: holds no .tar files (compressed ones cannot be read by ranges); give another.")
+    samples: list[Sample] = []
+    skipped: list[Skipped] = []
+    for number, shard in enumerate(shards):
+        for item in _read_shard(shard):
+            if isinstance(item, Sample):
+                samples.append(item)
+            else:
+                skipped.append(item)
+        if progress:
+            progress(number + 1, len(shards))
+    if not samples:
+        raise DataError(f"{folder}: none of its samples has an image ({', '.join(sorted(EXTENSIONS))}).")
+    _check_keys(samples, folder)
+    samples = _with_splits(samples, val, test, seed)
+    sizes = {shard.name: shard.stat().st_size for shard in shards}
+    extensions = sorted({sample.extension for sample in samples})
+    options = {"indexed": True, "skipped": [asdict(item) for item in skipped]}
+    try:
+        description = sidecar.write_sidecar(folder, samples, sizes, "+".join(extensions), 0, options)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror}); copy the shards to another folder."
+        ) from None
+    return IndexSummary(folder, description.fingerprint, len(samples), len(shards), description.counts, skipped)
+
+
+def _read_shard(shard: Path) -> Iterator[Sample | Skipped]:
+    """The samples of a shard, in the order of their images."""
+    groups: dict[str, dict[str, Member]] = defaultdict(dict)
+    for member in list_members(shard):
+        key, extension = split_name(member.name)
+        if extension.split(".")[-1] in PICKLED:
+            raise DataError(f"{shard}: sample '{key}' has a pickled member '.{extension}', which is never read.")
+        groups[key][extension] = member
+    with shard.open("rb") as file:
+        for key, members in groups.items():
+            found = [extension for extension in members if extension in EXTENSIONS]
+            if len(found) != 1:
+                why = "no image" if not found else f"several images ({', '.join(sorted(found))})"
+                yield Skipped(f"{shard}: sample '{key}'", f"has {why}")
+                continue
+            try:
+                yield _describe(file, shard, key, found[0], members)
+            except DataError as error:
+                yield Skipped(f"{shard}: sample '{key}'", str(error).split(": ", 2)[-1])
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """(key, extension) of a member's name, as WebDataset parts them: at the first dot of the last part of the path."""
+    folder, slash, last = name.rpartition("/")
+    stem, _, extension = last.partition(".")
+    return folder + slash + stem, extension.lower()
+
+
+def _describe(file: Any, shard: Path, key: str, extension: str, members: dict[str, Member]) -> Sample:
+    name = f"{shard}: sample '{key}'"
+    member = members[extension]
+    content = _content(file, member)
+    about = _said(file, name, members)
+    header, grey = 0, bool(about.get("grey", False))
+    if extension == "npy":
+        header, (height, width, _) = npy_layout(content[:1024], name)
+    else:
+        found = images.read_header(content, name)
+        height, width, grey = found.height, found.width, found.grey
+    digest = str(about.get("source_sha256") or hashlib.sha256(content).hexdigest())
+    return Sample(
+        key=key,
+        class_name=str(about.get("class") or _folder_of(key)),
+        split=str(about.get("split", "")),
+        source=str(about.get("source") or key),
+        source_hash=_hash_of(digest),
+        shard=shard.name,
+        extension=extension,
+        offset=member.offset,
+        length=member.length,
+        header=header,
+        height=height,
+        width=width,
+        crc32=checksum(content),
+        grey=grey,
+    )
+
+
+def _said(file: Any, name: str, members: dict[str, Member]) -> dict[str, Any]:
+    """What the `.json` and `.cls` beside an image say."""
+    about: dict[str, Any] = {}
+    if "cls" in members:
+        about["class"] = class_name_of(_content(file, members["cls"])[:200].decode("utf-8", "replace").strip())
+    if "json" in members and members["json"].length <= _LARGEST_JSON:
+        try:
+            said = json.loads(_content(file, members["json"]))
+        except (ValueError, RecursionError):
+            raise DataError(f"{name}: its .json is not JSON; write the shard again.") from None
+        if isinstance(said, dict):
+            about.update({key: value for key, value in said.items() if isinstance(value, (str, int, bool))})
+    if "class" in about:
+        about["class"] = class_name_of(str(about["class"]))
+    if about.get("split") not in SPLITS:
+        about.pop("split", None)
+    return about
+
+
+def _content(file: Any, member: Member) -> bytes:
+    file.seek(member.offset)
+    return file.read(member.length)
+
+
+def _folder_of(key: str) -> str:
+    folder = key.rpartition("/")[0].rpartition("/")[2]
+    return class_name_of(folder) if folder else "all"
+
+
+def _hash_of(digest: str) -> int:
+    try:
+        return int(digest[:16], 16)
+    except ValueError:
+        return int(hashlib.sha256(digest.encode()).hexdigest()[:16], 16)
+
+
+def _check_keys(samples: list[Sample], folder: Path) -> None:
+    seen: dict[str, str] = {}
+    for sample in samples:
+        if sample.key in seen:
+            raise DataError(
+                f"{folder}: the key '{sample.key}' is in {seen[sample.key]} and in {sample.shard}; "
+                "give the samples different keys."
+            )
+        seen[sample.key] = sample.shard
+
+
+def _with_splits(samples: list[Sample], val: float | int, test: float | int, seed: int) -> list[Sample]:
+    """Decides the splits that the shards do not say, by source."""
+    open_ones = [place for place, sample in enumerate(samples) if not sample.split]
+    pairs = [(samples[place].class_name, f"{samples[place].source_hash:016x}") for place in open_ones]
+    result = list(samples)
+    for place, split in zip(open_ones, assign_splits(pairs, val, test, seed)):
+        result[place] = replace(samples[place], split=split)
+    return result

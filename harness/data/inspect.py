@@ -1,0 +1,124 @@
+"""What a dataset holds, and whether all of it is sound."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from harness.data import sidecar
+from harness.data.cache import NodeCache
+from harness.data.index import PICKLED, split_name
+from harness.data.shards import Dataset
+from harness.data.store import LocalStore
+from harness.data.tar import list_members
+from harness.errors import DataError
+
+_MOST_PROBLEMS = 100
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Counts and sizes of a dataset; `problems` is one sentence per unsound part (empty unless verified)."""
+
+    path: str
+    fingerprint: str
+    codec: str
+    tile_px: int
+    num_samples: int
+    num_shards: int
+    num_bytes: int
+    classes: list[str]
+    counts: dict[str, dict[str, dict[str, int]]]
+    """Split -> class -> {images, samples}."""
+    smallest_px: tuple[int, int]
+    """Height and width of the sample with the shortest edge."""
+    largest_px: tuple[int, int]
+    num_grey: int
+    num_skipped: int
+    """Files that were found when the dataset was packed, and left out."""
+    verified: bool
+    problems: list[str]
+
+
+def inspect(
+    path: str,
+    verify: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    cache: NodeCache | None = None,
+) -> Summary:
+    """Opens a dataset and sums it up; `verify` reads every sample, checks and decodes it.
+
+    Raises:
+        DataError: it cannot be opened at all. What `verify` finds is listed in `problems` instead.
+    """
+    dataset = Dataset.open(path, cache)
+    problems = _verify(dataset, progress) if verify else []
+    edge = np.minimum(dataset.height, dataset.width)
+    small, large = int(np.argmin(edge)), int(np.argmax(edge))
+    description = dataset.description
+    return Summary(
+        path=dataset.path,
+        fingerprint=dataset.fingerprint,
+        codec=description.codec,
+        tile_px=description.tile_px,
+        num_samples=dataset.num_samples,
+        num_shards=len(description.shards),
+        num_bytes=sum(description.shards.values()),
+        classes=dataset.classes,
+        counts=description.counts,
+        smallest_px=(int(dataset.height[small]), int(dataset.width[small])),
+        largest_px=(int(dataset.height[large]), int(dataset.width[large])),
+        num_grey=int(dataset.grey.sum()),
+        num_skipped=len(description.options.get("skipped", [])),
+        verified=verify,
+        problems=problems,
+    )
+
+
+def _verify(dataset: Dataset, progress: Callable[[int, int], None] | None) -> list[str]:
+    """Every sample's bytes against their checksum, decoded; every shard's members; the sidecar's fingerprint."""
+    problems = _sidecar_problems(dataset)
+    if isinstance(dataset.store, LocalStore):
+        for shard in dataset.description.shards:
+            problems += _shard_problems(dataset.store.folder / shard)
+
+    def try_reading(index: int) -> str | None:
+        try:
+            dataset.read(index)
+        except DataError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        for number, problem in enumerate(threads.map(try_reading, range(dataset.num_samples), chunksize=64)):
+            if problem is not None:
+                problems.append(problem)
+            if progress and (number % 256 == 255 or number + 1 == dataset.num_samples):
+                progress(number + 1, dataset.num_samples)
+            if len(problems) >= _MOST_PROBLEMS:
+                return [*problems, f"{dataset.path}: stopped after {_MOST_PROBLEMS} problems; pack the images again."]
+    return problems
+
+
+def _sidecar_problems(dataset: Dataset) -> list[str]:
+    table = sidecar.read_columns(dataset.index_path, sidecar.SCHEMA.names)
+    if sidecar.fingerprint_of(table) == dataset.fingerprint:
+        return []
+    name = dataset.store.name(sidecar.DESCRIPTION_NAME)
+    return [f"{name}: its fingerprint is not that of the index; run `harness index` or pack again."]
+
+
+def _shard_problems(shard: Path) -> list[str]:
+    try:
+        for member in list_members(shard):
+            key, extension = split_name(member.name)
+            if extension.split(".")[-1] in PICKLED:
+                return [f"{shard}: sample '{key}' has a pickled member '.{extension}', which is never read; remove it."]
+    except DataError as error:
+        return [str(error)]
+    return []
