@@ -67,7 +67,8 @@ def last_plan(folder: SweepFolder) -> Plan | None:
 def store(sweep: SweepConfig, plan: Plan, folder: SweepFolder) -> None:
     """Writes the sweep, its plan, the run file of every phase, and the links with readable names.
 
-    Run files of finished phases are left as they are; those of others may change in how the run is watched. All folders can be entered by their owner alone.
+    Run files of finished phases are left as they are; those of others may change in how the run is watched. All
+    folders can be entered by their owner alone.
     """
     for place in (folder.runs.root, folder.runs.root / "phases", folder.path, folder.models):
         create_private(place)

@@ -13,7 +13,7 @@ from sweeps.layout import SweepFolder
 from sweeps.lock import Claim, Heartbeat
 from sweeps.plan import Plan
 from sweeps.queues import Queues
-from sweeps.state import PhaseState, phase_states
+from sweeps.state import PhaseState, last_error_line, note_failure, phase_states
 
 _WAIT_S = 1.0
 
@@ -56,7 +56,7 @@ def train_here(
             try:
                 if mine:
                     supervisor = _supervise(mine, plan, states, folder, profile, on_poll)
-                    failed += [name for name, state in supervisor.states.items() if state.state == "failed"]
+                    failed += _note_failures(supervisor, folder)
                     if supervisor.interrupted:
                         return LocalOutcome(True, tuple(failed))
                 else:
@@ -78,6 +78,16 @@ def _supervise(
     supervisor = Supervisor(jobs_for(folder.runs, plan, keys, finished), profile, folder.jobs)
     supervisor.run(lambda _: on_poll())
     return supervisor
+
+
+def _note_failures(supervisor: Supervisor, folder: SweepFolder) -> list[str]:
+    """The phases that failed; those whose trainer could not say why get the last line of their log."""
+    failed = [name for name, state in supervisor.states.items() if state.state == "failed"]
+    for key in failed:
+        place = folder.runs.phase(key)
+        code = supervisor.states[key].exit_code
+        note_failure(place, last_error_line(place) or f"left with exit code {code}")
+    return failed
 
 
 def _release(claims: dict[str, Claim], keys: Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Iterable
@@ -9,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from slurm.submission import NOTE
-from sweeps.layout import RunsFolder, read_json
+from slurm.errors import ClusterError
+from slurm.submission import Submission, read_submission
+from sweeps.layout import RunsFolder, read_json, write_atomically
 from sweeps.lock import holder
 from sweeps.owner import JobAlive, Owner, process_start
 from sweeps.plan import Plan
@@ -53,7 +55,7 @@ def phase_state(folder: Path, job_alive: JobAlive) -> PhaseState:
         return PhaseState("running", owner, status)
     if owner is not None:
         return PhaseState("queued", owner, status)
-    if said == "failed":
+    if said == "failed" or (not status and _left_without_a_word(folder)):
         return PhaseState("failed", None, status)
     return PhaseState("saved" if status else "missing", None, status)
 
@@ -79,11 +81,47 @@ def unfinished(states: Iterable[PhaseState]) -> int:
 
 def submitted_job(folder: Path, job_alive: JobAlive) -> Owner | None:
     """The SLURM job noted in the folder, if it lives: a submitter may have died before it handed its claim over."""
-    note = read_json(folder / NOTE)
-    if note is None or note.get("executor") != "slurm":
+    note = _read_note(folder)
+    if note is None or note.executor != "slurm":
         return None
-    owner = Owner("", 0, "", str(note.get("job_id")), note.get("slurm_conf"))
+    owner = Owner("", 0, "", note.job_id, note.slurm_conf)
     return owner if job_alive(owner) else None
+
+
+def _left_without_a_word(folder: Path) -> bool:
+    """Whether a SLURM job began, and left the queue before the trainer could write anything.
+
+    One that is to come back would still be in the queue.
+    """
+    submission = _read_note(folder)
+    return submission is not None and submission.executor == "slurm" and bool(submission.log_files(0))
+
+
+def note_failure(folder: Path, error: str) -> None:
+    """Says in place of a trainer that is gone why it failed, unless it has said so itself."""
+    status = read_json(folder / "status.json") or {}
+    if status.get("state") != "failed":
+        write_atomically(folder / "status.json", json.dumps({**status, "state": "failed", "error": error}))
+
+
+def last_error_line(folder: Path) -> str:
+    """The last line that rank 0 of a job wrote to its error log."""
+    submission = _read_note(folder)
+    for path in [path for path in (submission.log_files(0) if submission else []) if path.suffix == ".err"]:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 4096))
+            lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+        if lines:
+            return lines[-1].strip()
+    return ""
+
+
+def _read_note(folder: Path) -> Submission | None:
+    """The note of the last submission; one that is damaged says nothing."""
+    try:
+        return read_submission(folder)
+    except ClusterError:
+        return None
 
 
 def _trainer_lives(status: dict[str, Any]) -> bool:

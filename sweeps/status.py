@@ -6,12 +6,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
-from slurm.errors import ClusterError
-from slurm.submission import read_submission
 from sweeps.layout import RunsFolder
 from sweeps.plan import Phase, Plan, PlannedRun
 from sweeps.queues import Queues
-from sweeps.state import PhaseState, phase_states
+from sweeps.state import PhaseState, last_error_line, phase_states
 
 RunState = Literal["done", "running", "queued", "saved", "waiting", "failed"]
 ORDER: tuple[RunState, ...] = ("running", "queued", "saved", "failed", "waiting", "done")
@@ -119,20 +117,4 @@ def _error(runs: RunsFolder, phase: Phase, state: PhaseState) -> str:
     """The trainer's own last word, or the last line that its log has of it."""
     if state.state != "failed":
         return ""
-    return state.error or last_error_line(runs, phase.key) or "no reason was noted; see `harness logs`"
-
-
-def last_error_line(runs: RunsFolder, key: str) -> str:
-    """The last line that rank 0 of a phase wrote to its error log."""
-    try:
-        submission = read_submission(runs.phase(key))
-    except ClusterError as error:
-        return str(error)
-    files = [path for path in (submission.log_files(0) if submission else []) if path.suffix == ".err"]
-    for path in files:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 4096))
-            lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
-        if lines:
-            return lines[-1].strip()
-    return ""
+    return state.error or last_error_line(runs.phase(phase.key)) or "no reason was noted; see `harness logs`"

@@ -1,0 +1,39 @@
+"""A trainer that takes a moment: writes what a real one writes, and fails or dies where the test says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import yaml
+
+
+def main(run_file: str) -> int:
+    values = yaml.safe_load(Path(run_file).read_text())
+    out, number = Path(values["out"]), values["phase"]
+    phase = values["config"]["phases"][number]
+    first = sum(before["iterations"] for before in values["config"]["phases"][:number])
+    assert number == 0 or (Path(values["parent"]) / "generator.safetensors").exists(), "the parent is not finished"
+    with (out / "starts.txt").open("a") as file:
+        file.write(f"{time.time()}\n")
+    plan = json.loads(os.environ.get("FAKE_TRAINER", "{}")).get(phase["name"], "")
+    status = {"pid": os.getpid(), "host": os.uname().nodename, "starts": 1, "updated": time.time(), "step": first}
+    if plan == "fail":
+        _write(out, {**status, "state": "failed", "error": "TrainingError: the loss is not finite"})
+        return 1
+    if plan == "refuse":
+        print("error: no such data")
+        return 2
+    _write(out, {**status, "state": "running", "steps_per_s": 10.0})
+    time.sleep(float(plan or 0))
+    (out / "generator.safetensors").write_bytes(b"weights")
+    _write(out, {**status, "state": "done", "step": first + phase["iterations"], "val_psnr": 30.0})
+    return 0
+
+
+def _write(out: Path, status: dict[str, object]) -> None:
+    temporary = out / ".status"
+    temporary.write_text(json.dumps(status))
+    temporary.replace(out / "status.json")

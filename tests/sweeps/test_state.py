@@ -1,0 +1,119 @@
+"""A phase's state from its folder, whoever wrote it and whoever died."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from slurm.submission import NOTE
+from sweeps.lock import claim
+from sweeps.owner import Owner
+from sweeps.plan import Plan
+from sweeps.state import PhaseState, blocked, last_error_line, note_failure, phase_state
+
+WriteStatus = Callable[..., None]
+
+
+def alive(owner: Owner) -> bool:
+    return True
+
+
+def gone(owner: Owner) -> bool:
+    return False
+
+
+def submit(folder: Path, executor: str = "slurm") -> None:
+    folder.mkdir(exist_ok=True)
+    values = {
+        "name": "x",
+        "job_id": "5",
+        "executor": executor,
+        "profile": "p",
+        "folder": str(folder),
+        "logs": "5_*_log.*",
+    }
+    (folder / NOTE).write_text(json.dumps(values))
+
+
+def test_untouched_phase_is_missing(tmp_path: Path) -> None:
+    assert phase_state(tmp_path / "nowhere", gone).state == "missing"
+
+
+def test_done_needs_the_exported_generator(tmp_path: Path, write_status: WriteStatus) -> None:
+    write_status(tmp_path, state="done")
+    assert phase_state(tmp_path, gone).state == "done"
+    (tmp_path / "generator.safetensors").unlink()
+    assert phase_state(tmp_path, gone).state == "saved", "a phase whose result is gone would never be trained again"
+
+
+@pytest.mark.parametrize(("said", "state"), [("saved", "saved"), ("failed", "failed"), ("running", "saved")])
+def test_what_a_trainer_said_before_it_left(tmp_path: Path, write_status: WriteStatus, said: str, state: str) -> None:
+    write_status(tmp_path, state=said, host=socket.gethostname(), pid=2**22 + 1)
+    assert phase_state(tmp_path, gone).state == state
+
+
+def test_orphan_of_a_killed_supervisor_still_runs(tmp_path: Path, write_status: WriteStatus) -> None:
+    write_status(tmp_path, state="running", host=socket.gethostname(), pid=os.getpid())
+    assert phase_state(tmp_path, gone).state == "running"
+
+
+@pytest.mark.parametrize(("silent_s", "state"), [(10, "running"), (1000, "saved")])
+def test_trainer_elsewhere_lives_as_long_as_it_speaks(
+    tmp_path: Path, write_status: WriteStatus, silent_s: float, state: str
+) -> None:
+    write_status(tmp_path, state="running", host="elsewhere", updated=time.time() - silent_s)
+    assert phase_state(tmp_path, gone).state == state
+
+
+def test_claimed_phase_is_queued_and_runs_once_its_trainer_says_so(tmp_path: Path, write_status: WriteStatus) -> None:
+    claim(tmp_path)
+    assert phase_state(tmp_path, gone).state == "queued"
+    write_status(tmp_path, state="running")
+    assert phase_state(tmp_path, gone).state == "running"
+
+
+@pytest.mark.parametrize("said", [None, "saved", "failed", "running"])
+def test_phase_whose_submitter_died_before_handing_its_claim_over_belongs_to_the_job(
+    tmp_path: Path, write_status: WriteStatus, said: str | None
+) -> None:
+    submit(tmp_path)
+    if said:
+        write_status(tmp_path, state=said)
+    found = phase_state(tmp_path, alive)
+    assert found.state == ("running" if said == "running" else "queued")
+    assert found.owner is not None and found.owner.job_id == "5"
+
+
+def test_job_that_left_the_queue_without_a_word_failed(tmp_path: Path) -> None:
+    submit(tmp_path)
+    assert phase_state(tmp_path, gone).state == "missing", "cancelled before it began"
+    (tmp_path / "5_0_log.err").write_text("Traceback\nImportError: no torch\n\n")
+    assert phase_state(tmp_path, gone).state == "failed"
+    assert last_error_line(tmp_path) == "ImportError: no torch"
+
+
+def test_damaged_files_are_no_state(tmp_path: Path) -> None:
+    (tmp_path / "status.json").write_text('{"state": "do')
+    (tmp_path / NOTE).write_text("{")
+    assert phase_state(tmp_path, alive).state == "missing"
+
+
+def test_noted_failure_keeps_what_the_trainer_said(tmp_path: Path, write_status: WriteStatus) -> None:
+    write_status(tmp_path, state="running", step=7)
+    note_failure(tmp_path, "left with exit code 137")
+    note_failure(tmp_path, "something else")
+    state = phase_state(tmp_path, gone)
+    assert (state.state, state.step, state.error) == ("failed", 7, "left with exit code 137")
+
+
+def test_what_comes_after_a_failure_is_blocked(plan_of: Callable[..., Plan]) -> None:
+    plan = plan_of({"name": "seed", "key": "phases.1.iterations", "values": [1, 2]})
+    pretrain, *children = plan.phases
+    states = {pretrain: PhaseState("failed"), children[0]: PhaseState("done"), children[1]: PhaseState("missing")}
+    assert blocked(plan, states) == {children[1]}
