@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import shutil
 import threading
 import time
@@ -226,7 +227,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         for name in manifest["files"]
         if name.endswith(".safetensors")
     }
-    training = torch.load(path / TRAINING_STATE, map_location="cpu", weights_only=True)
+    try:
+        training = torch.load(path / TRAINING_STATE, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        first = str(error).splitlines()[0]
+        raise CheckpointError(f"{path / TRAINING_STATE}: cannot be read ({first}); use another checkpoint.") from None
     return Checkpoint(path, manifest["step"], manifest, weights, training)
 
 

@@ -1,0 +1,164 @@
+"""A checkpoint is whole or absent, a damaged one is found, and the one before it is used."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.errors import CheckpointError
+from harness.train import checkpoint
+from harness.train.checkpoint import (
+    CheckpointWriter,
+    HostCopier,
+    Snapshot,
+    checkpoint_folders,
+    newest_good,
+    read_checkpoint,
+    remove_old,
+    step_folder,
+    write_checkpoint,
+)
+
+
+def snapshot(step: int) -> Snapshot:
+    weights = {"generator": {"w": torch.full((3, 2), float(step))}}
+    training = {"phase": 0, "optimizers": {"generator": {"state": {0: {"step": torch.tensor(1.0)}}}}, "rollbacks": 0}
+    return Snapshot(step, weights, training, {"config": {}, "phase": "pretrain", "dataset_fingerprint": "f"})
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    path = write_checkpoint(tmp_path, snapshot(12))
+    assert path.name == "step_000000012"
+    read = read_checkpoint(path)
+    assert read.step == 12
+    assert torch.equal(read.weights["generator"]["w"], snapshot(12).weights["generator"]["w"])
+    assert read.training["phase"] == 0
+
+
+@pytest.mark.parametrize("name", ["generator.safetensors", "training_state.pt", "manifest.json"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "remove"])
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, name, damage):
+    good, bad = write_checkpoint(tmp_path, snapshot(1)), write_checkpoint(tmp_path, snapshot(2))
+    content = bytearray((bad / name).read_bytes())
+    if damage == "remove":
+        (bad / name).unlink()
+    elif damage == "cut":
+        (bad / name).write_bytes(content[: len(content) // 2])
+    else:
+        content[0 if name == "manifest.json" else len(content) // 2] ^= 0xFF
+        (bad / name).write_bytes(content)
+    said: list[str] = []
+    assert newest_good(tmp_path, said.append) == good
+    assert len(said) == 1 and "step_000000002" in said[0]
+    with pytest.raises(CheckpointError):
+        read_checkpoint(bad)
+
+
+def test_a_kill_at_any_moment_of_a_write_leaves_the_one_before(tmp_path, monkeypatch):
+    """Every system call of a write is, in turn, the last one that happens."""
+    write_checkpoint(tmp_path, snapshot(1))
+    calls = 0
+
+    class Killed(BaseException):
+        pass
+
+    def count(function, limit):
+        def counted(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls > limit:
+                raise Killed
+            return function(*args, **kwargs)
+
+        return counted
+
+    limit = 0
+    while True:
+        calls = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint.shutil, "rmtree", lambda *a, **k: None)  # a killed process cleans nothing
+            patch.setattr(checkpoint.os, "fsync", count(os.fsync, limit))
+            patch.setattr(checkpoint.os, "replace", count(os.replace, limit))
+            try:
+                write_checkpoint(tmp_path, snapshot(2))
+                break
+            except Killed:
+                assert read_checkpoint(newest_good(tmp_path)).step in (1, 2)
+        limit += 1
+        for left in tmp_path.glob(".step_*"):
+            for file in left.iterdir():
+                file.unlink()
+            left.rmdir()
+    assert limit >= 4
+    assert read_checkpoint(newest_good(tmp_path)).step == 2
+
+
+def test_a_full_disk_keeps_the_older_checkpoints_and_the_run(tmp_path, monkeypatch):
+    writer = CheckpointWriter(tmp_path, keep=2)
+    writer.start(snapshot(1))
+    writer.wait()
+
+    def no_space(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, "fsync", no_space)
+        writer.start(snapshot(2))
+        writer.wait()
+    assert writer.failed is not None and writer.failed.errno == errno.ENOSPC
+    assert [p.name for p in tmp_path.iterdir()] == ["step_000000001"]
+    writer.start(snapshot(3))
+    writer.wait()
+    assert writer.failed is None and newest_good(tmp_path) == step_folder(tmp_path, 3)
+
+
+def test_older_checkpoints_are_removed_only_after_the_new_one_is_there(tmp_path):
+    for step in range(1, 5):
+        write_checkpoint(tmp_path, snapshot(step))
+        remove_old(tmp_path, keep=2)
+        assert [int(p.name[5:]) for p in checkpoint_folders(tmp_path)] == [step, step - 1][: step]
+
+
+def test_a_manifest_cannot_name_files_elsewhere(tmp_path):
+    path = write_checkpoint(tmp_path, snapshot(1))
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"]["../../etc/passwd"] = "0" * 64
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError):
+        read_checkpoint(path)
+
+
+def test_training_state_with_code_in_it_is_refused(tmp_path):
+    """Only plain data is loaded, even where checksum and manifest are right."""
+    import hashlib
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "executed"),))
+
+    path = write_checkpoint(tmp_path, snapshot(1))
+    (path / "training_state.pt").write_bytes(pickle.dumps(Evil()))
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"]["training_state.pt"] = hashlib.sha256((path / "training_state.pt").read_bytes()).hexdigest()
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError):
+        read_checkpoint(path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_host_copies_reuse_their_memory_and_keep_values(tmp_path: Path):
+    copier = HostCopier()
+    state = {"a": torch.arange(6.0).reshape(2, 3), "b": [torch.ones(2), 5], ("x", "y"): "text"}
+    first = copier.copy(state)
+    address = first["a"].data_ptr()
+    state["a"] += 1
+    assert torch.equal(first["a"], torch.arange(6.0).reshape(2, 3))
+    second = copier.copy(state)
+    assert second["a"].data_ptr() == address and torch.equal(second["a"], state["a"])
+    assert second["b"][1] == 5 and second[("x", "y")] == "text"

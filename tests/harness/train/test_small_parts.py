@@ -1,0 +1,176 @@
+"""Schedules, the moving average, the cadence, the watch, the meter, and the stop agreement."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from harness.errors import TrainingError
+from harness.train.cadence import mean_time_between_stops, steps_between_saves
+from harness.train.config import CheckpointConfig, OptimizerConfig, WatchConfig
+from harness.train.ema import Ema
+from harness.train.log import Meter
+from harness.train.schedule import learning_rate_at
+from harness.train.stop import StopAgreement, StopFlag
+from harness.train.watch import NonFinite, Watch, all_finite
+
+
+def optimizer(schedule):
+    return OptimizerConfig.model_validate({"learning_rate": 0.1, "schedule": schedule})
+
+
+def torch_rates(build, steps):
+    parameter = nn.Parameter(torch.zeros(1))
+    adam = torch.optim.Adam([parameter], lr=0.1)
+    scheduler = build(adam)
+    rates = []
+    for _ in range(steps):
+        rates.append(adam.param_groups[0]["lr"])
+        adam.step()
+        scheduler.step()
+    return rates
+
+
+def test_multistep_schedule_equals_torchs():
+    config = optimizer({"name": "multistep", "milestones": [3, 7, 7, 11], "factor": 0.5})
+    expected = torch_rates(lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [3, 7, 7, 11], 0.5), 15)
+    assert [learning_rate_at(config, s) for s in range(15)] == pytest.approx(expected)
+
+
+def test_cosine_schedule_equals_torchs_restarts():
+    config = optimizer({"name": "cosine", "period_steps": 5, "minimum": 0.01})
+    restarts = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts
+    expected = torch_rates(lambda o: restarts(o, 5, eta_min=0.01), 17)
+    assert [learning_rate_at(config, s) for s in range(17)] == pytest.approx(expected)
+
+
+def test_warmup_rises_linearly_to_the_rate():
+    config = optimizer({"name": "constant", "warmup_steps": 4})
+    assert [learning_rate_at(config, s) for s in range(6)] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.1])
+
+
+def test_average_follows_its_formula_and_copies_buffers():
+    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    ema = Ema(module, 0.9)
+    expected = module[0].weight.detach().clone()
+    for _ in range(3):
+        with torch.no_grad():
+            module[0].weight += 1.0
+            module[1].running_mean += 1.0
+        ema.update()
+        expected = 0.9 * expected + 0.1 * module[0].weight.detach()
+    torch.testing.assert_close(ema.module[0].weight, expected)
+    assert torch.equal(ema.module[1].running_mean, module[1].running_mean)
+    assert not any(p.requires_grad for p in ema.module.parameters())
+
+
+def test_cadence_is_youngs_and_dalys_within_the_bounds():
+    config = CheckpointConfig(every=10_000, min_every=10)
+    assert steps_between_saves(config, 2.0, 0.1, None) == 10_000
+    assert steps_between_saves(config, 2.0, 0.1, 3600.0) == round((math.sqrt(2 * 2.0 * 3600) - 2.0) / 0.1)
+    assert steps_between_saves(config, 0.0, 0.1, 3600.0) == 10
+    assert steps_between_saves(config, 500.0, 0.01, 1e6) == 10_000
+
+
+def test_mean_time_between_stops_counts_signals_and_kills(tmp_path):
+    events = [("start", 0), ("checkpoint", 8), ("stop", 10), ("start", 20), ("checkpoint", 30), ("start", 40), ("done", 50)]
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(json.dumps({"event": e, "time": t}) + "\n" for e, t in events))
+    assert mean_time_between_stops(path) == pytest.approx((10 + 10 + 10) / 2)
+    assert mean_time_between_stops(tmp_path / "none.jsonl") is None
+
+
+def test_watch_stops_on_what_is_not_finite():
+    with pytest.raises(NonFinite, match="loss/l1 became nan before step 7"):
+        Watch(WatchConfig()).check(7, {"loss/l1": float("nan")})
+
+
+def test_watch_stops_when_the_discriminator_is_always_right():
+    watch = Watch(WatchConfig(perfect_discriminator_steps=100))
+    watch.check(50, {"d/accuracy": 1.0})
+    watch.check(100, {"d/accuracy": 0.99})
+    watch.check(150, {"d/accuracy": 1.0})
+    watch.check(200, {"d/accuracy": 1.0})
+    with pytest.raises(TrainingError, match="right about every image for 100 steps"):
+        watch.check(250, {"d/accuracy": 1.0})
+
+
+def test_watch_stops_when_the_images_collapse():
+    watch = Watch(WatchConfig(collapsed_range=0.01))
+    watch.check(1, {"sr/std": 0.02})
+    with pytest.raises(TrainingError, match="collapsed"):
+        watch.check(2, {"sr/std": 0.005})
+
+
+def test_a_single_bad_weight_is_found():
+    module = nn.Linear(3, 3)
+    assert all_finite(module, None)
+    with torch.no_grad():
+        module.weight[1, 1] = float("inf")
+    assert not all_finite(module, None)
+
+
+class OneRank:
+    world_size = 1
+
+    def mean_tensor(self, value):
+        return value
+
+
+def test_meter_gives_means_over_the_steps_that_logged_a_name():
+    meter = Meter()
+    for i in range(4):
+        meter.add({"a": torch.tensor(float(i)), **({"b": torch.tensor(10.0 * i)} if i % 2 else {})})
+    restored = Meter()
+    restored.load_state_dict(meter.state_dict(OneRank()), torch.device("cpu"))
+    for each in (meter, restored):
+        assert each.fetch(OneRank()) == {"a": 1.5, "b": 20.0}
+        assert each.fetch(OneRank()) == {}
+
+
+def test_a_stop_signal_only_sets_a_flag():
+    flag = StopFlag()
+    flag.install()
+    try:
+        assert not flag.is_set
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert flag.is_set and flag.signal_name == "SIGUSR2"
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert flag.signal_name == "SIGTERM"
+    finally:
+        flag.restore()
+
+
+def test_ranks_agree_rarely_and_at_the_same_steps():
+    """Two ranks whose reductions are simulated: both compute the same next agreement, and stop at the same step."""
+    flags = [StopFlag(), StopFlag()]
+    asked: list[int] = []
+    inbox: dict[int, list[float]] = {}
+
+    def largest_for(rank):
+        def largest(values):
+            asked.append(rank)
+            other = inbox.get(1 - rank, [0.0, 0.0])
+            inbox[rank] = values
+            return [max(values[0], other[0], float(any(f.is_set for f in flags))), 0.05]
+
+        return largest
+
+    agreements = [StopAgreement(flags[r], 2, largest_for(r)) for r in range(2)]
+    stopped = []
+    for step in range(1, 40):
+        if step == 17:
+            flags[1].signal_name = "SIGTERM"
+        answers = [agreement.reached(step) for agreement in agreements]
+        assert answers[0] == answers[1]
+        if answers[0]:
+            stopped.append(step)
+            break
+    assert stopped and 17 <= stopped[0] <= 17 + 5
+    assert len(asked) / 2 <= stopped[0] / 4

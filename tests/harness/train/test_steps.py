@@ -1,0 +1,196 @@
+"""One iteration computes what a plain, separately written GAN step computes, and changes only what it should."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from harness.config import RunConfig
+from harness.train.nets import Nets
+from harness.train.phase import Patches, Phase
+from harness.train.ranks import Ranks
+from harness.train.steps import train_step
+
+FORMS = ["vanilla", "least_squares", "hinge", "relativistic", "relativistic_average"]
+# A large eps: with the usual one, Adam turns rounding of a gradient near zero into a full step.
+ADAM = {"learning_rate": 1e-3, "betas": [0.9, 0.99], "eps": 1e-3}
+
+
+@pytest.fixture
+def open_phase(recipe: dict[str, Any], tmp_path: Path):
+    """Builds a phase in this process; `changes` go into its configuration."""
+    opened = []
+
+    def build(run: dict[str, Any] | None = None, **changes: Any) -> Phase:
+        phase = {
+            "name": "phase",
+            "iterations": 100,
+            "batch_size": 4,
+            "losses": [{"name": "l1"}],
+            "generator_optimizer": ADAM,
+            **changes,
+        }
+        config = RunConfig.model_validate({**recipe, **(run or {}), "phases": [phase]})
+        ranks = Ranks(config, str(tmp_path))
+        opened.append((Phase(config, 0, Nets(config, ranks), ranks), ranks))
+        return opened[-1][0]
+
+    yield build
+    for phase, ranks in opened:
+        phase.close()
+        ranks.close()
+
+
+def patches_of(phase: Phase, count: int) -> list[Patches]:
+    stream = phase.batches(0)
+    return [phase.patches(next(stream)) for _ in range(count)]
+
+
+def bce(logits: torch.Tensor, label: float) -> torch.Tensor:
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
+
+
+def plain_losses(form: str, real: torch.Tensor, fake: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(discriminator loss, generator loss), written from the papers."""
+    if form == "vanilla":
+        return bce(real, 1) + bce(fake, 0), bce(fake, 1)
+    if form == "least_squares":
+        return ((real - 1) ** 2).mean() + (fake**2).mean(), ((fake - 1) ** 2).mean()
+    if form == "hinge":
+        return F.relu(1 - real).mean() + F.relu(1 + fake).mean(), -fake.mean()
+    average = form == "relativistic_average"
+    a, b = real - (fake.mean() if average else fake), fake - (real.mean() if average else real)
+    return (bce(a, 1) + bce(b, 0)) / 2, (bce(a, 0) + bce(b, 1)) / 2
+
+
+def plain_training(phase: Phase, batches: list[Patches], form: str | None, weight: float) -> dict[str, torch.Tensor]:
+    """The reference: eager fp32, NCHW, a forward pass for each update, unfused Adam. Returns the final weights."""
+    generator = copy.deepcopy(phase.nets.generator).to(memory_format=torch.contiguous_format)
+    adam = {"lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-3}
+    generator_adam = torch.optim.Adam(generator.parameters(), foreach=False, fused=False, **adam)
+    discriminator = copy.deepcopy(phase.nets.discriminator)
+    discriminator_adam = torch.optim.Adam(discriminator.parameters(), foreach=False, **adam) if discriminator else None
+    for patches in batches:
+        lr_image, hr_image = patches.lr_image.contiguous(), patches.hr_image.contiguous()
+        if discriminator is not None and discriminator_adam is not None and form is not None:
+            loss, _ = plain_losses(form, discriminator(hr_image), discriminator(generator(lr_image).detach()))
+            discriminator_adam.zero_grad()
+            loss.backward()
+            discriminator_adam.step()
+        sr_image = generator(lr_image)
+        loss = (sr_image - hr_image).abs().mean()
+        if discriminator is not None and form is not None:
+            loss = loss + weight * plain_losses(form, discriminator(hr_image).detach(), discriminator(sr_image))[1]
+        generator_adam.zero_grad()
+        loss.backward()
+        generator_adam.step()
+    weights = {f"g.{name}": p.detach() for name, p in generator.named_parameters()}
+    if discriminator is not None:
+        weights |= {f"d.{name}": p.detach() for name, p in discriminator.named_parameters()}
+    return weights
+
+
+def weights_of(phase: Phase) -> dict[str, torch.Tensor]:
+    weights = {f"g.{name}": p.detach().clone() for name, p in phase.nets.generator.named_parameters()}
+    if phase.nets.discriminator is not None:
+        weights |= {f"d.{name}": p.detach().clone() for name, p in phase.nets.discriminator.named_parameters()}
+    return weights
+
+
+def assert_close(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+NO_NORM = {"generator": {"name": "srresnet", "num_blocks": 1, "num_channels": 8, "batch_norm": "none"},
+           "discriminator": {"name": "vgg", "num_channels": 4, "batch_norm": False}}
+
+
+def test_pixel_step_equals_the_reference_step(open_phase):
+    phase = open_phase(NO_NORM)  # a bias before batch norm has no gradient but rounding
+    batches = patches_of(phase, 10)
+    expected = plain_training(phase, batches, None, 0.0)
+    for step, patches in enumerate(batches):
+        train_step(phase, patches, step, log_norms=False)
+    assert_close(weights_of(phase), expected)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_adversarial_step_equals_the_reference_step(open_phase, form):
+    phase = open_phase(NO_NORM, adversarial={"form": form, "weight": 0.1}, discriminator_optimizer=ADAM)
+    batches = patches_of(phase, 10)
+    expected = plain_training(phase, batches, form, 0.1)
+    for step, patches in enumerate(batches):
+        train_step(phase, patches, step, log_norms=True)
+    assert_close(weights_of(phase), expected)
+
+
+def test_micro_batches_equal_one_batch(open_phase):
+    game = {"adversarial": {"weight": 0.1}, "discriminator_optimizer": ADAM}
+    whole, parts = open_phase(NO_NORM, **game), open_phase(NO_NORM, accumulate=2, **game)
+    for step, patches in enumerate(patches_of(whole, 5)):
+        train_step(whole, patches, step, log_norms=False)
+        train_step(parts, patches, step, log_norms=False)
+    assert_close(weights_of(parts), weights_of(whole))
+
+
+def test_generator_moves_only_in_every_nth_iteration(open_phase):
+    phase = open_phase(adversarial={"weight": 0.1}, discriminator_optimizer=ADAM, generator_every=2)
+    moved = []
+    for step, patches in enumerate(patches_of(phase, 4)):
+        before = weights_of(phase)
+        train_step(phase, patches, step, log_norms=False)
+        after = weights_of(phase)
+        changed = {name[0] for name in after if not torch.equal(before[name], after[name])}
+        moved.append(changed)
+    assert moved == [{"d"}, {"d", "g"}, {"d"}, {"d", "g"}]
+
+
+def test_generator_step_gives_the_discriminator_no_gradient(open_phase):
+    phase = open_phase(adversarial={"weight": 0.1}, discriminator_optimizer=ADAM)
+    from harness.train.steps import generator_step
+
+    (patches,) = patches_of(phase, 1)
+    generator_step(phase, [patches], None, 0, log_norms=False)
+    assert all(p.grad is None for p in phase.nets.discriminator.parameters())
+    assert all(p.requires_grad for p in phase.nets.discriminator.parameters())
+    assert all(p.grad is not None for p in phase.nets.generator.parameters())
+
+
+def test_only_the_last_layers_train_when_asked(open_phase):
+    phase = open_phase(train_last=1)
+    before = weights_of(phase)
+    (patches,) = patches_of(phase, 1)
+    train_step(phase, patches, 0, log_norms=False)
+    changed = {name for name, value in weights_of(phase).items() if not torch.equal(before[name], value)}
+    last = [name.rsplit(".", 1)[0] for name, p in phase.nets.generator.named_parameters() if p.dim() == 4][-1]
+    assert changed and all(name.startswith(f"g.{last}.") for name in changed)
+
+
+def test_r1_penalty_and_clipping_act_on_the_discriminator_only_when_due(open_phase):
+    game = {"weight": 0.1, "r1_weight": 10.0, "r1_every": 2}
+    with_r1 = open_phase(NO_NORM, adversarial=game, discriminator_optimizer=ADAM)
+    without = open_phase(NO_NORM, adversarial={"weight": 0.1}, discriminator_optimizer=ADAM)
+    first, second = patches_of(with_r1, 2)
+    for phase in (with_r1, without):
+        train_step(phase, first, 1, log_norms=False)  # odd: not due
+    assert_close(weights_of(with_r1), weights_of(without))
+    for phase in (with_r1, without):
+        train_step(phase, second, 2, log_norms=False)
+    ours, theirs = weights_of(with_r1), weights_of(without)
+    assert {name[0] for name in ours if not torch.allclose(ours[name], theirs[name], rtol=1e-4, atol=0)} >= {"d"}
+
+
+def test_clipping_bounds_the_update(open_phase):
+    phase = open_phase(generator_optimizer={**ADAM, "clip_norm": 1e-4})
+    (patches,) = patches_of(phase, 1)
+    scalars = train_step(phase, patches, 0, log_norms=False)
+    assert float(scalars["grad_norm/generator"]) > 1e-4
+    total = torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in phase.nets.generator.parameters()]))
+    assert float(total) <= 1e-4 * 1.001
