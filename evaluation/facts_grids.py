@@ -43,13 +43,17 @@ def _compare_line(comparison: Comparison, with_kernel: bool) -> Line:
     head = comparison.image_class + (f" ({comparison.kernel})" if with_kernel else "")
     entries = (
         Entry(f"{comparison.first} against {comparison.second}"),
-        Entry(f"{comparison.difference:+.{metric.digits}f}", comparison.difference),
-        Entry(f"{comparison.low:+.{metric.digits}f} to {comparison.high:+.{metric.digits}f}"),
+        Entry(_signed(comparison.difference, metric.digits), comparison.difference),
+        Entry(f"{_signed(comparison.low, metric.digits)} to {_signed(comparison.high, metric.digits)}"),
         Entry(f"{comparison.probability:.1%}", comparison.probability),
         Entry("< 0.001" if comparison.p_holm < 0.001 else f"{comparison.p_holm:.3f}", comparison.p_holm),
         Entry(str(comparison.num_images), comparison.num_images),
     )
     return Line((head,), entries)
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def runs_grid(runs: Sequence[tuple[str, Mapping[str, str]]]) -> Grid:

@@ -203,7 +203,7 @@ def _cell_strip(
     title = f"{which} cell of the matrix: {column.title} on {condition.image_class}"
     caption = f"mean {metric.label} {metric.format(value)} {metric.unit}".strip() + f"; {key}: its median image"
     strip = _strip(source, title, caption, condition, key, [model], scores[key], metric)
-    return strip if any(picture.title == model for picture in strip.pictures) else None
+    return strip if any(crop.title == model for crop in strip.crops) else None
 
 
 def _strip(

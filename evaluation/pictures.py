@@ -30,16 +30,16 @@ class Picture:
     width: int
     height: int
     own: bool = False
-    whole: bool = False
 
 
 @dataclass(frozen=True)
 class Strip:
-    """One row of pictures with its heading."""
+    """One row of pictures with its heading: the whole HR image, and the crops with that of HR last."""
 
     title: str
     caption: str
-    pictures: tuple[Picture, ...]
+    whole: Picture
+    crops: tuple[Picture, ...]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def build_strip(
     place = (top, left, size_px)
     crops = [_crop_picture(c, title, place) for c in candidates]
     original = _crop_picture(Candidate("HR", hr_image, "the original"), title, place)
-    return Strip(title, caption, (_whole_picture(hr_image, title, place), *crops, original))
+    return Strip(title, caption, _whole_picture(hr_image, title, place), (*crops, original))
 
 
 def choose_crop(images: Sequence[np.ndarray], crop_px: int = CROP_PX) -> tuple[int, int, int]:
@@ -96,10 +96,10 @@ def _whole_picture(hr_image: np.ndarray, title: str, place: tuple[int, int, int]
     small = Image.fromarray(hr_image).resize((max(1, round(width * shrink)), max(1, round(height * shrink))))
     top, left, size_px = (value * shrink for value in place)
     draw = ImageDraw.Draw(small)
-    draw.rectangle((left - 1, top - 1, left + size_px, top + size_px), outline="black", width=3)
-    draw.rectangle((left, top, left + size_px - 1, top + size_px - 1), outline="white", width=1)
+    draw.rectangle((left - 2, top - 2, left + size_px + 1, top + size_px + 1), outline="black", width=4)
+    draw.rectangle((left - 1, top - 1, left + size_px, top + size_px), outline="white", width=2)
     alt = f"{title}: the whole original image, {width} x {height} px, with the crop's place framed"
-    return Picture("whole image", f"{width} x {height} px", alt, jpeg_uri(small), *small.size, whole=True)
+    return Picture("whole image", f"{width} x {height} px", alt, jpeg_uri(small), *small.size)
 
 
 def png_uri(image_HWC: np.ndarray) -> str:
@@ -109,7 +109,7 @@ def png_uri(image_HWC: np.ndarray) -> str:
 
 def jpeg_uri(image: Image.Image) -> str:
     """A JPEG of quality 80 as a data URI."""
-    return _uri(image, "JPEG", quality=80)
+    return _uri(image, "JPEG", quality=80, subsampling=0)
 
 
 def _uri(image: Image.Image, kind: str, **options: object) -> str:

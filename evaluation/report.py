@@ -19,7 +19,7 @@ from evaluation.matrix_grid import diagonal_summary
 from evaluation.metrics import METRICS
 from evaluation.page import Page, write_page
 from evaluation.picture_source import PictureSource
-from evaluation.published import load_published, published_grid
+from evaluation.published import Published, load_published, published_grid
 from evaluation.scores import ScoreTable
 from evaluation.sections import (
     compare_section,
@@ -72,7 +72,10 @@ def write_report(
     _make_folder(out)
     matrices = report_matrices(table, config)
     matrix_grids = [write_matrix_files(matrix, out) for matrix in matrices]
-    tables = _write_tables(table, config, out)
+    reference = load_published(config.report.reference) if config.report.reference else None
+    tables = _write_tables(table, config, reference, out)
+    published = _write_published(reference, out)
+    is_matrix = reference is not None and reference.metric is not None
     comparisons = _write_comparisons(table, config, out)
     curves = read_curves([(run.name, run.folders) for run in runs])
     sentences = [*map(diagonal_summary, (named.matrix for named in matrices)), *compare_summaries(comparisons)]
@@ -82,8 +85,8 @@ def write_report(
         written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         code_version=metadata.version("sr-harness"),
         sections=[
-            matrix_section(matrices, matrix_grids),
-            *table_section(tables),
+            matrix_section(matrices, matrix_grids, published if is_matrix else ()),
+            *table_section([*tables, *([] if is_matrix else published)]),
             *compare_section(comparisons),
             *pictures_section(table, config, pictures),
             *curves_section(curves, [run.name for run in runs]),
@@ -125,8 +128,7 @@ def _warnings(table: ScoreTable) -> list[str]:
     return [*table.notes, *lines]
 
 
-def _write_tables(table: ScoreTable, config: EvaluateConfig, out: Path) -> list[Grid]:
-    reference = load_published(config.report.reference) if config.report.reference else None
+def _write_tables(table: ScoreTable, config: EvaluateConfig, reference: Published | None, out: Path) -> list[Grid]:
     metrics = [name for name in table.metrics if name in (config.report.table_metrics or table.metrics)]
     conditions = [condition for condition in conditions_of(table) if condition.image_class != config.pool]
     pairs = list(dict.fromkeys((c.split, c.kernel) for c in conditions))
@@ -137,10 +139,15 @@ def _write_tables(table: ScoreTable, config: EvaluateConfig, out: Path) -> list[
         chosen = [condition for condition in conditions if (condition.split, condition.kernel) == (split, kernel)]
         axis_table = build_table(table, chosen, metrics, config.report.table_axes, beside, title)
         grids.append(_write_table(axis_table, out, "table" + (f"_{split}_{kernel}" if number else "")))
-    if reference is not None:
-        grids.append(published_grid(reference))
-        write_grid_files(grids[-1], out, "published")
     return grids
+
+
+def _write_published(reference: Published | None, out: Path) -> list[Grid]:
+    if reference is None:
+        return []
+    grid = published_grid(reference)
+    write_grid_files(grid, out, "published")
+    return [grid]
 
 
 def _write_table(axis_table: AxisTable, out: Path, stem: str) -> Grid:

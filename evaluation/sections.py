@@ -19,9 +19,9 @@ from evaluation.grid import Grid
 from evaluation.metrics import METRICS
 from evaluation.page import Section
 from evaluation.picture_source import PictureSource, open_picture_source, report_strips
-from evaluation.provenance import data_facts, versions
 from evaluation.scores import ScoreTable
 from evaluation.sentences import sentence, summary
+from evaluation.versions import data_facts, versions
 from harness.errors import InputError
 
 HOW_COMPARED = (
@@ -37,6 +37,14 @@ UNUSUAL_PSNR = (
     "SupeRAuGAN's PSNR lies above 50 dB, where its SSIM of 0.7 to 0.8 cannot be: rounding to 8 bits alone limits PSNR "
     "to 58.9 dB. Compare its differences, not its level."
 )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The comparisons of one measure, as a table and in words."""
+
+    grid: Grid
+    sentences: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -66,8 +74,8 @@ class Reproduction:
     files: Mapping[str, str]
 
 
-def matrix_section(named: Sequence[NamedMatrix], grids: Sequence[Grid]) -> Section:
-    """All matrices; a measure without any number is one sentence instead of an empty matrix."""
+def matrix_section(named: Sequence[NamedMatrix], grids: Sequence[Grid], published: Sequence[Grid] = ()) -> Section:
+    """All matrices, then a published one; a measure without any number is one sentence instead of an empty matrix."""
     intro, shown = [], []
     for matrix, grid in zip((item.matrix for item in named), grids):
         if matrix.values().notna().any(axis=None):
@@ -75,7 +83,7 @@ def matrix_section(named: Sequence[NamedMatrix], grids: Sequence[Grid]) -> Secti
         else:
             reasons = dict.fromkeys(cell.note for line in matrix.cells for cell in line if cell.note)
             intro.append(f"{matrix.title}: no numbers. {'; '.join(list(reasons)[:3])}")
-    return Section("matrices", "Matrices", intro=tuple(intro), grids=tuple(shown))
+    return Section("matrices", "Matrices", intro=tuple(intro), grids=(*shown, *published))
 
 
 def table_section(grids: Sequence[Grid]) -> list[Section]:
@@ -88,12 +96,12 @@ def compare_section(comparisons: Sequence[Comparison]) -> list[Section]:
     """A table for each measure, and every comparison as a sentence."""
     if not comparisons:
         return []
-    grids = []
+    answers = []
     for name in dict.fromkeys(comparison.metric for comparison in comparisons):
         of_metric = [comparison for comparison in comparisons if comparison.metric == name]
-        grids.append(compare_grid(of_metric, f"{METRICS[name].label}: specialised against general"))
-    texts = (HOW_COMPARED, *(sentence(comparison) for comparison in comparisons))
-    return [Section("comparisons", "Comparisons", "compare.html.j2", texts, tuple(grids))]
+        grid = compare_grid(of_metric, f"{METRICS[name].label}: specialised against general")
+        answers.append(Answer(grid, tuple(map(sentence, of_metric))))
+    return [Section("comparisons", "Comparisons", "compare.html.j2", (HOW_COMPARED,), content=tuple(answers))]
 
 
 def compare_summaries(comparisons: Sequence[Comparison]) -> list[str]:

@@ -64,12 +64,12 @@ def test_strip_shows_the_same_lossless_crop_of_every_candidate_and_the_original_
     rng = np.random.default_rng(1)
     hr_image, sr_image = (rng.integers(0, 255, (80, 90, 3)).astype(np.uint8) for _ in range(2))
     strip = build_strip("sea", "why", hr_image, [Candidate("model", sr_image, own=True)], ["model"])
-    whole, crop, original = strip.pictures
-    assert whole.whole and (original.title, crop.own) == ("HR", True)
+    crop, original = strip.crops
+    assert (original.title, crop.own) == ("HR", True)
     top, left, size_px = choose_crop([sr_image])
     assert np.array_equal(pixels(crop.uri), sr_image[top : top + size_px, left : left + size_px])
     assert np.array_equal(pixels(original.uri), hr_image[top : top + size_px, left : left + size_px])
-    assert all(picture.alt.startswith("sea: ") for picture in strip.pictures)
+    assert all(picture.alt.startswith("sea: ") for picture in (strip.whole, *strip.crops))
 
 
 def test_png_uri_keeps_every_pixel():
@@ -101,7 +101,7 @@ def test_a_model_that_cannot_be_opened_is_left_out_and_named(table_maker):
     table = table_maker([Model("gone", "checkpoint", "/none/gone", {}, "beach"), Model("bicubic", "method")])
     source = PictureSource(table, EvaluateConfig(), DrawnImages(), 4)
     strips = report_strips(source)
-    assert [picture.title for picture in strips[0].pictures] == ["whole image", "nearest", "bicubic", "HR"]
+    assert [picture.title for picture in strips[0].crops] == ["nearest", "bicubic", "HR"]
     assert len(source.problems) == 1 and "/none/gone" in source.problems[0]
 
 
