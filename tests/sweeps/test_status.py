@@ -1,0 +1,208 @@
+"""Rows of the status table, how they are shown, and how long a thousand of them take."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import time
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console
+
+from slurm import queue as slurm_queue
+from slurm.errors import ClusterError
+from slurm.queue import QueuedJob
+from slurm.submission import NOTE
+from sweeps import queues as queues_module
+from sweeps.follow import Follower
+from sweeps.layout import SweepFolder
+from sweeps.ledger import sweep_ledger
+from sweeps.plan import Plan
+from sweeps.queues import Queues
+from sweeps.status import sweep_status
+from sweeps.table import duration, ledger_line, plain_line, print_plan, savings, status_view
+
+PlanOf = Callable[..., Plan]
+WriteStatus = Callable[..., None]
+SEEDS = {"name": "seed", "key": "phases.1.iterations", "values": {"a": 50, "b": 51}}
+
+
+def shown(renderable: object, width: int = 140) -> str:
+    stream = io.StringIO()
+    Console(file=stream, width=width).print(renderable)
+    return stream.getvalue()
+
+
+def test_row_tells_phase_step_speed_time_left_and_the_last_psnr(
+    plan_of: PlanOf, sweep_folder: SweepFolder, write_status: WriteStatus, finish: Callable[[str], None]
+) -> None:
+    plan = plan_of(SEEDS)
+    pretrain, first, _ = plan.phases
+    write_status(sweep_folder.runs.phase(pretrain), state="done", step=100, val_psnr=24.0, starts=3)
+    write_status(
+        sweep_folder.runs.phase(first), state="running", step=110, steps_per_s=2.0, val_psnr=25.5,
+        host=socket.gethostname(), pid=1, starts=2,
+    )  # fmt: skip
+    running, waiting = sweep_status(sweep_folder.runs, plan, Queues()).rows
+    assert (running.state, running.phase, running.step, running.total_steps) == ("running", "adversarial", 110, 150)
+    assert (running.steps_per_s, running.left_s, running.val_psnr, running.starts_again) == (2.0, 20.0, 25.5, 3)
+    assert (waiting.state, waiting.phase, waiting.step, waiting.val_psnr) == ("waiting", "adversarial", 100, 24.0)
+    line = plain_line(running)
+    assert "started again 3x" in line and "110 / 150" in line and "20 s" in line and "25.50" in line
+
+
+def test_shared_phase_counts_once_in_the_progress(
+    plan_of: PlanOf, sweep_folder: SweepFolder, finish: Callable[[str], None]
+) -> None:
+    plan = plan_of(SEEDS)
+    finish(next(iter(plan.phases)))
+    status = sweep_status(sweep_folder.runs, plan, Queues())
+    assert (status.steps_done, status.steps_total) == (100, 100 + 50 + 51)
+    assert not status.is_done and status.is_at_rest
+
+
+def test_failure_shows_the_trainers_last_word(
+    plan_of: PlanOf, sweep_folder: SweepFolder, write_status: WriteStatus
+) -> None:
+    plan = plan_of()
+    write_status(sweep_folder.runs.phase(next(iter(plan.phases))), state="failed", step=3, error="[nan] at step 3")
+    status = sweep_status(sweep_folder.runs, plan, Queues())
+    assert status.counts == {"failed": 1}
+    assert "[nan] at step 3" in shown(status_view(status)), "brackets were taken for markup"
+
+
+def test_job_in_the_queue_shows_its_nodes_or_what_it_waits_for(
+    plan_of: PlanOf, sweep_folder: SweepFolder, write_status: WriteStatus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(SEEDS)
+    jobs = {}
+    for number, (key, state) in enumerate(zip(plan.phases, ("RUNNING", "PENDING", "PENDING"))):
+        folder = sweep_folder.runs.phase(key)
+        folder.mkdir(parents=True)
+        note = {"name": key, "job_id": str(number), "executor": "slurm", "profile": "p", "folder": "x", "logs": "x"}
+        (folder / NOTE).write_text(json.dumps(note))
+        nodes, reason = ("n1", "None") if state == "RUNNING" else ("", "Dependency")
+        jobs[str(number)] = QueuedJob(str(number), state, reason, nodes, 0, "", "")
+    monkeypatch.setattr(queues_module, "queue", lambda slurm_conf: jobs)
+    write_status(sweep_folder.runs.phase(next(iter(plan.phases))), state="running", step=1)
+    rows = sweep_status(sweep_folder.runs, plan, Queues()).rows
+    assert {(row.state, row.nodes) for row in rows} == {("running", "n1")}
+    write_status(sweep_folder.runs.phase(next(iter(plan.phases))), state="done")
+    rows = sweep_status(sweep_folder.runs, plan, Queues()).rows
+    assert {(row.state, row.nodes) for row in rows} == {("queued", "(Dependency)")}
+
+
+def test_cluster_that_does_not_answer_is_a_warning_not_a_death(
+    plan_of: PlanOf, sweep_folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sweeps.lock import claim
+    from sweeps.owner import Owner
+
+    def silent(slurm_conf: str | None) -> dict[str, QueuedJob]:
+        raise ClusterError("`squeue` did not answer")
+
+    monkeypatch.setattr(queues_module, "queue", silent)
+    plan = plan_of()
+    claim(sweep_folder.runs.phase(next(iter(plan.phases))), Owner("", 0, "", "5"))
+    status = sweep_status(sweep_folder.runs, plan, Queues())
+    assert status.rows[0].state == "queued"
+    assert "did not answer" in shown(status_view(status))
+
+
+def test_queue_is_asked_once_for_many_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sweeps.owner import Owner
+
+    asked = []
+    monkeypatch.setattr(queues_module, "queue", lambda conf: asked.append(conf) or {})
+    queues = Queues()
+    for number in range(100):
+        assert queues(Owner("", 0, "", str(number), "a.conf")) is False
+    assert asked == ["a.conf"]
+    assert slurm_queue.queue is not None
+
+
+def test_follower_prints_each_change_once_where_there_is_no_terminal(
+    plan_of: PlanOf, sweep_folder: SweepFolder, finish: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeps.follow._REFRESH_S", 0.0)
+    plan = plan_of()
+    stream = io.StringIO()
+    with Follower(Console(file=stream, width=80), lambda: sweep_status(sweep_folder.runs, plan, Queues())) as follower:
+        for _ in range(3):
+            follower.show()
+            time.sleep(0.05)
+        for key in plan.phases:
+            finish(key)
+        for _ in range(3):
+            follower.show()
+            time.sleep(0.05)
+    assert stream.getvalue().splitlines() == ["s  done  adversarial  150 / 150"]
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_plan_table_names_every_run_and_phase_and_what_is_saved(plan_of: PlanOf) -> None:
+    plan = plan_of(SEEDS)
+    stream = io.StringIO()
+    print_plan(Console(file=stream, width=160), plan)
+    text = stream.getvalue()
+    assert all(name in text for name in [*plan.phases, "a", "b"])
+    assert savings(plan) == ("2 runs, 3 phases: 201 iterations instead of 301; sharing phases saves 100 (33.2%).")
+    assert savings(plan_of()) == "1 run, 2 phases: 150 iterations; no phase is shared."
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (3599.7, "1 h 00 min"),
+        (90_000, "25 h 00 min"),
+        (1e6, "11 d 13 h"),
+    ],
+)
+def test_durations_are_short(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def thousand_runs(plan_of: PlanOf, folder: SweepFolder, write_status: WriteStatus) -> Plan:
+    plan = plan_of({"name": "seed", "key": "seed", "values": list(range(1000))})
+    rows = [
+        {"time": t, "event": e, "step": t, "world_size": 1}
+        for t in range(0, 100, 10)
+        for e in ("start", "first_step", "stop")
+    ]
+    events = "\n".join(map(json.dumps, rows))
+    for key, phase in plan.phases.items():
+        done = phase.name == "pretrain"
+        write_status(
+            folder.runs.phase(key), state="done" if done else "saved", step=100 + 20 * (not done), val_psnr=25.0
+        )
+        (folder.runs.phase(key) / "events.jsonl").write_text(events)
+    return plan
+
+
+def test_thousand_runs_take_under_two_seconds(
+    plan_of: PlanOf, sweep_folder: SweepFolder, write_status: WriteStatus, record_property: Callable[..., None]
+) -> None:
+    plan = thousand_runs(plan_of, sweep_folder, write_status)
+    begin = time.process_time()
+    status = sweep_status(sweep_folder.runs, plan, Queues())
+    line = ledger_line(sweep_ledger(sweep_folder.runs, plan, status.states))
+    text = shown(status_view(status))
+    took_s = time.process_time() - begin
+    record_property("status_s", took_s)
+    assert len(status.rows) == 1000 and "replayed" in line and "999" in text
+    assert took_s < 2.0
+
+
+def test_live_table_shows_the_most_telling_runs_first(
+    plan_of: PlanOf, sweep_folder: SweepFolder, write_status: WriteStatus
+) -> None:
+    plan = plan_of({"name": "seed", "key": "seed", "values": list(range(30))})
+    last = plan.runs[-1].phases[0]
+    write_status(sweep_folder.runs.phase(last), state="failed", error="no luck")
+    text = shown(status_view(sweep_status(sweep_folder.runs, plan, Queues()), max_rows=5))
+    assert "no luck" in text and "and 25 more runs" in text
