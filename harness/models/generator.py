@@ -40,6 +40,6 @@ class Generator(nn.Module):
     def forward(self, lr_image_BCHW: Tensor) -> Tensor:
         if self.tanh:
             half = torch.tanh(self.layers(2 * lr_image_BCHW - 1).float()) / 2
-            return half + 0.5 if self.skip is None else self.skip(lr_image_BCHW) + half
+            return half + (0.5 if self.skip is None else self.skip(lr_image_BCHW))
         x = self.layers(lr_image_BCHW)
-        return x if self.skip is None else self.skip(lr_image_BCHW) + x
+        return x if self.skip is None else x + self.skip(lr_image_BCHW)
