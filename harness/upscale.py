@@ -1,0 +1,263 @@
+"""Upscaling of image files with a network or an interpolation, in bounded memory (`harness upscale`)."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from harness.data.degrade import UpscaleMethod, enlarge_matrix, upscale_image
+from harness.errors import DataError, InputError
+from harness.images import SUFFIXES, Picture, check_writable, read_picture, write_picture
+from harness.random import key
+
+if TYPE_CHECKING:
+    from harness.tiles import TiledNetwork
+
+Format = Literal["png", "jpg", "webp", "tif", "same"]
+Enlarge = Callable[[np.ndarray, "TileProgress | None"], np.ndarray]
+"""Pixels (H x W x 3, uint8 or uint16) to larger ones of the same type."""
+TileProgress = Callable[[int, int], None]
+_BAND_ROWS = 256
+_CONTEXT_ROWS = 4
+"""Rows beyond a band that an interpolation reads; bicubic needs two."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How images are upscaled; exactly one of checkpoint and method is given."""
+
+    checkpoint: Path | None = None
+    """A run or checkpoint folder, or a weights file."""
+    method: UpscaleMethod | None = None
+    scale: int | None = None
+    """Needed for a method; for a network it must be the network's."""
+    tile_px: int | None = None
+    """Edge of a tile without its overlap, in input pixels; None chooses it from the free memory."""
+    device: str = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    samples: int = 1
+    noise_std: float = 0.0
+    """Deviation of the noise on the input, for values in [0, 1]."""
+    seed: int = 0
+    format: Format = "png"
+    """Of the files written into a folder; `same` keeps each image's."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """An input file and the file that it becomes (with several samples: the stem of their names)."""
+
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True)
+class Failure:
+    source: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    written: list[Path]
+    failures: list[Failure]
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Told about the progress: images done of all, tiles done of the image's, and single events."""
+
+    images: Callable[[int, int, Path], None] = lambda done, total, path: None
+    tiles: TileProgress = lambda done, total: None
+    say: Callable[[str], None] = lambda message: None
+
+
+def upscale(inputs: list[str], out: Path, options: Options, listener: Listener | None = None) -> Summary:
+    """Upscales files, folders (with subfolders) or glob patterns into `out`, one file after the other.
+
+    `out` is a file where a single file is given and `out` has an image's suffix, and a folder otherwise. A file that
+    cannot be read or written is in the summary's failures; the others go on. Outputs appear only when they are whole.
+
+    Raises:
+        InputError: nothing to do, contradictory options, or a checkpoint that cannot be used.
+    """
+    listener = listener or Listener()
+    _check(options)
+    jobs = plan_jobs(inputs, out, options.format)
+    enlarge, scale = open_enlarger(options, listener.say)
+    written: list[Path] = []
+    failures: list[Failure] = []
+    for number, job in enumerate(jobs):
+        listener.images(number, len(jobs), job.source)
+        try:
+            written += _upscale_file(job, enlarge, scale, options, listener.tiles)
+        except DataError as error:
+            failures.append(Failure(job.source, str(error)))
+            listener.say(str(error))
+    listener.images(len(jobs), len(jobs), out)
+    return Summary(written, failures)
+
+
+def _check(options: Options) -> None:
+    if (options.checkpoint is None) == (options.method is None):
+        raise InputError("upscale: give either --checkpoint PATH or --method bicubic, bilinear or nearest, not both.")
+    if options.method is not None and (options.scale is None or options.scale < 1):
+        raise InputError(f"upscale: --method {options.method} needs --scale N with N at least 1.")
+    if options.samples < 1 or options.noise_std < 0:
+        raise InputError("upscale: --samples must be at least 1 and --noise at least 0.")
+    if options.samples > 1 and options.noise_std == 0:
+        raise InputError(
+            f"upscale: {options.samples} samples without noise would be the same; give --noise S, say 0.02."
+        )
+
+
+def plan_jobs(inputs: list[str], out: Path, format: Format) -> list[Job]:
+    """Which files become which.
+
+    Raises:
+        InputError: an input does not exist or holds no image, or an output would overwrite an input.
+    """
+    found = [(path, relative) for text in inputs for path, relative in _expand(text)]
+    sources = dict(found)  # each file once
+    one_file = len(sources) == 1 and out.suffix.lower() in SUFFIXES and not out.is_dir()
+    if one_file:
+        jobs = [Job(next(iter(sources)), out)]
+    else:
+        if out.is_file():
+            raise InputError(f"{out}: is a file, but {len(sources)} images are to be written; give a folder.")
+        jobs = [Job(path, out / name) for path, name in _target_names(sources, format)]
+    overwritten = {job.source.resolve() for job in jobs} & {job.target.resolve() for job in jobs}
+    if overwritten:
+        raise InputError(f"{overwritten.pop()}: would be overwritten by an output; write to another folder.")
+    return jobs
+
+
+def _expand(text: str) -> Iterator[tuple[Path, Path]]:
+    """The files that an argument stands for, each with its path below the folder that was given."""
+    path = Path(text)
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        found = [(file, file.relative_to(path)) for file in files]
+    elif path.exists():
+        found = [(path, Path(path.name))]
+    else:
+        matches = sorted(Path(match) for match in glob.glob(text, recursive=True))
+        found = [(match, Path(match.name)) for match in matches if match.is_file()]
+    if not found:
+        raise InputError(f"{text}: no image there; give a file, a folder with images or a quoted pattern.")
+    yield from found
+
+
+def _target_names(sources: dict[Path, Path], format: Format) -> Iterator[tuple[Path, Path]]:
+    """Each source's name below the output folder; files that would share one keep their suffix in it or a number."""
+    taken: set[Path] = set()
+    for source, relative in sources.items():
+        suffix = relative.suffix if format == "same" else f".{format}"
+        name = relative.with_suffix(suffix)
+        if name in taken:
+            name = relative.with_name(f"{relative.name}{suffix}")
+        number = 2
+        while name in taken:
+            name = relative.with_name(f"{relative.stem}_{number}{suffix}")
+            number += 1
+        taken.add(name)
+        yield source, name
+
+
+def open_enlarger(options: Options, say: Callable[[str], None]) -> tuple[Enlarge, int]:
+    """What makes pixels larger, and by how much.
+
+    Raises:
+        InputError: the checkpoint cannot be used, its scale is not the given one, or the device does not exist.
+    """
+    if options.checkpoint is None:
+        method, scale = options.method, options.scale
+        assert method is not None and scale is not None
+        return lambda pixels, progress: interpolate(pixels, scale, method), scale
+    network = _open_tiled(options.checkpoint, options, say)
+    scale = network.network.scale
+    if options.scale not in (None, scale):
+        raise InputError(f"{options.checkpoint}: upscales by {scale}, not {options.scale}; leave --scale out.")
+    return lambda pixels, progress: network(pixels, progress), scale
+
+
+def _open_tiled(path: Path, options: Options, say: Callable[[str], None]) -> TiledNetwork:
+    import torch
+
+    from harness.networks import open_network
+    from harness.tiles import TiledNetwork
+
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise InputError(f"device '{name}': is not there; give cpu, cuda or auto.") from None
+    return TiledNetwork(open_network(path, device), device, options.tile_px, bf16=options.precision == "bf16", say=say)
+
+
+def _upscale_file(job: Job, enlarge: Enlarge, scale: int, options: Options, progress: TileProgress) -> list[Path]:
+    check_writable(job.target, Picture(np.empty((0, 0), np.uint8)))
+    picture = read_picture(job.source)
+    check_writable(job.target, picture)
+    written = []
+    for sample in range(options.samples):
+        pixels = add_noise(picture.pixels, options.noise_std, options.seed, sample)
+        target = job.target
+        if options.samples > 1:
+            target = target.with_name(f"{target.stem}_sample{sample}{target.suffix}")
+        write_picture(target, enlarge_picture(replace(picture, pixels=pixels), enlarge, scale, progress))
+        written.append(target)
+    return written
+
+
+def enlarge_picture(picture: Picture, enlarge: Enlarge, scale: int, progress: TileProgress | None = None) -> Picture:
+    """The larger picture: colour through `enlarge`, grey as three equal channels, alpha by bicubic interpolation."""
+    grey = picture.pixels.ndim == 2
+    pixels = np.repeat(picture.pixels[..., None], 3, axis=2) if grey else picture.pixels
+    larger = enlarge(np.ascontiguousarray(pixels), progress)
+    if grey:
+        total = larger.sum(axis=2, dtype=np.uint32)
+        larger = ((total + 1) // 3).astype(larger.dtype)
+    alpha = None if picture.alpha is None else interpolate(picture.alpha, scale, "bicubic")
+    return replace(picture, pixels=larger, alpha=alpha)
+
+
+def add_noise(pixels: np.ndarray, noise_std: float, seed: int, sample: int) -> np.ndarray:
+    """The pixels with Gaussian noise number `sample` of deviation `noise_std` (for values in [0, 1]), rounded."""
+    if noise_std == 0:
+        return pixels
+    levels = np.iinfo(pixels.dtype).max
+    random = np.random.Generator(np.random.Philox(key=key(seed, "upscale", sample)))
+    noise = random.standard_normal(pixels.shape, dtype=np.float32) * (noise_std * levels)
+    return np.clip(np.rint(pixels + noise), 0, levels).astype(pixels.dtype)
+
+
+def interpolate(pixels: np.ndarray, scale: int, method: UpscaleMethod) -> np.ndarray:
+    """The image (uint8 or uint16, H x W [x 3]) enlarged by an interpolation, band by band, in bounded memory."""
+    height, width = pixels.shape[:2]
+    result = np.empty((height * scale, width * scale, *pixels.shape[2:]), pixels.dtype)
+    enlarge_band = upscale_image if pixels.dtype == np.uint8 else _interpolate_deep
+    for start in range(0, height, _BAND_ROWS):
+        end = min(height, start + _BAND_ROWS)
+        first, last = max(0, start - _CONTEXT_ROWS), min(height, end + _CONTEXT_ROWS)
+        band = enlarge_band(np.ascontiguousarray(pixels[first:last]), scale, method)
+        result[start * scale : end * scale] = band[(start - first) * scale : (end - first) * scale]
+    return result
+
+
+def _interpolate_deep(pixels: np.ndarray, scale: int, method: UpscaleMethod) -> np.ndarray:
+    """As `upscale_image` for uint16, without its rounding between the two passes."""
+    from scipy import sparse
+
+    rows, columns = (sparse.csr_matrix(enlarge_matrix(method, size, scale)) for size in pixels.shape[:2])
+    height, width = rows.shape[0], columns.shape[0]
+    tall = (rows @ pixels.astype(np.float64).reshape(pixels.shape[0], -1)).reshape(height, pixels.shape[1], -1)
+    across = (columns @ tall.swapaxes(0, 1).reshape(pixels.shape[1], -1)).reshape(width, height, -1).swapaxes(0, 1)
+    levels = np.iinfo(pixels.dtype).max
+    return np.clip(np.floor(across + 0.5), 0, levels).astype(pixels.dtype).reshape(height, width, *pixels.shape[2:])
