@@ -90,7 +90,7 @@ class DevCluster:
         return self.folder.absolute() / "slurm.conf"
 
     def start(self) -> None:
-        """Starts every daemon and waits until all nodes are idle.
+        """Starts every daemon that does not run, and waits until all nodes can take jobs.
 
         Raises:
             ClusterError: not root, the programs cannot be installed, or a daemon does not come up.
@@ -98,16 +98,16 @@ class DevCluster:
         reason = why_not()
         if reason:
             raise ClusterError(f"the development cluster cannot run here: {reason}.")
-        if self.is_up():
-            return
-        self.stop()
-        _install()
-        self._write_files()
-        self._start_munged()
-        self._run("slurmctld")
+        if not self.is_up():
+            self.stop()
+            _install()
+            self._write_files()
+            self._start_munged()
+            self._run("slurmctld")
         for node in self.node_names():
-            self.start_node(node)
-        _wait(self._all_idle, _START_TIMEOUT_S, f"the nodes did not become idle; see {self.folder}/log")
+            if not _alive(self._pid(f"slurmd-{node}")):
+                self.start_node(node)
+        _wait(self._all_here, _START_TIMEOUT_S, f"the nodes did not come up; see {self.folder}/log")
 
     def stop(self) -> None:
         """Cancels what runs, ends every daemon and every process of a job, and waits until they are gone."""
@@ -150,11 +150,15 @@ class DevCluster:
         """Starts (again) the slurmd of a node."""
         self._run("slurmd", "-N", node)
 
+    def node_pid(self, node: str) -> int:
+        """The process id of a node's slurmd."""
+        pid = self._pid(f"slurmd-{node}")
+        assert pid is not None, f"{node} was never started"
+        return pid
+
     def kill_node(self, node: str) -> None:
         """The node fails: its slurmd and everything that it started are killed at once."""
-        pid = self._pid(f"slurmd-{node}")
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
+        os.kill(self.node_pid(node), signal.SIGKILL)
         for job_pid in self.job_processes(node):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(job_pid, signal.SIGKILL)
@@ -251,12 +255,12 @@ class DevCluster:
             os.kill(pid, signal.SIGKILL)
         (self.folder / f"{name}.pid").unlink(missing_ok=True)
 
-    def _all_idle(self) -> bool:
+    def _all_here(self) -> bool:
         try:
             states = self.node_states()
         except ClusterError:
             return False
-        return len(states) == self.nodes and set(states.values()) == {"idle"}
+        return len(states) == len(self.node_names()) and set(states.values()) <= {"idle", "mix", "alloc", "comp"}
 
 
 def _with_user_signal(conf: str, on: bool) -> str:

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 
 def count(argument: str) -> int:
@@ -52,3 +53,65 @@ def die(argument: str) -> int:
 def raise_error(argument: str) -> int:
     """Raises."""
     raise RuntimeError(argument)
+
+
+def train(argument: str) -> int:
+    """The real trainer, which tells where it is and takes its time there, so that a test can act.
+
+    argument: JSON of {run_file, notes}. `notes`/pace.json, read at each start, says how many seconds to wait at each
+    place: step, validate, write, restore, phase, import. `notes`/marks gets a line whenever rank 0 comes to a place,
+    `notes`/pids the ranks' process ids, and, where pace has "keys", `notes`/keys_START_RANK each batch's sample keys.
+    """
+    options = json.loads(argument)
+    notes = Path(options["notes"])
+    pace = json.loads((notes / "pace.json").read_text())
+    rank = os.environ["RANK"]
+    with (notes / "pids").open("a") as file:
+        print(os.getpid(), rank, file=file)
+
+    def wait(place: str) -> None:
+        if rank == "0" and place != "step":
+            with (notes / "marks").open("a") as file:
+                print(place, file=file)
+        end = time.monotonic() + pace.get(place, 0)
+        while time.monotonic() < end:  # a signal must not cut it short
+            time.sleep(max(0.0, end - time.monotonic()))
+
+    wait("import")
+    import harness.train.checkpoint as checkpoint
+    import harness.train.loop as loop
+    import harness.train.phase as phase
+    import harness.train.validate as validate
+
+    def slow(module: Any, name: str, place: str) -> None:
+        original = getattr(module, name)
+
+        def waiting(*args: Any, **kwargs: Any) -> Any:
+            wait(place)
+            return original(*args, **kwargs)
+
+        setattr(module, name, waiting)
+
+    slow(loop, "train_step", "step")
+    slow(loop.Run, "restore", "restore")
+    slow(loop, "_open_phase", "phase")
+    slow(validate.Validation, "run", "validate")
+    slow(checkpoint, "write_checkpoint", "write")
+    if pace.get("keys"):
+        _note_keys(phase.PatchLoader, notes / f"keys_{pace['keys']}_{rank}")
+    from harness.train.job import main
+
+    return main(options["run_file"])
+
+
+def _note_keys(loader: Any, path: Path) -> None:
+    batches = loader.batches
+
+    def noting(self: Any, first_position: int) -> Any:
+        for batch in batches(self, first_position):
+            with path.open("a") as file:
+                keys = zip(batch.position_B.tolist(), self.keys(batch.position_B.numpy()))
+                file.writelines(f"{position} {key}\n" for position, key in keys)
+            yield batch
+
+    loader.batches = noting
