@@ -179,7 +179,7 @@ class TiledNetwork:
     def _add_tile(self, band_CHW: torch.Tensor, pixels_HWC: np.ndarray, row: Span, column: Span) -> None:
         scale = self.network.scale
         part = pixels_HWC[row.read_start : row.read_end, column.read_start : column.read_end]
-        levels = torch.from_numpy(part.astype(np.int32) if part.dtype == np.uint16 else np.ascontiguousarray(part))
+        levels = torch.from_numpy(part.astype(np.int32 if part.dtype == np.uint16 else np.uint8))
         tile_BCHW = levels.to(self.device).permute(2, 0, 1)[None].float() / np.iinfo(part.dtype).max
         self.network.place(row.read_start, column.read_start, pixels_HWC.shape[0], pixels_HWC.shape[1])
         top = (row.write_start - row.read_start) * scale

@@ -252,12 +252,18 @@ def interpolate(pixels: np.ndarray, scale: int, method: UpscaleMethod) -> np.nda
 
 
 def _interpolate_deep(pixels: np.ndarray, scale: int, method: UpscaleMethod) -> np.ndarray:
-    """As `upscale_image` for uint16, without its rounding between the two passes."""
+    """As `upscale_image`, for uint16: bicubic is rounded and clipped between the two passes, too."""
     from scipy import sparse
 
     rows, columns = (sparse.csr_matrix(enlarge_matrix(method, size, scale)) for size in pixels.shape[:2])
     height, width = rows.shape[0], columns.shape[0]
-    tall = (rows @ pixels.astype(np.float64).reshape(pixels.shape[0], -1)).reshape(height, pixels.shape[1], -1)
-    across = (columns @ tall.swapaxes(0, 1).reshape(pixels.shape[1], -1)).reshape(width, height, -1).swapaxes(0, 1)
-    levels = np.iinfo(pixels.dtype).max
-    return np.clip(np.floor(across + 0.5), 0, levels).astype(pixels.dtype).reshape(height, width, *pixels.shape[2:])
+    tall = rows @ pixels.astype(np.float64).reshape(pixels.shape[0], -1)
+    tall = (_levels(tall) if method == "bicubic" else tall).reshape(height, pixels.shape[1], -1)
+    across = columns @ tall.swapaxes(0, 1).reshape(pixels.shape[1], -1)
+    larger = _levels(across.reshape(width, height, -1).swapaxes(0, 1))
+    return larger.astype(np.uint16).reshape(height, width, *pixels.shape[2:])
+
+
+def _levels(values: np.ndarray) -> np.ndarray:
+    """Rounded half up and clipped to 16 bits; the tiny shift keeps exact halves from depending on the sums' order."""
+    return np.clip(np.floor(values + (0.5 + 1e-6)), 0, 65535)
