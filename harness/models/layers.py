@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from harness.models.prelu import PReLU
+
 
 def activation(name: str, slope: float = 0.2) -> nn.Module:
     """The activation called `name`; in place where neither it nor the convolution before needs the old values."""
     builders: dict[str, Callable[[], nn.Module]] = {
-        "prelu": nn.PReLU,
+        "prelu": PReLU,
         "relu": lambda: nn.ReLU(inplace=True),
         "leaky_relu": lambda: nn.LeakyReLU(slope, inplace=True),
         "silu": nn.SiLU,
