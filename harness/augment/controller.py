@@ -32,7 +32,15 @@ class Controller(nn.Module):
         self.register_buffer("tally", torch.zeros(2, dtype=torch.float64))
 
     def update(self, real_logits: torch.Tensor, step: int, batch_size: int, reduce: Reduce | None = None) -> None:
-        """Takes note of the discriminator's logits on real images, of any shape; a fixed p stays.
+        """`note` and `end_step` at once, for a step of a single micro-batch."""
+        self.note(real_logits)
+        self.end_step(step, batch_size, reduce)
+
+    def note(self, real_logits: torch.Tensor) -> None:
+        """Takes note of the discriminator's logits on some real images, of any shape; a fixed p ignores them."""
+
+    def end_step(self, step: int, batch_size: int, reduce: Reduce | None = None) -> None:
+        """Ends a discriminator update, and with it perhaps a window; a fixed p stays.
 
         Args:
             step: discriminator updates before this one; it alone decides when a window ends, so all ranks agree.
@@ -52,9 +60,12 @@ class AdaptiveController(Controller):
         self.config = config
 
     @torch.no_grad()
-    def update(self, real_logits: torch.Tensor, step: int, batch_size: int, reduce: Reduce | None = None) -> None:
+    def note(self, real_logits: torch.Tensor) -> None:
         signs = torch.sign(real_logits.detach().to(torch.float64))
         self.tally += torch.stack([signs.sum(), torch.ones_like(signs).sum()])
+
+    @torch.no_grad()
+    def end_step(self, step: int, batch_size: int, reduce: Reduce | None = None) -> None:
         if (step + 1) % self.config.every == 0:
             self._move(batch_size, reduce)
 

@@ -73,6 +73,18 @@ def test_logits_per_patch_count_each_patch():
     assert controller.r_t.item() == pytest.approx(logits.sign().mean().item())
 
 
+def test_micro_batches_of_a_step_count_like_one_batch():
+    config = ada(rule="text", step=0.02, every=4)
+    whole, parts = (build_augment(config, 0).controller for _ in range(2))
+    for step in range(40):
+        whole.update(logits_of(step), step, BATCH)
+        for micro_batch in logits_of(step).split(2):
+            parts.note(micro_batch)
+        parts.end_step(step, BATCH)
+        assert parts.p.item() == whole.p.item() and parts.r_t.item() == whole.r_t.item()
+    assert whole.p.item() > 0
+
+
 def test_fixed_p_stays():
     controller = build_augment(FixedAugmentConfig(name="fixed", p=0.3), 0).controller
     for step in range(20):
