@@ -1,202 +1,220 @@
-"""A grid as a picture: the heat map of a matrix, and a table, as PNG."""
+"""A grid as a picture: the heat map of a matrix, and a table, as PNG on white.
+
+Drawn with Pillow: a matrix of 100 x 100 cells takes about a second, which a plotting library does not manage.
+"""
 
 from __future__ import annotations
 
 import textwrap
+from functools import lru_cache
 from pathlib import Path
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+import matplotlib
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from evaluation.formats import legend
 from evaluation.grid import BEST, SECOND, Entry, Grid
 
 _INK, _FAINT, _PAPER = "#1c2530", "#5d6a78", "#ffffff"
-_WORST, _NEAR_BEST = (0.985, 0.988, 0.992), (0.70, 0.82, 0.93)
+_WORST, _NEAR_BEST = (251, 252, 253), (178, 209, 237)
 _BEST, _APART, _EMPTY = "#8fd3a0", "#f1f1ee", "#fafafa"
-_ROW_INCH, _CHAR_INCH, _GAP_INCH = 0.42, 0.092, 0.14
-_DPI, _MAX_WIDTH_PX, _MIN_WIDTH_PX = 150, 6000, 1200
+_MIN_WIDTH_PX, _MAX_WIDTH_PX, _PX_PER_EM = 1200, 12_000, 22.0
+_MAX_SLANTED_COLUMNS = 12
+
+# Lengths in em: the height of the text in the cells.
+_MARGIN, _ROW, _PADDING, _GAP, _RULE = 1.8, 2.9, 0.9, 0.9, 0.16
+_TITLE_SIZE, _CAPTION_SIZE, _SMALL_SIZE, _FOOT_LINE = 1.35, 0.95, 0.8, 1.35
 
 
 def write_png(grid: Grid, path: Path) -> None:
-    """Writes a grid as a PNG at least 1,200 px wide on white: shades per row, best green, own class framed."""
-    figure = draw_grid(grid)
-    width_inch = figure.get_size_inches()[0]
-    figure.set_dpi(min(max(_DPI, _MIN_WIDTH_PX / width_inch), _MAX_WIDTH_PX / width_inch))
-    FigureCanvasAgg(figure).print_png(str(path), metadata={"Title": grid.title})
+    """Writes a grid as a PNG, at least 1,200 px wide: shades per row, best green, own class framed."""
+    facts = PngInfo()
+    facts.add_text("Title", grid.title.encode("latin-1", "replace").decode("latin-1"))
+    draw_grid(grid).save(path, "PNG", pnginfo=facts, compress_level=6)
 
 
-def draw_grid(grid: Grid) -> Figure:
-    """The grid as a matplotlib figure, sized to its texts."""
-    layout = _Layout(grid)
-    figure = Figure(figsize=(layout.width, layout.height), facecolor=_PAPER)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_xlim(0, layout.width)
-    axes.set_ylim(layout.height, 0)
-    axes.axis("off")
-    _draw_titles(axes, grid, layout)
-    _draw_heads(axes, grid, layout)
+def draw_grid(grid: Grid) -> Image.Image:
+    """The grid as an RGB image, sized to its texts."""
+    layout = _Layout(grid, _PX_PER_EM)
+    em_px = _PX_PER_EM * min(max(1.0, _MIN_WIDTH_PX / layout.width), _MAX_WIDTH_PX / layout.width)
+    canvas = _Canvas(_Layout(grid, em_px))
+    canvas.titles(grid)
+    canvas.heads(grid)
     for row in range(len(grid.lines)):
-        _draw_line(axes, grid, layout, row)
-    _draw_frames(axes, grid, layout)
-    _draw_footnotes(axes, grid, layout)
-    return figure
+        canvas.line(grid, row)
+    canvas.footnotes()
+    return canvas.image
+
+
+@lru_cache(maxsize=64)
+def _font(size_px: int, style: str = "") -> ImageFont.FreeTypeFont:
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    return ImageFont.truetype(str(folder / f"DejaVuSans{style}.ttf"), size_px)
 
 
 class _Layout:
-    """Where everything lies, in inches from the top left corner."""
+    """Where everything lies, in pixels from the top left corner."""
 
-    margin = 0.25
-
-    def __init__(self, grid: Grid) -> None:
-        self.slanted = len(grid.heads) > 12
+    def __init__(self, grid: Grid, em_px: float) -> None:
+        self.em = em_px
+        self.slanted = len(grid.heads) > _MAX_SLANTED_COLUMNS
+        self.head_texts = [_head_text(head.group, head.title, not self.slanted) for head in grid.heads]
         self.corner_widths = [
-            _text_inch([title, *(line.heads[i] for line in grid.lines)]) for i, title in enumerate(grid.corner)
+            self._wide([title, *(line.heads[i] for line in grid.lines)]) for i, title in enumerate(grid.corner)
         ]
-        self.column_widths = [self._column_width(grid, column) for column in range(len(grid.heads))]
+        self.column_widths = self._columns(grid)
         self.lefts = self._lefts(grid)
-        longest = max([len(_head_text(head.group, head.title)) for head in grid.heads], default=0)
-        self.head_inch = 0.2 + longest * 0.075 if self.slanted else 0.46
-        self.title_inch = 0.72
-        self.top = self.margin + self.title_inch + self.head_inch
-        self.width = max(self.lefts[-1] + self.margin, 5.0)
-        self.foot_lines = _wrap(_foot_lines(grid), int((self.width - 2 * self.margin) / 0.068))
+        self.top = self._top()
+        self.width = max(self.lefts[-1], self._texts_end(grid)) + _MARGIN * em_px
+        characters = int((self.width / em_px - 2 * _MARGIN) / (_SMALL_SIZE * 0.58))
+        self.foot_lines = [part for text in _foot_texts(grid) for part in textwrap.wrap(text, max(characters, 20))]
         self.tops = self._tops(grid)
-        self.height = self.tops[-1] + 0.12 + 0.19 * len(self.foot_lines) + self.margin
+        self.height = self.tops[-1] + (0.6 + _FOOT_LINE * len(self.foot_lines) + _MARGIN) * em_px
 
-    def _column_width(self, grid: Grid, column: int) -> float:
-        texts = [line.entries[column].text + line.entries[column].mark for line in grid.lines]
-        if not self.slanted:
-            texts += _head_text(grid.heads[column].group, grid.heads[column].title).split("\n")
-        return _text_inch(texts)
+    def font(self, size_em: float = 1.0, style: str = "") -> ImageFont.FreeTypeFont:
+        return _font(max(6, round(size_em * self.em)), style)
+
+    def _wide(self, texts: list[str]) -> float:
+        lengths = [self.font(style="-Bold").getlength(line) for text in texts for line in text.split("\n")]
+        return max(lengths) + 2 * _PADDING * self.em
+
+    def _columns(self, grid: Grid) -> list[float]:
+        """Models share one width; what stands apart takes what it needs."""
+        needed = []
+        for column, text in enumerate(self.head_texts):
+            entries = [line.entries[column] for line in grid.lines]
+            heads = [] if self.slanted else [text]
+            needed.append(self._wide([*(entry.text + entry.mark for entry in entries), *heads]))
+        together = max([w for w, head in zip(needed, grid.heads) if not (head.apart or head.is_text)], default=0.0)
+        return [w if head.apart or head.is_text else together for w, head in zip(needed, grid.heads)]
 
     def _lefts(self, grid: Grid) -> list[float]:
-        lefts = [self.margin + sum(self.corner_widths)]
+        lefts = [_MARGIN * self.em + sum(self.corner_widths)]
         for column, width in enumerate(self.column_widths):
             if column and grid.heads[column].apart and not grid.heads[column - 1].apart:
-                lefts[-1] += _GAP_INCH
+                lefts[-1] += _GAP * self.em
             lefts.append(lefts[-1] + width)
         return lefts
+
+    def _top(self) -> float:
+        lines = max([text.count("\n") + 1 for text in self.head_texts], default=1)
+        longest = max([self.font().getlength(text) for text in self.head_texts if self.slanted], default=0.0)
+        heads = longest + self.em if self.slanted else lines * 1.25 * self.em + 0.9 * self.em
+        return (_MARGIN + 3.9) * self.em + heads
+
+    def _texts_end(self, grid: Grid) -> float:
+        title = self.font(_TITLE_SIZE, "-Bold").getlength(grid.title)
+        return _MARGIN * self.em + min(title, 60 * self.em)
 
     def _tops(self, grid: Grid) -> list[float]:
         tops = [self.top]
         for row, line in enumerate(grid.lines):
             if row and line.apart and not grid.lines[row - 1].apart:
-                tops[-1] += _GAP_INCH
-            tops.append(tops[-1] + _ROW_INCH)
+                tops[-1] += _GAP * self.em
+            tops.append(tops[-1] + _ROW * self.em)
         return tops
 
     def box(self, row: int, column: int) -> tuple[float, float, float, float]:
-        return self.lefts[column], self.tops[row], self.column_widths[column], _ROW_INCH
+        """Left, top, right and bottom of a cell."""
+        left, top = self.lefts[column], self.tops[row]
+        return left, top, left + self.column_widths[column], top + _ROW * self.em
 
 
-def _text_inch(texts: list[str]) -> float:
-    return max(map(len, texts)) * _CHAR_INCH + 0.26
+def _head_text(group: str, title: str, may_break: bool) -> str:
+    if not may_break:
+        return f"{title} ({group})" if group else title
+    broken = "\n".join(textwrap.wrap(title, 14, break_long_words=False)) if len(title) > 14 else title
+    return f"{broken}\n({group})" if group else broken
 
 
-def _head_text(group: str, title: str) -> str:
-    return f"{title}\n({group})" if group else "\n".join(title.split(" ", 1)) if len(title) > 12 else title
-
-
-def _foot_lines(grid: Grid) -> list[str]:
+def _foot_texts(grid: Grid) -> list[str]:
     marks = legend(grid, "green", "underlined", "framed")
     return ([marks] if marks else []) + [f"{mark}  {text}" for mark, text in grid.footnotes]
 
 
-def _wrap(lines: list[str], width: int) -> list[str]:
-    return [part for line in lines for part in textwrap.wrap(line, max(width, 20))]
+class _Canvas:
+    """The image while it is drawn."""
+
+    def __init__(self, layout: _Layout) -> None:
+        self.layout = layout
+        self.image = Image.new("RGB", (round(layout.width), round(layout.height)), _PAPER)
+        self._draw = ImageDraw.Draw(self.image)
+
+    def titles(self, grid: Grid) -> None:
+        layout, em = self.layout, self.layout.em
+        left = _MARGIN * em
+        characters = int((layout.width - 2 * left) / (_CAPTION_SIZE * em * 0.58))
+        caption = "\n".join(textwrap.wrap(grid.caption, max(20, characters))[:2])
+        self._draw.text((left, _MARGIN * em), grid.title, _INK, layout.font(_TITLE_SIZE, "-Bold"))
+        self._draw.multiline_text((left, (_MARGIN + 2.0) * em), caption, _FAINT, layout.font(_CAPTION_SIZE))
+
+    def heads(self, grid: Grid) -> None:
+        layout, em = self.layout, self.layout.em
+        base = layout.top - 0.5 * em
+        left = _MARGIN * em + 0.3 * em
+        for title, width in zip(grid.corner, layout.corner_widths):
+            self._draw.text((left, base), title, _FAINT, layout.font(), anchor="ld")
+            left += width
+        for column, head in enumerate(grid.heads):
+            middle = layout.lefts[column] + layout.column_widths[column] / 2
+            font = layout.font(style="-Oblique" if head.apart else "")
+            text = layout.head_texts[column]
+            if layout.slanted:
+                self._upright(text, font, middle, base)
+            else:
+                self._draw.multiline_text((middle, base), text, _INK, font, anchor="md", align="center")
+
+    def _upright(self, text: str, font: ImageFont.FreeTypeFont, middle: float, base: float) -> None:
+        """Text that runs upwards."""
+        left, top, right, bottom = font.getbbox(text)
+        word = Image.new("RGB", (round(right - left), round(bottom - top)), _PAPER)
+        ImageDraw.Draw(word).text((-left, -top), text, _INK, font)
+        turned = word.rotate(90, expand=True)
+        self.image.paste(turned, (round(middle - turned.width / 2), round(base - turned.height)))
+
+    def line(self, grid: Grid, row: int) -> None:
+        layout, line = self.layout, grid.lines[row]
+        left = (_MARGIN + 0.3) * layout.em
+        middle = layout.tops[row] + _ROW * layout.em / 2
+        font = layout.font(style="-Oblique" if line.apart else "")
+        for text, width in zip(line.heads, layout.corner_widths):
+            self._draw.text((left, middle), text, _INK, font, anchor="lm")
+            left += width
+        for column, entry in enumerate(line.entries):
+            if entry.text:
+                self._cell(entry, grid.heads[column].apart, layout.box(row, column))
+
+    def _cell(self, entry: Entry, apart: bool, box: tuple[float, float, float, float]) -> None:
+        layout, em = self.layout, self.layout.em
+        left, top, right, bottom = box
+        rule = max(1.0, _RULE * em)
+        inner = (left + rule / 2, top + rule / 2, right - rule / 2, bottom - rule / 2)
+        frame = _INK if entry.own else None
+        self._draw.rectangle(inner, _fill(entry, apart), frame, width=max(2, round(0.15 * em)) if entry.own else 0)
+        x, y = (left + right) / 2, (top + bottom) / 2
+        font = layout.font(style="-Bold" if entry.rank == BEST else "")
+        self._draw.text((x, y), entry.text, _FAINT if apart or entry.value is None else _INK, font, anchor="mm")
+        if entry.rank == SECOND:
+            half = font.getlength(entry.text) / 2
+            self._draw.line((x - half, y + 0.72 * em, x + half, y + 0.72 * em), _INK, max(1, round(0.08 * em)))
+        if entry.mark:
+            place = (right - 0.4 * em, top + 0.3 * em)
+            self._draw.text(place, entry.mark, _FAINT, layout.font(0.7), anchor="rt")
+
+    def footnotes(self) -> None:
+        layout, em = self.layout, self.layout.em
+        y = layout.tops[-1] + 0.8 * em
+        for text in layout.foot_lines:
+            self._draw.text(((_MARGIN + 0.3) * em, y), text, _FAINT, layout.font(_SMALL_SIZE))
+            y += _FOOT_LINE * em
 
 
-def _draw_titles(axes: Axes, grid: Grid, layout: _Layout) -> None:
-    axes.text(layout.margin, 0.34, grid.title, fontsize=13, fontweight="bold", color=_INK, va="center")
-    axes.text(layout.margin, 0.62, grid.caption, fontsize=9.5, color=_FAINT, va="center")
-
-
-def _draw_heads(axes: Axes, grid: Grid, layout: _Layout) -> None:
-    base = layout.top - 0.1
-    left = layout.margin
-    for title, width in zip(grid.corner, layout.corner_widths):
-        axes.text(left + 0.06, base, title, fontsize=10, color=_FAINT, va="bottom")
-        left += width
-    for column, head in enumerate(grid.heads):
-        x = layout.lefts[column] + layout.column_widths[column] / 2
-        style = "italic" if head.apart else "normal"
-        text = _head_text(head.group, head.title)
-        rotation = 90 if layout.slanted else 0
-        axes.text(
-            x,
-            base,
-            text,
-            fontsize=10,
-            color=_INK,
-            ha="center",
-            va="bottom",
-            style=style,
-            rotation=rotation,
-            parse_math=False,
-        )
-
-
-def _draw_line(axes: Axes, grid: Grid, layout: _Layout, row: int) -> None:
-    line = grid.lines[row]
-    middle = layout.tops[row] + _ROW_INCH / 2
-    left = layout.margin
-    for text, width in zip(line.heads, layout.corner_widths):
-        style = "italic" if line.apart else "normal"
-        axes.text(left + 0.06, middle, text, fontsize=10, color=_INK, va="center", style=style, parse_math=False)
-        left += width
-    for column, entry in enumerate(line.entries):
-        if entry.text:
-            _draw_entry(axes, entry, grid.heads[column].apart, layout.box(row, column))
-
-
-def _draw_entry(axes: Axes, entry: Entry, apart: bool, box: tuple[float, float, float, float]) -> None:
-    left, top, width, height = box
-    axes.add_patch(
-        Rectangle((left, top), width, height, facecolor=_fill(entry, apart), edgecolor=_PAPER, linewidth=1.5)
-    )
-    x, y = left + width / 2, top + height / 2
-    weight = "bold" if entry.rank == BEST else "normal"
-    colour = _FAINT if apart or entry.value is None else _INK
-    axes.text(x, y, entry.text, fontsize=10, color=colour, ha="center", va="center", fontweight=weight)
-    if entry.rank == SECOND:
-        half = len(entry.text) * 0.038
-        axes.plot([x - half, x + half], [y + 0.105] * 2, color=_INK, linewidth=1)
-    if entry.mark:
-        axes.text(left + width - 0.05, top + 0.06, entry.mark, fontsize=7, color=_FAINT, ha="right", va="top")
-
-
-def _fill(entry: Entry, apart: bool) -> object:
+def _fill(entry: Entry, apart: bool) -> str | tuple[int, ...]:
     if entry.rank == BEST:
         return _BEST
     if apart:
         return _APART
     if entry.shade is None:
         return _EMPTY
-    return tuple(low + (high - low) * entry.shade for low, high in zip(_WORST, _NEAR_BEST))
-
-
-def _draw_frames(axes: Axes, grid: Grid, layout: _Layout) -> None:
-    for row, line in enumerate(grid.lines):
-        for column, entry in enumerate(line.entries):
-            if entry.own:
-                left, top, width, height = layout.box(row, column)
-                axes.add_patch(
-                    Rectangle(
-                        (left + 0.02, top + 0.02),
-                        width - 0.04,
-                        height - 0.04,
-                        fill=False,
-                        edgecolor=_INK,
-                        linewidth=1.8,
-                    )
-                )
-
-
-def _draw_footnotes(axes: Axes, grid: Grid, layout: _Layout) -> None:
-    y = layout.tops[-1] + 0.22
-    for text in layout.foot_lines:
-        axes.text(layout.margin + 0.06, y, text, fontsize=8, color=_FAINT, va="center", parse_math=False)
-        y += 0.19
+    return tuple(round(low + (high - low) * entry.shade) for low, high in zip(_WORST, _NEAR_BEST))

@@ -80,7 +80,10 @@ def _plain(cell: Cell, matrix: Matrix, notes: Footnotes) -> Entry:
 
 
 def diagonal_summary(matrix: Matrix) -> str:
-    """One sentence: how often a model is the best on the class that it was made for; empty without such models."""
+    """How often a model is the best on the class that it was made for; empty without such models.
+
+    The sentence begins with "By MEASURE, ", so that `merge_by_measure` can join those that say the same.
+    """
     grid = matrix_grid(matrix)
     own = [entry for line in grid.lines for entry in line.entries if entry.own and entry.value is not None]
     if not own:

@@ -32,6 +32,7 @@ from evaluation.sections import (
     runs_section,
     table_section,
 )
+from evaluation.sentences import merge_by_measure
 from evaluation.tables import AxisTable, build_table, table_grid
 from harness.errors import InputError
 
@@ -94,7 +95,7 @@ def write_report(
             *ledger_section(ledger),
             reproduce_section(table, commands or _commands(out), _config_files(out, runs)),
         ],
-        sentences=[text for text in sentences if text],
+        sentences=merge_by_measure(sentences),
         warnings=_warnings(table),
     )
     write_page(page, out / "report.html")

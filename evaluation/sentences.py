@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from evaluation.compare import LEVEL, Comparison
 from evaluation.metrics import METRICS
@@ -52,10 +52,25 @@ def summary(comparisons: Sequence[Comparison]) -> str:
         return ""
     wins = sum(c.is_decided and c.improvement > 0 for c in comparisons)
     losses = sum(c.is_decided and c.improvement < 0 for c in comparisons)
-    label = METRICS[comparisons[0].metric].label
     rest = len(comparisons) - wins - losses
-    second = comparisons[0].second
-    return (
-        f"By {label}, {wins} of {len(comparisons)} specialised models beat {second} on their own class, {losses} lose "
-        f"to it, and {rest} cannot be told apart (paired bootstrap, {LEVEL:.0%}, Holm's correction)."
-    )
+    rivals = " and ".join(dict.fromkeys(comparison.second for comparison in comparisons))
+    text = f"{wins} of {len(comparisons)} specialised models beat {rivals} on their own class"
+    if losses:
+        text += f", {losses} lose{'s' if losses == 1 else ''} to it"
+    if rest:
+        text += f", {rest} cannot be told apart from it"
+    label = METRICS[comparisons[0].metric].label
+    return f"By {label}, {text} (paired bootstrap, {LEVEL:.0%}, Holm's correction)."
+
+
+def merge_by_measure(sentences: Iterable[str]) -> list[str]:
+    """Sentences that begin with "By MEASURE, " and say the same become one: "By MSE, PSNR and SSIM, ..."."""
+    measures: dict[str, list[str]] = {}
+    for text in filter(None, sentences):
+        label, found, rest = text.removeprefix("By ").partition(", ")
+        measures.setdefault(rest if found else text, []).append(label if found else "")
+    return [f"By {_listed(labels)}, {rest}" if labels[0] else rest for rest, labels in measures.items()]
+
+
+def _listed(labels: Sequence[str]) -> str:
+    return labels[0] if len(labels) == 1 else f"{', '.join(labels[:-1])} and {labels[-1]}"

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from evaluation.images import ImageInfo
 from evaluation.model import Model
 from evaluation.scores import ScoreTable, empty_sets
 
@@ -73,6 +74,29 @@ def table() -> ScoreTable:
     return make_table()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def table_maker() -> TableMaker:
     return make_table
+
+
+class DrawnImages:
+    """Noise with edges, as a dataset would give it; 98 x 130 px is no multiple of 4."""
+
+    path, fingerprint = "drawn", "f"
+
+    def __init__(self, classes: list[str], height: int = 98, width: int = 130) -> None:
+        self.classes = classes
+        self.size = (height, width)
+
+    def images(self, split, image_class):
+        return [ImageInfo(f"{image_class}_{i:03d}", *self.size, False, i) for i in range(8)]
+
+    def read(self, image):
+        rng = np.random.default_rng(image.index)
+        blocks = rng.integers(0, 255, (17, 17, 3)).astype(np.uint8)
+        return np.kron(blocks, np.ones((8, 8, 1), np.uint8))[: self.size[0], : self.size[1]]
+
+
+@pytest.fixture(scope="session")
+def drawn_images() -> type[DrawnImages]:
+    return DrawnImages

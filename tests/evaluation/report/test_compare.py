@@ -18,7 +18,7 @@ from evaluation.compare import (
 from evaluation.matrix import conditions_of
 from evaluation.metrics import METRICS
 from evaluation.model import Model
-from evaluation.sentences import sentence, summary
+from evaluation.sentences import merge_by_measure, sentence, summary
 from harness import random
 from harness.errors import InputError
 
@@ -112,7 +112,7 @@ def test_losing_specialised_model_is_said_to_lose(table):
     table.images.loc[better, "psnr"] += 3
     answers = specialised(table)
     assert sentence(answers[0]).startswith("On beach, general beats beach: its PSNR is ")
-    assert "1 lose" in summary(answers)
+    assert "1 of 2 specialised models beat general on their own class, 1 loses to it (" in summary(answers)
 
 
 def test_images_without_a_number_for_one_model_are_left_out_of_the_pairs(table):
@@ -143,3 +143,8 @@ def test_ten_thousand_resamples_take_no_noticeable_time(table):
     start = time.perf_counter()
     specialised(table, resamples=10_000)
     assert time.perf_counter() - start < 2.0
+
+
+def test_measures_that_say_the_same_share_a_sentence():
+    texts = ["By MSE, 2 of 2 win.", "", "By PSNR, 2 of 2 win.", "By SSIM, 1 of 2 win.", "By FID, 2 of 2 win."]
+    assert merge_by_measure(texts) == ["By MSE, PSNR and FID, 2 of 2 win.", "By SSIM, 1 of 2 win."]

@@ -16,25 +16,11 @@ from evaluation.picture_source import PictureSource, report_strips
 from evaluation.pictures import Candidate, build_strip, choose_crop, median_image, png_uri
 from harness.data.degrade import degrade_image, upscale_image
 
+CLASSES = ["beach", "mountain", "general"]
+
 
 def pixels(uri: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1]))))
-
-
-class DrawnImages:
-    """Three classes of noise with a step edge, as a dataset would give them."""
-
-    path, fingerprint, classes = "drawn", "f", ["beach", "mountain", "general"]
-
-    def __init__(self, height: int = 98, width: int = 130) -> None:
-        self.size = (height, width)
-
-    def images(self, split, image_class):
-        return [ImageInfo(f"{image_class}_{i:03d}", *self.size, False, i) for i in range(8)]
-
-    def read(self, image):
-        rng = np.random.default_rng(image.index)
-        return rng.integers(0, 255, (*self.size, 3)).astype(np.uint8)
 
 
 def test_crop_lies_where_the_images_differ_most():
@@ -83,28 +69,28 @@ def test_median_image_is_neither_the_best_nor_the_worst():
 
 
 @pytest.fixture
-def source(table_maker):
+def source(table_maker, drawn_images):
     models = [Model("bilinear", "method"), Model("bicubic", "method"), Model("nearest", "method")]
-    table = table_maker(models, classes=tuple(DrawnImages.classes))
-    return PictureSource(table, EvaluateConfig(), DrawnImages(), 4)
+    table = table_maker(models, classes=tuple(CLASSES))
+    return PictureSource(table, EvaluateConfig(), drawn_images(CLASSES), 4)
 
 
-def test_outputs_are_those_of_the_models_on_the_degraded_image(source):
-    hr_image = DrawnImages().read(ImageInfo("beach_000", 98, 130, False, 0))[:96, :128]
+def test_outputs_are_those_of_the_models_on_the_degraded_image(source, drawn_images):
+    hr_image = drawn_images(CLASSES).read(ImageInfo("beach_000", 98, 130, False, 0))[:96, :128]
     outputs = source.outputs(hr_image, "area", "beach_000", ["nearest", "bicubic"])
     lr_image = degrade_image(hr_image, 4, "area")
     assert np.array_equal(outputs["bicubic"], upscale_image(lr_image, 4, "bicubic"))
     assert list(outputs) == ["nearest", "bicubic"]
 
 
-def test_a_model_that_cannot_be_opened_is_left_out_and_named(table_maker):
+def test_a_model_that_cannot_be_opened_is_left_out_and_named(table_maker, drawn_images):
     table = table_maker([Model("gone", "checkpoint", "/none/gone", {}, "beach"), Model("bicubic", "method")])
-    source = PictureSource(table, EvaluateConfig(), DrawnImages(), 4)
+    source = PictureSource(table, EvaluateConfig(), drawn_images(CLASSES), 4)
     strips = report_strips(source)
     assert [picture.title for picture in strips[0].crops] == ["nearest", "bicubic", "HR"]
     assert len(source.problems) == 1 and "/none/gone" in source.problems[0]
 
 
-def test_no_strips_are_made_where_none_are_asked_for(table_maker):
+def test_no_strips_are_made_where_none_are_asked_for(table_maker, drawn_images):
     config = EvaluateConfig(report={"num_strips": 0})
-    assert report_strips(PictureSource(table_maker(), config, DrawnImages(), 4)) == []
+    assert report_strips(PictureSource(table_maker(), config, drawn_images(CLASSES), 4)) == []
