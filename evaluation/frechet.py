@@ -22,12 +22,13 @@ class FeatureStatistics:
     """Mean and covariance of features that come in pieces; memory does not grow with their number.
 
     Up to `ROWS_KEPT` rows are kept as they are, because a small set's covariance has so low a rank that the exact
-    distance is cheap; from there on only the mean and the scatter matrix are updated (Chan et al. 1979).
+    distance is cheap; beyond, they go into the mean and the scatter matrix (Chan et al. 1979), that many at a time.
     """
 
     def __init__(self) -> None:
         self.count = 0
-        self._rows: list[np.ndarray] | None = []
+        self._rows: list[np.ndarray] = []
+        self._num_absorbed = 0
         self._mean_D: np.ndarray | None = None
         self._scatter_DD: np.ndarray | None = None
 
@@ -35,31 +36,16 @@ class FeatureStatistics:
         """Takes in N more rows."""
         if not len(features_ND):
             return
-        features_ND = np.asarray(features_ND, np.float64)
-        if self._rows is not None and self.count + len(features_ND) <= ROWS_KEPT:
-            self._rows.append(features_ND)
-        else:
-            kept, self._rows = self._rows or [], None
-            self._absorb(np.concatenate([*kept, features_ND]), self.count - sum(map(len, kept)))
+        self._rows.append(np.asarray(features_ND, np.float64))
         self.count += len(features_ND)
-
-    def _absorb(self, rows_ND: np.ndarray, num_before: int) -> None:
-        mean_D = rows_ND.mean(axis=0)
-        centred_ND = rows_ND - mean_D
-        if self._mean_D is None or self._scatter_DD is None:
-            self._mean_D, self._scatter_DD = mean_D, centred_ND.T @ centred_ND
-            return
-        total = num_before + len(rows_ND)
-        shift_D = mean_D - self._mean_D
-        self._scatter_DD += centred_ND.T @ centred_ND
-        self._scatter_DD += np.outer(shift_D, shift_D) * (num_before * len(rows_ND) / total)
-        self._mean_D = self._mean_D + shift_D * (len(rows_ND) / total)
+        if self.count - self._num_absorbed > ROWS_KEPT:
+            self._absorb()
 
     def mean(self) -> np.ndarray:
         """The mean of all rows, (D,)."""
-        if self._rows:
+        if self._mean_D is None:
             return np.concatenate(self._rows).mean(axis=0)
-        assert self._mean_D is not None, "no features yet"
+        self._absorb()
         return self._mean_D
 
     def factor(self) -> np.ndarray:
@@ -70,12 +56,30 @@ class FeatureStatistics:
         """
         if self.count < 2:
             raise ValueError(f"a covariance needs at least 2 images, got {self.count}.")
-        if self._rows:
+        if self._scatter_DD is None:
             rows_ND = np.concatenate(self._rows)
             return (rows_ND - rows_ND.mean(axis=0)) / np.sqrt(self.count - 1)
-        assert self._scatter_DD is not None
+        self._absorb()
         values_D, vectors_DD = linalg.eigh(self._scatter_DD / (self.count - 1))
         return (vectors_DD * np.sqrt(values_D.clip(min=0))).T
+
+    def _absorb(self) -> None:
+        """Adds the kept rows to the mean and the scatter matrix, and forgets them."""
+        if not self._rows:
+            return
+        rows_ND = np.concatenate(self._rows)
+        mean_D = rows_ND.mean(axis=0)
+        centred_ND = rows_ND - mean_D
+        if self._mean_D is None or self._scatter_DD is None:
+            self._mean_D, self._scatter_DD = mean_D, centred_ND.T @ centred_ND
+        else:
+            total = self._num_absorbed + len(rows_ND)
+            shift_D = mean_D - self._mean_D
+            self._scatter_DD += centred_ND.T @ centred_ND
+            self._scatter_DD += np.outer(shift_D, shift_D) * (self._num_absorbed * len(rows_ND) / total)
+            self._mean_D = self._mean_D + shift_D * (len(rows_ND) / total)
+        self._num_absorbed += len(rows_ND)
+        self._rows = []
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:

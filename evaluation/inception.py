@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +28,12 @@ class FIDInception(nn.Module):
             CheckpointError: the file cannot be read or holds another network.
         """
         super().__init__()
-        network = fid_inception_skeleton()
+        # On the meta device nothing is drawn that the file replaces anyway.
+        with torch.device("meta"):
+            network = fid_inception_skeleton()
         try:
-            network.load_state_dict(torch.load(weights_file, map_location="cpu", weights_only=True))
-        except (OSError, RuntimeError, EOFError, AttributeError, TypeError, pickle.UnpicklingError) as error:
+            network.load_state_dict(torch.load(weights_file, map_location="cpu", weights_only=True), assign=True)
+        except Exception as error:  # damaged files make torch's unpickler raise nearly anything
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise CheckpointError(
                 f"{weights_file}: is not FID's Inception network ({reason}); fetch it again."

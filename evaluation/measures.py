@@ -9,6 +9,7 @@ float32.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,9 +17,11 @@ import torch
 from evaluation.metrics import METRICS, names_of
 from evaluation.networks import Networks
 from harness.quality import color
-from harness.quality.lpips import MIN_PX, Features
 from harness.quality.psnr import mse, psnr
 from harness.quality.ssim import WINDOW_PX, ssim
+
+if TYPE_CHECKING:
+    from harness.quality.lpips import Features
 
 # The weights of grey in image files (Pillow's `convert("L")`); for equal channels they change nothing.
 _GREY_WEIGHTS = (0.299, 0.587, 0.114)
@@ -58,7 +61,7 @@ class Measures:
         """Prepares a batch of HR images of one size, uint8 (N, H, W, 3); `grey` says that all of them are."""
         features = {}
         for name, network in self.networks.lpips.items():
-            if name in self.metrics and min(hr_NHWC.shape[1:3]) >= MIN_PX[network.network]:
+            if name in self.metrics and min(hr_NHWC.shape[1:3]) >= network.min_px:
                 features[name] = network.describe(unit_range(hr_NHWC))
         return Reference(hr_NHWC, grey, self._compared(hr_NHWC, grey), features)
 

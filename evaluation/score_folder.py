@@ -15,7 +15,7 @@ from rich.table import Table
 from evaluation.frechet import FeatureStatistics, frechet_distance, kernel_distance
 from evaluation.measures import Measures, unit_range
 from evaluation.metrics import FEW_IMAGES_FOR_FID, METRICS
-from evaluation.networks import INCEPTION_METRICS, Finder, Networks
+from evaluation.networks import INCEPTION_METRICS, Finder, Networks, locate
 from harness.data.images import read_image
 from harness.errors import InputError
 
@@ -45,7 +45,7 @@ def score_folders(
     """
     _check_options(color, crop_border, metrics)
     pairs = match_folders(sr, hr)
-    networks = Networks(metrics, find)
+    networks = Networks(locate(metrics, find))
     measures = Measures(metrics, color, crop_border, networks)
     wanted_sets = tuple(m for m in INCEPTION_METRICS if m in metrics and m not in networks.missing)
     images: dict[str, dict[str, float]] = {}

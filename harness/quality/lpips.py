@@ -7,7 +7,6 @@ with the `lpips` package. Features of one side can be kept and compared with sev
 from __future__ import annotations
 
 import importlib.util
-import pickle
 from pathlib import Path
 from typing import Literal
 
@@ -53,6 +52,7 @@ class LPIPS(nn.Module):
         """
         super().__init__()
         self.network = network
+        self.min_px = MIN_PX[network]
         self.taps = _TAPS[network]
         # On the meta device the classifier, most of the weights, costs neither memory nor time.
         with torch.device("meta"):
@@ -127,6 +127,6 @@ def _layer_weights(file: Path, num_layers: int) -> list[torch.Tensor]:
 def _read_state(file: Path) -> dict[str, torch.Tensor]:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # damaged files make torch's unpickler raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{file}: cannot be read as weights ({reason}); fetch it again.") from None

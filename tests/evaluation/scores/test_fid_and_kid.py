@@ -84,7 +84,7 @@ def test_statistics_do_not_depend_on_the_pieces_and_keep_no_rows_beyond_the_limi
     rows = features(400, 24, 3)
     for piece in (1, 7, 60, 400):
         gathered = statistics(rows, piece)
-        assert gathered._rows is None
+        assert sum(map(len, gathered._rows)) <= 60
         assert np.allclose(gathered.mean(), rows.mean(0), atol=1e-12)
         factor = gathered.factor()
         assert factor.shape == (24, 24)

@@ -1,0 +1,188 @@
+"""Evaluates models on a dataset: measures what no cache holds yet, and gathers the score table.
+
+Several processes share the work without talking to each other: every share of the units is a pure function of the
+models, the configuration and the dataset, and the cache takes each result as a file of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from evaluation.assemble import Assembler
+from evaluation.cells import ScoreCache
+from evaluation.code_version import code_version
+from evaluation.config import EvaluateConfig
+from evaluation.images import DatasetImages, ImageSource, conditions_of
+from evaluation.metrics import METRICS
+from evaluation.model import Model
+from evaluation.networks import Finder, Networks, locate
+from evaluation.parallel import run_units
+from evaluation.roster import Entry, dataset_of, roster_of, scale_of
+from evaluation.scores import ScoreTable
+from evaluation.work import Job, Opener, Unit, Worker, all_units, still_missing
+from harness.errors import EXIT_DONE
+from harness.schema import parse
+
+CACHE_FOLDER = "cache"
+Progress = Callable[[int, int], None]
+
+
+def evaluate(
+    models: Sequence[Model],
+    config: EvaluateConfig,
+    out_dir: Path,
+    progress: Progress | None = None,
+    *,
+    cache_dir: Path | None = None,
+    source: ImageSource | None = None,
+    find: Finder | None = None,
+    opener: Opener | None = None,
+) -> ScoreTable:
+    """Scores every model on every condition, and saves the table in `out_dir`.
+
+    Only cells that the cache (`out_dir`/cache, or `cache_dir`, which several evaluations may share) does not hold are
+    measured, so a killed evaluation continues. `progress` is called with images x models done and to do. `source`,
+    `find` and `opener` replace the dataset, the look-up of networks and the loading of models; with the last, the work
+    stays in this process.
+
+    Raises:
+        InputError: nothing to evaluate, no dataset or scale, an unknown class, a damaged dataset.
+    """
+    job, source = plan(models, config, source, find)
+    cache = ScoreCache(cache_dir or out_dir / CACHE_FOLDER)
+    failures: dict[str, str] = {}
+    units = [unit for unit in (still_missing(u, job, cache) for u in all_units(job)) if unit is not None]
+    if units:
+        networks = Networks(job.located)
+        job = _without(job, networks.missing)
+        units = [unit for unit in (still_missing(u, job, cache) for u in all_units(job)) if unit is not None]
+        if config.workers > 1 and opener is None and len(units) > 1:
+            failures = run_units(units, job, source.path, cache.folder, config.workers, progress)
+        else:
+            failures = run_here(Worker(job, source, cache, networks, opener), units, progress)
+    table = Assembler(job, cache, failures, job.located.missing).table()
+    table.save(out_dir)
+    return table
+
+
+def plan(
+    models: Sequence[Model], config: EvaluateConfig, source: ImageSource | None = None, find: Finder | None = None
+) -> tuple[Job, ImageSource]:
+    """Everything that decides the numbers, checked, before an image is read.
+
+    Raises:
+        InputError: see `evaluate`.
+    """
+    roster = [_one_degradation(entry, config) for entry in roster_of(models, config.latest)]
+    source = source or DatasetImages(dataset_of(roster, config))
+    located = locate(config.metrics, find)
+    job = Job(
+        roster=roster,
+        config=config,
+        scale=scale_of(roster, config),
+        fingerprint=source.fingerprint,
+        conditions=conditions_of(config, source),
+        metrics=tuple(name for name in METRICS if name in config.metrics and name not in located.missing),
+        located=located,
+        code=code_version(),
+    )
+    job.add_chunks(source)
+    return job, source
+
+
+def run_here(worker: Worker, units: Sequence[Unit], progress: Progress | None = None) -> dict[str, str]:
+    """Measures units in this process; returns the models that failed, with the reason."""
+    total, done = sum(unit.num_images for unit in units), 0
+    for unit in units:
+        worker.run(unit)
+        done += unit.num_images
+        if progress:
+            progress(done, total)
+    return worker.failures
+
+
+def mark_stale(table: ScoreTable, models: Sequence[Model], config: EvaluateConfig) -> ScoreTable:
+    """The table with a reason for each cell whose dataset or weights have changed since it was measured.
+
+    For a report that is written without measuring anew: its numbers are then absent instead of wrong.
+    """
+    roster = {entry.model.name: entry for entry in roster_of(models, config.latest)}
+    fingerprint = DatasetImages(dataset_of(list(roster.values()), config)).fingerprint
+    missing = dict(table.missing)
+    measured = table.images.drop_duplicates(["model", "condition"])
+    for model, condition, sha, data in measured[["model", "condition", "checkpoint_sha", "dataset_fingerprint"]].values:
+        reason = _stale(roster.get(model), sha, data, fingerprint)
+        if reason is not None:
+            missing |= {(model, condition, metric): reason for metric in table.metrics}
+    return replace(table, missing=missing)
+
+
+def write_shares(models: Sequence[Model], config: EvaluateConfig, out_dir: Path, num_shares: int) -> list[Path]:
+    """Writes one file per job of a cluster; `run_share` takes its path. `evaluate` then gathers what they measured."""
+    files = []
+    out_dir.mkdir(parents=True, exist_ok=True)
+    for share in range(num_shares):
+        file = out_dir / f"share_{share:03d}.json"
+        content: dict[str, object] = {"models": [m.as_dict() for m in models], "config": config.model_dump(mode="json")}
+        content |= {"out_dir": str(out_dir), "share": share, "num_shares": num_shares}
+        file.write_text(json.dumps(content, indent=1))
+        files.append(file)
+    return files
+
+
+def run_share(share_file: str) -> int:
+    """Measures one share of an evaluation (a job's entry); ranks divide it further. Returns the exit code."""
+    content = json.loads(Path(share_file).read_text())
+    models = [Model(**values) for values in content["models"]]
+    config = parse(EvaluateConfig, content["config"], share_file)
+    ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    first, step = content["share"] * ranks + rank, content["num_shares"] * ranks
+    measure_share(models, config, Path(content["out_dir"]) / CACHE_FOLDER, first, step)
+    return EXIT_DONE
+
+
+def measure_share(
+    models: Sequence[Model], config: EvaluateConfig, cache_dir: Path, share: int, num_shares: int
+) -> dict[str, str]:
+    """Measures what is missing of every `num_shares`-th unit; returns the models that failed.
+
+    Raises:
+        InputError: see `evaluate`.
+    """
+    job, source = plan(models, config)
+    cache = ScoreCache(cache_dir)
+    networks = Networks(job.located)
+    job = _without(job, networks.missing)
+    mine = (still_missing(unit, job, cache) for unit in all_units(job)[share::num_shares])
+    return run_here(Worker(job, source, cache, networks), [unit for unit in mine if unit is not None])
+
+
+def _without(job: Job, missing: dict[str, str]) -> Job:
+    """The job without the metrics whose network cannot be loaded."""
+    located = replace(job.located, missing={**job.located.missing, **missing})
+    return replace(job, metrics=tuple(m for m in job.metrics if m not in missing), located=located)
+
+
+def _one_degradation(entry: Entry, config: EvaluateConfig) -> Entry:
+    if entry.model.kind == "folder" and len(config.kernels) > 1 and entry.failure is None:
+        reason = (
+            f"{entry.model.path}: finished images stand for one degradation, but {len(config.kernels)} are evaluated"
+        )
+        return replace(entry, failure=reason)
+    return entry
+
+
+def _stale(entry: Entry | None, sha: str, data: str, fingerprint: str) -> str | None:
+    if data != fingerprint:
+        return f"stale: the dataset was edited (was {data[:8]}, is {fingerprint[:8]}); run `harness evaluate` again"
+    if entry is None:
+        return "stale: the model is no longer part of the evaluation"
+    if entry.failure is not None:
+        return f"stale: {entry.failure}"
+    if sha != entry.sha256:
+        return f"stale: the weights changed (were {sha[:8]}, are {entry.sha256[:8]}); run `harness evaluate` again"
+    return None

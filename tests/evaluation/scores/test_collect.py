@@ -1,0 +1,392 @@
+"""Collecting: each cell once, every kind of model, and a reason for every number that is missing."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import spandrel
+import torch
+from PIL import Image
+
+from evaluation.collect import evaluate, mark_stale, run_share, write_shares
+from evaluation.config import EvaluateConfig
+from evaluation.frechet import unbiased_mmd
+from evaluation.images import ImageInfo
+from evaluation.inception import FIDInception
+from evaluation.model import Model, baseline
+from evaluation.roster import Entry
+from evaluation.scores import ScoreTable
+from evaluation.upsamplers import MethodUpsampler
+from harness.data.degrade import degrade_image, upscale_image
+from harness.data.pack import pack
+from harness.errors import InputError
+from harness.quality.psnr import psnr
+
+sys.path.insert(0, str(Path(__file__).parent))
+from conftest import write_images
+
+
+class Pictures:
+    """HR images in memory, with a count of the reads."""
+
+    path = "memory"
+
+    def __init__(self, sizes: dict[str, Sequence[tuple[int, int]]], fingerprint: str = "f1") -> None:
+        self.sizes = sizes
+        self.fingerprint = fingerprint
+        self.classes = list(sizes)
+        self.reads: Counter[str] = Counter()
+
+    def images(self, split: str, image_class: str) -> list[ImageInfo]:
+        sizes = self.sizes[image_class] if split == "test" else ()
+        return [ImageInfo(f"{image_class}/{i}", *size, False, i) for i, size in enumerate(sizes)]
+
+    def read(self, image: ImageInfo) -> np.ndarray:
+        self.reads[image.key] += 1
+        seed = [ord(c) for c in image.key]
+        coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        size = (image.width, image.height)
+        return np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC))
+
+
+class CountingOpener:
+    """Opens a stand-in that is bicubic plus the model's own offset, and counts what goes through it."""
+
+    def __init__(self, broken: dict[str, str] | None = None) -> None:
+        self.forwards: Counter[str] = Counter()
+        self.broken = broken or {}
+
+    def __call__(self, entry: Entry, scale: int, tile_px: int | None):
+        if self.broken.get(entry.model.name) == "unreadable":
+            raise InputError(f"{entry.model.path}: cannot be read; train it again.")
+        return _Counted(entry.model.name, scale, self)
+
+
+class _Counted(MethodUpsampler):
+    def __init__(self, name: str, scale: int, counter: CountingOpener) -> None:
+        super().__init__("bicubic", scale)
+        self.name, self.counter = name, counter
+
+    def batch(self, lr_NHWC: np.ndarray, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        sr_NHWC, finite_N = super().batch(lr_NHWC, keys)
+        self.counter.forwards.update(f"{self.name}|{key}" for key in keys)
+        finite_N = np.array([self.counter.broken.get(self.name) != key for key in keys])
+        return np.clip(sr_NHWC.astype(int) + len(self.name), 0, 255).astype(np.uint8), finite_N
+
+
+def stand_ins(tmp_path: Path, *names: str) -> list[Model]:
+    """Models whose file exists, so that they have an identity; a test's opener loads them."""
+    models = []
+    for name in names:
+        (tmp_path / f"{name}.pth").write_text(name)
+        models.append(Model(name, "spandrel", str(tmp_path / f"{name}.pth")))
+    return models
+
+
+TWO_CLASSES = {"sea": [(32, 40), (32, 40), (24, 24)], "sand": [(28, 30), (36, 32)]}
+CONFIG = EvaluateConfig(scale=4, metrics=("mse", "psnr", "ssim", "color-shift"))
+
+
+def test_each_number_is_the_mean_over_the_images_of_its_condition(tmp_path: Path) -> None:
+    pictures = Pictures(TWO_CLASSES)
+    table = evaluate([baseline("bicubic")], CONFIG.model_copy(update={"color": "rgb"}), tmp_path, source=pictures)
+    expected = []
+    for image in pictures.images("test", "sand"):
+        hr_image = pictures.read(image)[: image.height // 4 * 4, : image.width // 4 * 4]
+        sr_image = upscale_image(degrade_image(hr_image, 4), 4)
+        pair = (torch.from_numpy(x[4:-4, 4:-4].astype(float))[None] for x in (sr_image, hr_image))
+        expected.append(psnr(*pair, data_range=255).item())
+    assert table.mean("bicubic", "sand", "psnr") == pytest.approx(np.mean(expected), abs=1e-9)
+    assert list(table.values("bicubic", "sand", "psnr").index) == ["sand/0", "sand/1"]
+    assert table.images.set_index("image").loc["sand/0", ["height", "width"]].tolist() == [28, 28]
+    assert table.metrics == CONFIG.metrics and not table.missing
+    assert ScoreTable.load(tmp_path).mean("bicubic", "sand", "psnr") == table.mean("bicubic", "sand", "psnr")
+
+
+def test_one_forward_per_model_and_image_serves_every_measure_and_the_pooled_row(
+    tmp_path: Path, inception_file: Path
+) -> None:
+    pictures, opener = Pictures(TWO_CLASSES), CountingOpener()
+    config = CONFIG.model_copy(update={"pool": "all", "metrics": (*CONFIG.metrics, "fid", "kid")})
+    models = stand_ins(tmp_path, "a", "b")
+    table = evaluate(models, config, tmp_path, source=pictures, opener=opener, find=lambda name: inception_file)
+    assert set(opener.forwards.values()) == {1} and len(opener.forwards) == 2 * 5
+    assert set(pictures.reads.values()) == {1}
+    assert table.conditions == ["sea", "sand", "all"]
+    assert len(table.values("a", "all", "psnr")) == 5
+    rows = table.sets.set_index(["model", "condition", "metric"])
+    assert rows.loc[("a", "all", "fid"), "num_images"] == 5
+    assert "fewer than 2,048" in rows.loc[("a", "all", "fid"), "note"]
+    assert rows.loc[("a", "all", "kid"), "note"] == ""
+
+
+def test_kid_of_a_condition_is_that_of_its_images_features(tmp_path: Path, inception_file: Path) -> None:
+    pictures = Pictures(TWO_CLASSES)
+    config = EvaluateConfig(scale=4, metrics=("kid",), classes=("sea",))
+    table = evaluate([baseline("nearest")], config, tmp_path, source=pictures, find=lambda name: inception_file)
+    network = FIDInception(inception_file)
+
+    def features(image: np.ndarray) -> np.ndarray:
+        return network.describe(torch.from_numpy(image.copy()).permute(2, 0, 1)[None] / 255)[0]
+
+    hr_images = [pictures.read(image) for image in pictures.images("test", "sea")]
+    real = np.stack([features(image) for image in hr_images])
+    fake = np.stack([features(upscale_image(degrade_image(image, 4), 4, "nearest")) for image in hr_images])
+    assert table.mean("nearest", "sea", "kid") == pytest.approx(unbiased_mmd(real, fake), rel=1e-4)
+
+
+def test_a_second_evaluation_measures_nothing_and_gives_the_same(tmp_path: Path) -> None:
+    models = [*stand_ins(tmp_path, "a"), baseline("bicubic")]
+    first = evaluate(models, CONFIG, tmp_path, source=Pictures(TWO_CLASSES), opener=CountingOpener())
+    pictures, opener = Pictures(TWO_CLASSES), CountingOpener()
+    second = evaluate(models, CONFIG, tmp_path, source=pictures, opener=opener)
+    assert not opener.forwards and not pictures.reads
+    assert second.images.equals(first.images)
+
+
+def test_another_model_class_or_metric_adds_only_its_own_cells(tmp_path: Path) -> None:
+    models = stand_ins(tmp_path, "a", "b")
+    one_class = CONFIG.model_copy(update={"classes": ("sea",)})
+    evaluate(models[:1], one_class, tmp_path, source=Pictures(TWO_CLASSES), opener=CountingOpener())
+    opener = CountingOpener()
+    evaluate(models, one_class, tmp_path, source=Pictures(TWO_CLASSES), opener=opener)
+    assert set(opener.forwards) == {"b|sea/0", "b|sea/1", "b|sea/2"}
+    opener = CountingOpener()
+    evaluate(models, CONFIG, tmp_path, source=Pictures(TWO_CLASSES), opener=opener)
+    assert set(opener.forwards) == {"a|sand/0", "a|sand/1", "b|sand/0", "b|sand/1"}
+
+
+@pytest.mark.parametrize("change", ["dataset", "weights", "border", "kernel"])
+def test_what_decides_a_number_decides_whether_it_is_measured_again(change: str, tmp_path: Path) -> None:
+    models = stand_ins(tmp_path, "a")
+    evaluate(models, CONFIG, tmp_path, source=Pictures(TWO_CLASSES), opener=CountingOpener())
+    config, pictures = CONFIG, Pictures(TWO_CLASSES, "f2" if change == "dataset" else "f1")
+    if change == "weights":
+        (tmp_path / "a.pth").write_text("other")
+    if change == "border":
+        config = CONFIG.model_copy(update={"border_px": 0})
+    if change == "kernel":
+        config = CONFIG.model_copy(update={"kernels": ("area",)})
+    opener = CountingOpener()
+    evaluate(models, config, tmp_path, source=pictures, opener=opener)
+    assert len(opener.forwards) == 5
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_killed_evaluation_continues_and_ends_with_the_same_table(tmp_path: Path) -> None:
+    sizes = {"sea": [(24, 24)] * 40, "sand": [(24, 24)] * 5}
+    models = stand_ins(tmp_path, "a", "b")
+    expected = evaluate(models, CONFIG, tmp_path / "whole", source=Pictures(sizes), opener=CountingOpener())
+
+    def kill_in_the_middle(done: int, total: int) -> None:
+        if done > total // 3:
+            raise Killed
+
+    first, second = CountingOpener(), CountingOpener()
+    with pytest.raises(Killed):
+        evaluate(models, CONFIG, tmp_path / "torn", kill_in_the_middle, source=Pictures(sizes), opener=first)
+    torn = next((tmp_path / "torn").rglob("sea-*.json"))
+    torn.write_bytes(torn.read_bytes()[:40])
+    continued = evaluate(models, CONFIG, tmp_path / "torn", source=Pictures(sizes), opener=second)
+    assert continued.images.equals(expected.images)
+    assert 0 < len(second.forwards) < len(expected.images)
+    repeated = set(first.forwards) & set(second.forwards)
+    assert len(repeated) <= 16, "at most the chunk whose file was torn"
+
+
+def test_an_output_that_is_not_finite_is_named_and_no_number_is_made_of_it(
+    tmp_path: Path, inception_file: Path
+) -> None:
+    models = stand_ins(tmp_path, "good", "bad")
+    config = CONFIG.model_copy(update={"metrics": ("psnr", "kid", "diversity")})
+    pictures = Pictures({"sea": [(32, 40)] * 2, "sand": [(24, 24)] * 2})
+    opener = CountingOpener(broken={"bad": "sea/1"})
+    for _ in range(2):
+        table = evaluate(models, config, tmp_path, source=pictures, opener=opener, find=lambda name: inception_file)
+        for metric in ("psnr", "kid", "diversity"):
+            reason = table.missing["bad", "sea", metric]
+            assert "sea/1" in reason and "not finite" in reason
+            assert math.isnan(table.mean("bad", "sea", metric))
+            assert math.isfinite(table.mean("good", "sea", metric)) and math.isfinite(table.mean("bad", "sand", metric))
+    assert opener.forwards["bad|sea/1"] == 1 + config.diversity.num_samples, "it is not tried again"
+
+
+def test_a_model_that_cannot_be_read_says_so_in_each_of_its_cells_and_the_others_are_scored(tmp_path: Path) -> None:
+    models = [*stand_ins(tmp_path, "a", "b"), Model("gone", "checkpoint", str(tmp_path / "gone"))]
+    opener = CountingOpener(broken={"a": "unreadable"})
+    table = evaluate(models, CONFIG, tmp_path, source=Pictures(TWO_CLASSES), opener=opener)
+    assert "cannot be read; train it again" in table.missing["a", "sea", "psnr"]
+    assert "no such run" in table.missing["gone", "sand", "ssim"]
+    assert math.isfinite(table.mean("b", "sea", "psnr"))
+    assert set(table.images["model"]) == {"b"}
+
+
+def test_an_empty_class_says_so(tmp_path: Path) -> None:
+    table = evaluate([baseline("bicubic")], CONFIG, tmp_path, source=Pictures({**TWO_CLASSES, "ice": []}))
+    assert table.missing["bicubic", "ice", "psnr"] == "class 'ice' has no image in split 'test'"
+    assert table.conditions == ["sea", "sand", "ice"]
+
+
+def test_a_metric_without_its_network_has_a_reason_in_every_cell(tmp_path: Path) -> None:
+    def absent(name: str) -> Path:
+        raise InputError(f"{name} is absent; run `harness weights fetch {name}`.")
+
+    config = CONFIG.model_copy(update={"metrics": ("psnr", "lpips-vgg", "fid")})
+    table = evaluate([baseline("bicubic")], config, tmp_path, source=Pictures(TWO_CLASSES), find=absent)
+    assert "fetch vgg16" in table.missing["bicubic", "sea", "lpips-vgg"]
+    assert "fetch inception-fid" in table.missing["bicubic", "sand", "fid"]
+    assert "lpips-vgg" in table.metrics and table.values("bicubic", "sea", "lpips-vgg").empty
+
+
+def test_a_damaged_network_file_counts_as_absent(tmp_path: Path) -> None:
+    torn = tmp_path / "torn.pth"
+    torn.write_bytes(b"no weights")
+    config = CONFIG.model_copy(update={"metrics": ("psnr", "lpips-alex")})
+    table = evaluate([baseline("bicubic")], config, tmp_path, source=Pictures(TWO_CLASSES), find=lambda name: torn)
+    assert "cannot be read as weights" in table.missing["bicubic", "sea", "lpips-alex"]
+    assert math.isfinite(table.mean("bicubic", "sea", "psnr"))
+
+
+def test_tiny_images_have_no_ssim_but_the_rest(tmp_path: Path) -> None:
+    pictures = Pictures({"sea": [(16, 60), (40, 40)], "ice": [(16, 16)]})
+    table = evaluate([baseline("bicubic")], CONFIG, tmp_path, source=pictures)
+    assert len(table.values("bicubic", "sea", "psnr")) == 2 and len(table.values("bicubic", "sea", "ssim")) == 1
+    assert table.missing["bicubic", "ice", "ssim"] == "every image is too small for it"
+    assert math.isfinite(table.mean("bicubic", "ice", "psnr"))
+
+
+def test_conditions_are_split_times_degradation_times_class(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"kernels": ("matlab-bicubic", "nearest"), "pool": "sea"})
+    table = evaluate([baseline("bicubic")], config, tmp_path, source=Pictures(TWO_CLASSES))
+    assert table.conditions == ["matlab-bicubic/sea", "matlab-bicubic/sand", "nearest/sea", "nearest/sand"]
+    scores = [table.mean("bicubic", f"{kernel}/sea", "psnr") for kernel in config.kernels]
+    assert scores[0] > scores[1], "bicubic fits its own degradation better"
+
+
+def test_a_class_that_the_dataset_does_not_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no class 'moon'; choose among sea, sand"):
+        evaluate(
+            [baseline("bicubic")],
+            CONFIG.model_copy(update={"classes": ("moon",)}),
+            tmp_path,
+            source=Pictures(TWO_CLASSES),
+        )
+
+
+def test_without_a_scale_or_a_dataset_the_missing_key_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"set evaluate\.dataset"):
+        evaluate([baseline("bicubic")], EvaluateConfig(), tmp_path)
+    with pytest.raises(InputError, match=r"set evaluate\.scale"):
+        evaluate([baseline("bicubic")], EvaluateConfig(), tmp_path, source=Pictures(TWO_CLASSES))
+    with pytest.raises(InputError, match="two models are named 'bicubic'"):
+        evaluate([baseline("bicubic")] * 2, CONFIG, tmp_path, source=Pictures(TWO_CLASSES))
+
+
+# --- on a real packed dataset -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> str:
+    for image_class, noise in [("calm", 3.0), ("rough", 25.0)]:
+        write_images(tmp_path / "photos" / image_class, 6, noise)
+    pack([tmp_path / "photos"], tmp_path / "packed", codec="npy", tile_px=32, test=2, val=0, seed=0)
+    return str(tmp_path / "packed")
+
+
+def on(packed: str, **changes: object) -> EvaluateConfig:
+    return EvaluateConfig(dataset=packed, scale=4, metrics=("psnr", "ssim"), **changes)  # type: ignore[arg-type]
+
+
+def test_two_processes_give_the_same_table_as_one(packed: str, tmp_path: Path) -> None:
+    models = [baseline("bicubic"), baseline("nearest")]
+    alone = evaluate(models, on(packed), tmp_path / "one")
+    done: list[tuple[int, int]] = []
+    shared = evaluate(models, on(packed, workers=2), tmp_path / "two", lambda *counts: done.append(counts))
+    assert shared.images.equals(alone.images)
+    assert done[-1] == (8, 8)
+
+
+def test_shares_of_a_cluster_measure_everything_between_them(packed: str, tmp_path: Path) -> None:
+    models = [baseline("bicubic"), baseline("nearest")]
+    for file in write_shares(models, on(packed), tmp_path / "out", 2):
+        assert run_share(str(file)) == 0
+    stored = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cache").rglob("*.json")}
+    table = evaluate(models, on(packed), tmp_path / "out")
+    assert not table.missing and len(table.images) == 8
+    assert stored == {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cache").rglob("*.json")}
+
+
+def save_sr_images(table: ScoreTable, packed: str, folder: Path) -> None:
+    """Bicubic SR images of the test split under CLASS/FILE names, as another system would leave them."""
+    from evaluation.images import DatasetImages
+
+    source = DatasetImages(packed)
+    for image_class in source.classes:
+        for image in source.images("test", image_class):
+            name = image.key.rsplit("-", 2)[0]
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            sr_image = upscale_image(degrade_image(source.read(image), 4), 4)
+            Image.fromarray(sr_image).save(folder / f"{name}.png")
+
+
+def test_a_folder_of_sr_images_scores_as_the_model_that_made_them(packed: str, tmp_path: Path) -> None:
+    models = [baseline("bicubic")]
+    table = evaluate(models, on(packed), tmp_path / "out")
+    save_sr_images(table, packed, tmp_path / "sr")
+    models.append(Model("theirs", "folder", str(tmp_path / "sr")))
+    table = evaluate(models, on(packed), tmp_path / "out")
+    for condition in table.conditions:
+        assert table.mean("theirs", condition, "psnr") == table.mean("bicubic", condition, "psnr")
+
+
+def test_a_folder_that_does_not_match_shows_both_lists(packed: str, tmp_path: Path) -> None:
+    table = evaluate([baseline("bicubic")], on(packed), tmp_path / "out")
+    save_sr_images(table, packed, tmp_path / "sr")
+    file = next((tmp_path / "sr" / "calm").iterdir())
+    file.rename(file.with_name("elsewhere.png"))
+    table = evaluate([Model("theirs", "folder", str(tmp_path / "sr"))], on(packed), tmp_path / "out")
+    reason = table.missing["theirs", "calm", "psnr"]
+    assert f"only in the dataset: calm/{file.stem};" in reason and "only in the folder: calm/elsewhere;" in reason
+
+
+def test_a_file_that_spandrel_reads_is_a_model(packed: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = spandrel.architectures.ESRGAN.ESRGAN(num_filters=8, num_blocks=1, scale=4)
+    torch.save({"params": network.state_dict()}, tmp_path / "theirs.pth")
+    models = [Model("theirs", "spandrel", str(tmp_path / "theirs.pth"))]
+    table = evaluate(models, on(packed), tmp_path / "out")
+    assert not table.missing
+    (tmp_path / "theirs.pth").write_bytes(b"torn")
+    table = evaluate(models, on(packed), tmp_path / "out")
+    assert "is no file of plain tensors" in table.missing["theirs", "calm", "psnr"]
+    wrong_scale = on(packed).model_copy(update={"scale": 2})
+    torch.save({"params": network.state_dict()}, tmp_path / "theirs.pth")
+    table = evaluate(models, wrong_scale, tmp_path / "out")
+    assert "upscales by 4, not 2" in table.missing["theirs", "calm", "psnr"]
+
+
+def test_an_edited_dataset_makes_stored_cells_stale_instead_of_wrong(packed: str, tmp_path: Path) -> None:
+    models = [baseline("bicubic")]
+    table = evaluate(models, on(packed), tmp_path / "out")
+    assert not mark_stale(table, models, on(packed)).missing
+    write_images(tmp_path / "photos" / "calm", 9, 3.0)
+    pack([tmp_path / "photos"], tmp_path / "again", codec="npy", tile_px=32, test=2, val=0, seed=0)
+    stale = mark_stale(table, models, on(str(tmp_path / "again")))
+    assert "the dataset was edited" in stale.missing["bicubic", "calm", "psnr"]
+    assert math.isnan(stale.mean("bicubic", "rough", "ssim"))
+
+
+def test_changed_weights_make_stored_cells_stale(packed: str, tmp_path: Path) -> None:
+    table = evaluate([baseline("bicubic")], on(packed), tmp_path / "out")
+    table.images["checkpoint_sha"] = "before"
+    stale = mark_stale(table, [baseline("bicubic")], on(packed))
+    assert "the weights changed" in stale.missing["bicubic", "calm", "psnr"]
