@@ -21,7 +21,7 @@ from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.ledger import sweep_ledger
 from sweeps.plan import Plan, read_plan
 from sweeps.queues import Queues
-from sweeps.state import phase_states
+from sweeps.state import last_error_line, phase_states
 
 if TYPE_CHECKING:
     from evaluation.scores import ScoreTable
@@ -51,7 +51,6 @@ def evaluate_sweep(folder: SweepFolder, progress: Callable[[int, int], None] | N
         InputError: the sweep was never planned, or there is nothing to evaluate on.
     """
     from evaluation.collect import evaluate
-
     from evaluation.report import RunRecord, write_report
 
     sweep, plan = stored(folder)
@@ -72,6 +71,20 @@ def evaluate_here(folder: SweepFolder, console: Console) -> Path:
     print_matrices(console, table, folder)
     console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
     return report
+
+
+def show_results(folder: SweepFolder, console: Console) -> bool:
+    """Prints the last evaluation's matrices and where its report lies; False, with the reason, where there is none."""
+    from evaluation.scores import ScoreTable
+
+    report = folder.report / "report.html"
+    if not report.exists():
+        reason = last_error_line(folder.evaluation) or "not every run is done; `harness evaluate` scores those that are"
+        console.print(f"no report yet: {reason}", markup=False, soft_wrap=True)
+        return False
+    print_matrices(console, ScoreTable.load(folder.report), folder)
+    console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+    return True
 
 
 def print_matrices(console: Console, table: ScoreTable, folder: SweepFolder) -> None:

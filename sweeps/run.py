@@ -15,7 +15,7 @@ from sweeps.apply import Changes, compare, last_plan, store
 from sweeps.cluster import Submitted, submit_plan
 from sweeps.config import SweepConfig, load_sweep
 from sweeps.control import cancel_phases
-from sweeps.evaluate import evaluate_here
+from sweeps.evaluate import evaluate_here, show_results
 from sweeps.follow import Follower
 from sweeps.grid import expand
 from sweeps.layout import RunsFolder, SweepFolder
@@ -24,7 +24,8 @@ from sweeps.local import train_here
 from sweeps.plan import Identify, Plan, make_plan
 from sweeps.preflight import preflight
 from sweeps.queues import Queues
-from sweeps.status import Row, SweepStatus, sweep_status
+from sweeps.state import submitted_job
+from sweeps.status import SweepStatus, sweep_status
 from sweeps.table import ledger_line, print_changes, print_plan, savings, status_view, summary
 
 
@@ -148,11 +149,12 @@ def _on_slurm(planned: Planned, profile: ClusterProfile, detach: bool, retry_fai
         return EXIT_DONE
     try:
         status = follow_sweep(folder, plan, console)
+        show_status(console, status, folder, plan)
+        await_evaluation(folder, console)
     except KeyboardInterrupt:
         console.print("no longer following; the jobs go on, `harness status` shows them", markup=False)
         return EXIT_DONE
-    show_status(console, status, folder, plan)
-    return _report(folder, status, console)
+    return _outcome(status, show_results(folder, console), console)
 
 
 def _tell_submitted(submitted: Submitted, console: Console) -> None:
@@ -190,15 +192,28 @@ def show_status(console: Console, status: SweepStatus, folder: SweepFolder, plan
 
 
 def _report(folder: SweepFolder, status: SweepStatus, console: Console) -> int:
-    failed = [row for row in status.rows if row.state == "failed"]
-    if any(row.state == "done" for row in status.rows):
+    """Evaluates here what is trained, and says what is not."""
+    some = any(row.state == "done" for row in status.rows)
+    if some:
         evaluate_here(folder, console)
-    for row in failed:
-        _tell_failed(row, console)
+    return _outcome(status, some, console)
+
+
+def await_evaluation(folder: SweepFolder, console: Console, poll_s: float = 1.0) -> None:
+    """Waits until the evaluation's job has left the queue."""
+    queues = Queues()
+    job = submitted_job(folder.evaluation, queues)
+    if job is None:
+        return
+    with console.status(f"evaluating ({job.shown})"):
+        while submitted_job(folder.evaluation, queues) is not None:
+            time.sleep(poll_s)
+
+
+def _outcome(status: SweepStatus, reported: bool, console: Console) -> int:
+    for row in status.rows:
+        if row.state == "failed":
+            console.print(f"failed: {row.run} ({row.phase}): {row.error}", markup=False, soft_wrap=True)
     if not status.is_done:
         console.print(f"{status.sweep}: {summary(status)}", markup=False, soft_wrap=True)
-    return EXIT_DONE if status.is_done else EXIT_FAILURE
-
-
-def _tell_failed(row: Row, console: Console) -> None:
-    console.print(f"failed: {row.run} ({row.phase}): {row.error}", markup=False, soft_wrap=True)
+    return EXIT_DONE if status.is_done and reported else EXIT_FAILURE
