@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.data.config import Kernel
 from harness.data.degrade import KERNELS, crop_to_multiple, degrade_image
 from harness.data.images import encode_png, read_image
-from harness.data.survey import Skipped
+from harness.data.survey import Skipped, judge
 from harness.errors import DataError, InputError
 
 
@@ -46,30 +46,42 @@ def degrade_folder(
     if not hr_dir.is_dir():
         raise InputError(f"{hr_dir}: is not a folder; give a folder of images.")
     files = sorted(path for path in hr_dir.rglob("*") if path.is_file())
-    targets = _targets(files, hr_dir, out_dir)
-    skipped: list[Skipped] = []
+    usable, skipped = _usable(files, scale)
+    targets = _targets(usable, hr_dir, out_dir)
     cropped: list[str] = []
-    for number, path in enumerate(files):
+    for number, (path, target) in enumerate(targets.items()):
         try:
             image = read_image(path)
-            if min(image.shape[:2]) < scale:
-                raise DataError(f"{path}: is smaller than the scale; remove it.")
         except DataError as error:
             skipped.append(Skipped(str(path), str(error).removeprefix(f"{path}: ")))
             continue
         fitting = crop_to_multiple(image, scale)
         if fitting.shape != image.shape:
             cropped.append(str(path))
-        _write(targets[path], encode_png(degrade_image(fitting, scale, kernel)))
+        _write(target, encode_png(degrade_image(fitting, scale, kernel)))
         if progress:
-            progress(number + 1, len(files))
+            progress(number + 1, len(targets))
     if len(skipped) == len(files):
         first = f" (the first: {skipped[0].path}: {skipped[0].reason})" if skipped else ""
         raise DataError(f"{hr_dir}: holds no usable image{first}; give a folder of images.")
     return DegradeSummary(len(files) - len(skipped), cropped, skipped)
 
 
+def _usable(files: list[Path], scale: int) -> tuple[list[Path], list[Skipped]]:
+    """The files whose headers say that they are images of at least `scale` px, and the others."""
+    usable: list[Path] = []
+    skipped: list[Skipped] = []
+    for path in files:
+        judged = judge(("", str(path), ""), scale)
+        if isinstance(judged, Skipped):
+            skipped.append(judged)
+        else:
+            usable.append(path)
+    return usable, skipped
+
+
 def _targets(files: list[Path], hr_dir: Path, out_dir: Path) -> dict[Path, Path]:
+    """Image -> file to write."""
     targets: dict[Path, Path] = {}
     taken: dict[Path, Path] = {}
     for path in files:

@@ -44,9 +44,19 @@ def read_header(content: bytes, name: str) -> Header:
     """
     with _open(content, name) as image:
         width, height = image.size
-        if image.getexif().get(_EXIF_ORIENTATION) in _TURNED:
+        if _orientation(image, name) in _TURNED:
             width, height = height, width
         return Header(height, width, image.mode in _GREY_MODES)
+
+
+def _orientation(image: Image.Image, name: str) -> int | None:
+    """The EXIF orientation; of a PNG only where it stands before the pixels (else Pillow would decode them all)."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return None
+    try:
+        return image.getexif().get(_EXIF_ORIENTATION)
+    except Exception as error:  # Pillow's parsers raise many kinds on damaged files
+        raise DataError(f"{name}: is damaged or truncated ({error}); replace or remove it.") from None
 
 
 def decode(content: bytes, name: str) -> np.ndarray:

@@ -108,7 +108,12 @@ class PatchLoader:
     def keys(self, position_B: np.ndarray | list[int]) -> list[str]:
         """The keys of the samples at these global positions."""
         source_B, sample_B = self._locate(np.asarray(position_B, np.int64))
-        return [self._datasets[source].key(sample) for source, sample in zip(source_B, sample_B)]
+        result = [""] * len(source_B)
+        for source in np.unique(source_B):
+            places = np.flatnonzero(source_B == source)
+            for place, key in zip(places, self._datasets[source].keys(sample_B[places])):
+                result[place] = key
+        return result
 
     def close(self) -> None:
         """Stops reading ahead and closes the shards."""

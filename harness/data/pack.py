@@ -157,8 +157,10 @@ def _plan(found: list[SourceImage], options: Options) -> list[tuple[str, list[_G
     shards: list[tuple[str, list[_Group]]] = []
     for split in ("train", "val", "test"):
         chosen = [image for image in found if image.split == split]
-        groups = [_Group("", tuple(part)) for part in _runs(chosen, _GROUP_BYTES, partial(_guess_bytes, options))]
-        parts = _runs(groups, options.shard_mb << 20, lambda g: sum(_guess_bytes(options, i) for i in g.images))
+        shard_bytes = options.shard_mb << 20
+        pieces = _runs(chosen, min(_GROUP_BYTES, shard_bytes), partial(_guess_bytes, options))
+        groups = [_Group("", tuple(piece)) for piece in pieces]
+        parts = _runs(groups, shard_bytes, lambda g: sum(_guess_bytes(options, i) for i in g.images))
         for number, part in enumerate(parts):
             name = f"{split}-{number:06d}"
             named = [replace(group, name=f"{name}-{place:04d}") for place, group in enumerate(part)]
@@ -346,7 +348,7 @@ def _write_group(building: Path, options: Options, group: _Group) -> tuple[str, 
                 skipped.append(bad)
                 continue
             tile_px = options.tile_px if image.split == "train" else 0
-            for place in tile_places(image.height, image.width, tile_px):
+            for place in tile_places(pixels_HWC.shape[0], pixels_HWC.shape[1], tile_px):
                 samples.append(asdict(_write_sample(file, pixels_HWC, image, place, options.codec)))
     record = {"samples": samples, "skipped": [asdict(item) for item in skipped]}
     _write_whole(building / f"{group.name}.json", json.dumps(record))

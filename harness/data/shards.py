@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
 from harness import random
 from harness.data import sidecar
@@ -37,12 +37,13 @@ class Dataset:
         self.fingerprint = description.fingerprint
         self.num_samples = description.num_samples
         self.index_path = index_path
-        table = sidecar.read_columns(index_path, [*_CODED, *_PLAIN])
-        self.class_code, self.classes = sidecar.codes(table["class"])
-        self.split_code, self.splits = sidecar.codes(table["split"])
-        self.shard_code, self.shards = sidecar.codes(table["shard"])
-        self.extension_code, self.extensions = sidecar.codes(table["extension"])
-        columns = {name: table[name].to_numpy() for name in _PLAIN}
+        coded = {name: sidecar.codes(sidecar.read_columns(index_path, [name])[name]) for name in _CODED}
+        self.class_code, self.classes = coded["class"]
+        self.split_code, self.splits = coded["split"]
+        self.shard_code, self.shards = coded["shard"]
+        self.extension_code, self.extensions = coded["extension"]
+        columns = {name: sidecar.read_columns(index_path, [name])[name].to_numpy().copy() for name in _PLAIN}
+        pa.default_memory_pool().release_unused()
         self.source_hash: np.ndarray = columns["source_hash"]
         self.offset: np.ndarray = columns["offset"]
         self.length: np.ndarray = columns["length"]
@@ -53,7 +54,6 @@ class Dataset:
         self.grey: np.ndarray = columns["grey"]
         self.checked = np.zeros(self.num_samples, bool)
         """Which samples were compared with their checksum since the dataset was opened."""
-        self._texts: dict[str, object] = {}
         self._open: OrderedDict[int, ShardFile] = OrderedDict()
         self._lock = threading.Lock()
         self._check_index()
@@ -70,7 +70,7 @@ class Dataset:
         description = sidecar.read_description(content, store.name(sidecar.DESCRIPTION_NAME))
         store.pin(description.fingerprint)
         index_path = store.fetch(sidecar.INDEX_NAME, None, description.index_sha256)
-        found = hashlib.sha256(index_path.read_bytes()).hexdigest()
+        found = sidecar.sha256_of(index_path)
         if found != description.index_sha256:
             raise DataError(
                 f"{store.name(sidecar.INDEX_NAME)}: does not match {sidecar.DESCRIPTION_NAME} beside it; "
@@ -80,20 +80,23 @@ class Dataset:
 
     def key(self, index: int) -> str:
         """A sample's key."""
-        return self._text("key", index)
+        return self.keys(np.array([index]))[0]
+
+    def keys(self, index_N: np.ndarray) -> list[str]:
+        """The keys of some samples."""
+        return sidecar.read_texts(self.index_path, "key", index_N)
 
     def source(self, index: int) -> str:
         """The source image that a sample was cut from."""
-        return self._text("source", index)
+        return self.sources(np.array([index]))[0]
+
+    def sources(self, index_N: np.ndarray) -> list[str]:
+        """The source images of some samples."""
+        return sidecar.read_texts(self.index_path, "source", index_N)
 
     def class_of(self, index: int) -> str:
         """A sample's class."""
         return self.classes[self.class_code[index]]
-
-    def _text(self, name: str, index: int) -> str:
-        if name not in self._texts:
-            self._texts[name] = sidecar.read_columns(self.index_path, [name])[name].combine_chunks()
-        return self._texts[name][int(index)].as_py()  # type: ignore[index]
 
     def select(
         self,
@@ -222,14 +225,19 @@ class Dataset:
             index = int(np.flatnonzero(self.extension_code == self.extensions.index(strange[0]))[0])
             raise self.bad_sample(index, f"is of type '.{strange[0]}', which is never read")
         size_S = np.array([sizes[shard] for shard in self.shards], np.int64)
-        raw = self.header > 0
-        pixels = self.height.astype(np.int64) * self.width * 3
-        wrong = (self.offset < 0) | (self.length <= 0) | (self.height <= 0) | (self.width <= 0) | (self.header < 0)
-        wrong |= raw & (self.header + pixels != self.length)
-        if len(size_S):
-            wrong |= self.offset + self.length > size_S[self.shard_code]
-        if wrong.any():
-            index = int(np.flatnonzero(wrong)[0])
-            raise self.bad_sample(index, "has a place in the index that does not fit its shard")
+        for first in range(0, self.num_samples, sidecar.ROW_GROUP):  # in parts, to keep the temporaries small
+            part = slice(first, first + sidecar.ROW_GROUP)
+            wrong = self._misplaced(part, size_S)
+            if wrong.any():
+                index = first + int(np.flatnonzero(wrong)[0])
+                raise self.bad_sample(index, "has a place in the index that does not fit its shard")
         if isinstance(self.store, LocalStore):
             self.store.check_sizes(sizes)
+
+    def _misplaced(self, part: slice, size_S: np.ndarray) -> np.ndarray:
+        """Which samples of a stretch of the index cannot be where it says."""
+        offset, length, header = self.offset[part], self.length[part], self.header[part]
+        height, width = self.height[part].astype(np.int64), self.width[part]
+        wrong = (offset < 0) | (length <= 0) | (height <= 0) | (width <= 0) | (header < 0)
+        wrong |= (header > 0) & (header + height * width * 3 != length)
+        return wrong | (offset + length > size_S[self.shard_code[part]])

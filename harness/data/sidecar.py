@@ -19,6 +19,7 @@ from harness.errors import DataError
 VERSION = 1
 INDEX_NAME = "index.parquet"
 DESCRIPTION_NAME = "dataset.json"
+ROW_GROUP = 1 << 16
 
 SCHEMA = pa.schema(
     [
@@ -128,12 +129,12 @@ def write_sidecar(
     table = table_of(samples)
     index = folder / INDEX_NAME
     part = folder / f".{INDEX_NAME}.part"
-    pq.write_table(table, part, compression="zstd", use_dictionary=["class", "split", "shard", "extension", "source"])
+    write_index(table, part)
     os.replace(part, index)
     description = Description(
         version=VERSION,
         fingerprint=fingerprint_of(table),
-        index_sha256=hashlib.sha256(index.read_bytes()).hexdigest(),
+        index_sha256=sha256_of(index),
         codec=codec,
         tile_px=tile_px,
         num_samples=len(samples),
@@ -146,6 +147,38 @@ def write_sidecar(
     part.write_text(json.dumps(asdict(description), indent=1) + "\n", encoding="utf-8")
     os.replace(part, folder / DESCRIPTION_NAME)
     return description
+
+
+def write_index(table: pa.Table, path: Path) -> None:
+    """Writes an index in row groups, so that a single key is found without reading them all."""
+    repeated = ["class", "split", "shard", "extension", "source"]
+    pq.write_table(table, path, compression="zstd", use_dictionary=repeated, row_group_size=ROW_GROUP)
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_texts(path: Path, name: str, row_N: np.ndarray) -> list[str]:
+    """The texts of a column at some rows; only the row groups that hold them are read."""
+    row_N = np.asarray(row_N, np.int64)
+    result = [""] * len(row_N)
+    with pq.ParquetFile(path) as file:
+        first = 0
+        for group in range(file.num_row_groups):
+            count = file.metadata.row_group(group).num_rows
+            wanted = np.flatnonzero((row_N >= first) & (row_N < first + count))
+            if len(wanted):
+                column = file.read_row_group(group, columns=[name]).column(0)
+                for place in wanted:
+                    result[place] = column[int(row_N[place]) - first].as_py()
+            first += count
+    return result
 
 
 def read_description(content: bytes, name: str) -> Description:
@@ -180,7 +213,7 @@ def read_columns(path: Path, columns: list[str]) -> pa.Table:
         DataError: unreadable, or a column is missing or of another type.
     """
     try:
-        table = pq.read_table(path, columns=columns, read_dictionary=[])
+        table = pq.read_table(path, columns=columns, use_threads=False, pre_buffer=False, memory_map=True)
         return table.cast(pa.schema([SCHEMA.field(name) for name in columns]))
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0]

@@ -1,0 +1,99 @@
+"""Degradation against the libraries whose kernels it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from harness.data.degrade import KERNELS, crop_to_multiple, degrade_image, resize_matrix, upscale_image
+from harness.data.images import read_image
+from harness.errors import InputError
+
+OPENCV = {
+    "cv2-cubic": cv2.INTER_CUBIC,
+    "bilinear": cv2.INTER_LINEAR,
+    "area": cv2.INTER_AREA,
+    "nearest": cv2.INTER_NEAREST,
+}
+
+
+def noise_image(seed: int, height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+sizes = st.tuples(st.integers(2, 12), st.integers(2, 12))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 99), sizes, st.sampled_from([2, 4, 8]), st.sampled_from(sorted(OPENCV)))
+def test_opencvs_kernels_are_within_one_level_of_opencv(seed, size, scale, kernel):
+    height, width = size[0] * scale, size[1] * scale
+    image = noise_image(seed, height, width)
+    expected = cv2.resize(image, (size[1], size[0]), interpolation=OPENCV[kernel]).astype(int)
+    difference = np.abs(degrade_image(image, scale, kernel).astype(int) - expected)
+    assert difference.max() <= (0 if kernel == "nearest" else 1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 99), sizes, st.sampled_from([2, 4, 8]))
+def test_pil_bicubic_is_within_one_level_of_pillow(seed, size, scale):
+    image = noise_image(seed, size[0] * scale, size[1] * scale)
+    expected = np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(degrade_image(image, scale, "pil-bicubic").astype(int) - expected).max() <= 1
+
+
+def test_matlab_bicubic_reproduces_every_lr_pixel_of_set5_and_set14(benchmark_images: Path):
+    names = sorted(benchmark_images.glob("Set*/HR/*.png"))
+    assert len(names) == 19
+    for path in names:
+        expected = read_image(path.parent.parent / "LRx4" / path.name)
+        assert np.array_equal(degrade_image(read_image(path), 4, "matlab-bicubic"), expected), path
+
+
+def test_kernels_are_different_degradations():
+    image = noise_image(0, 64, 64)
+    results = {kernel: degrade_image(image, 4, kernel).tobytes() for kernel in KERNELS}
+    assert len(set(results.values())) == len(KERNELS)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_flat_colour_stays_flat(kernel):
+    image = np.full((24, 16, 3), 77, np.uint8)
+    assert (degrade_image(image, 4, kernel) == 77).all()
+    assert np.allclose(resize_matrix(kernel, 32, 4).sum(axis=1), 1)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_grey_images_are_degraded_as_one_channel_of_colour_ones(kernel):
+    image = noise_image(1, 32, 48)
+    assert np.array_equal(degrade_image(image[:, :, 1], 4, kernel), degrade_image(image, 4, kernel)[:, :, 1])
+
+
+@pytest.mark.parametrize(("method", "mode"), [("nearest", cv2.INTER_NEAREST), ("bilinear", cv2.INTER_LINEAR)])
+def test_enlarging_is_within_one_level_of_opencv(method, mode):
+    image = noise_image(2, 9, 13)
+    expected = cv2.resize(image, (13 * 4, 9 * 4), interpolation=mode).astype(int)
+    assert np.abs(upscale_image(image, 4, method).astype(int) - expected).max() <= 1
+
+
+def test_bicubic_enlarging_agrees_with_pillow_away_from_the_border():
+    image = noise_image(3, 20, 24)
+    expected = np.asarray(Image.fromarray(image).resize((96, 80), Image.Resampling.BICUBIC)).astype(int)
+    inner = (slice(12, -12), slice(12, -12))
+    ours = upscale_image(image, 4, "bicubic").astype(int)
+    unclipped = (ours[inner] > 0) & (ours[inner] < 255) & (expected[inner] > 0) & (expected[inner] < 255)
+    assert np.abs(ours[inner] - expected[inner])[unclipped].mean() < 0.5
+
+
+def test_a_scale_that_does_not_divide_is_refused_with_the_mend():
+    with pytest.raises(InputError, match="crop the image to a multiple of 4"):
+        degrade_image(noise_image(0, 30, 32), 4)
+    assert crop_to_multiple(noise_image(0, 30, 33), 4).shape == (28, 32, 3)
+    with pytest.raises(InputError, match="uint8"):
+        degrade_image(np.zeros((8, 8, 3), np.float32), 4)

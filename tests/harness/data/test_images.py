@@ -1,0 +1,107 @@
+"""Every kind of image file has one stated answer."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from harness.data.images import decode, decode_natural, encode_png, read_header, read_image
+from harness.errors import DataError
+
+RNG = np.random.default_rng(0)
+COLOUR = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+GREY = RNG.integers(0, 256, (20, 30), dtype=np.uint8)
+
+
+def saved(image: Image.Image, kind: str = "PNG", **values: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **values)
+    return buffer.getvalue()
+
+
+def test_grey_is_repeated_and_remembered():
+    content = saved(Image.fromarray(GREY))
+    assert np.array_equal(decode(content, "x"), np.repeat(GREY[:, :, None], 3, axis=2))
+    assert read_header(content, "x").grey and not read_header(saved(Image.fromarray(COLOUR)), "x").grey
+    assert np.array_equal(decode_natural(content, "x"), GREY)
+    assert np.array_equal(decode_natural(saved(Image.fromarray(COLOUR)), "x"), COLOUR)
+
+
+def test_16_bits_keep_their_upper_8():
+    deep = RNG.integers(0, 65536, (20, 30), dtype=np.uint16)
+    content = saved(Image.fromarray(deep))
+    assert np.array_equal(decode(content, "x")[:, :, 0], (deep >> 8).astype(np.uint8))
+    assert read_header(content, "x").grey
+
+
+def test_palettes_become_colours():
+    palette = Image.fromarray(COLOUR).quantize(16)
+    assert np.array_equal(decode(saved(palette), "x"), np.asarray(palette.convert("RGB")))
+    assert not read_header(saved(palette), "x").grey
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_alpha_is_composited_on_black(mode):
+    alpha = RNG.integers(0, 256, (20, 30), dtype=np.uint8)
+    base = Image.fromarray(COLOUR if mode == "RGBA" else GREY)
+    base.putalpha(Image.fromarray(alpha))
+    expected = np.asarray(base.convert("RGBA"))[:, :, :3].astype(float) * alpha[:, :, None] / 255
+    assert np.abs(decode(saved(base), "x") - expected).max() <= 1
+
+
+def test_cmyk_is_converted():
+    cmyk = Image.fromarray(COLOUR).convert("CMYK")
+    content = saved(cmyk, "TIFF")
+    assert np.array_equal(decode(content, "x"), np.asarray(cmyk.convert("RGB")))
+
+
+def test_exif_orientation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to the right
+    content = saved(Image.fromarray(COLOUR), "PNG", exif=exif)
+    assert np.array_equal(decode(content, "x"), np.rot90(COLOUR, -1))
+    header = read_header(content, "x")
+    assert (header.height, header.width) == (30, 20)
+
+
+@pytest.mark.parametrize("cut", [30, 200, -30])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_truncated_images_are_refused_by_name(kind, cut):
+    content = saved(Image.fromarray(COLOUR), kind)
+    with pytest.raises(DataError, match=r"holiday\.img: is (damaged or truncated|not an image)"):
+        decode(content[:cut], "holiday.img")
+
+
+def test_floating_point_and_foreign_formats_are_refused():
+    with pytest.raises(DataError, match="floating-point"):
+        decode(saved(Image.fromarray(GREY.astype(np.float32)), "TIFF"), "x")
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    with pytest.raises(DataError, match="is not an image"):
+        decode(postscript, "x")
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DataError, match="decompression bomb"):
+        decode(saved(Image.fromarray(COLOUR)), "x")
+    with pytest.raises(DataError, match="decompression bomb"):
+        read_header(saved(Image.fromarray(COLOUR)), "x")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.booleans(), st.integers(0, 99))
+def test_our_pngs_are_read_back_identically_by_pillow(height, width, grey, seed):
+    shape = (height, width) if grey else (height, width, 3)
+    image = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode_png(image)))), image)
+
+
+def test_missing_files_are_named(tmp_path: Path):
+    with pytest.raises(DataError, match=r"absent\.png: cannot be read"):
+        read_image(tmp_path / "absent.png")

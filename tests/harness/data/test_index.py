@@ -1,0 +1,169 @@
+"""Foreign WebDataset shards: indexed, read by ranges, or refused with shard and member named."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from PIL import Image
+
+from harness.data.index import index, split_name
+from harness.data.inspect import inspect
+from harness.data.loader import PatchLoader
+from harness.data.shards import Dataset
+from harness.errors import DataError, InputError
+
+
+def write_foreign(folder: Path, make_image, kind: str, count: int = 12) -> dict[str, np.ndarray]:
+    """Shards as stock webdataset writes them."""
+    folder.mkdir()
+    images = {}
+    with webdataset.ShardWriter(str(folder / "part-%03d.tar"), maxcount=5, verbose=0) as writer:
+        for number in range(count):
+            image = make_image(number, 40 + number, 50)
+            key = f"photos/{number:04d}"
+            buffer = io.BytesIO()
+            if kind == "npy":
+                np.save(buffer, image)
+            else:
+                Image.fromarray(image).save(buffer, {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[kind], quality=95)
+                image = np.asarray(Image.open(io.BytesIO(buffer.getvalue())).convert("RGB"))
+            sample = {"__key__": key, kind: buffer.getvalue()}
+            sample["cls" if number % 2 else "json"] = b"cats" if number % 2 else b'{"class": "dogs", "caption": "x"}'
+            writer.write(sample)
+            images[key] = image
+    return images
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp", "npy"])
+def test_shards_that_webdataset_wrote_are_read_by_ranges(tmp_path, make_image, data_config, kind):
+    images = write_foreign(tmp_path / "set", make_image, kind)
+    summary = index(tmp_path / "set")
+    assert (summary.num_samples, summary.num_shards, summary.skipped) == (12, 3, [])
+    dataset = Dataset.open(tmp_path / "set")
+    assert dataset.classes == ["cats", "dogs"]
+    for i in range(12):
+        assert np.array_equal(dataset.read(i), images[dataset.key(i)])
+        assert dataset.class_of(i) == ("cats" if int(dataset.key(i)[-1]) % 2 else "dogs")
+        whole = images[dataset.key(i)]
+        assert np.array_equal(dataset.read_crop(i, 3, 5, 20, 30), whole[3:23, 5:35])
+    assert inspect(str(tmp_path / "set"), verify=True).problems == []
+    data = data_config(tmp_path / "set")
+    loader = PatchLoader(data, data.sources, seed=0, batch_size=4)
+    assert next(loader.batches(0)).hr_BHWC.shape == (4, 24, 24, 3)
+
+
+def test_indexing_our_own_shards_gives_the_sidecar_that_pack_wrote(packed, tmp_path):
+    import shutil
+
+    shutil.copytree(packed, tmp_path / "bare")
+    for name in ("index.parquet", "dataset.json"):
+        (tmp_path / "bare" / name).unlink()
+    assert index(tmp_path / "bare").fingerprint == Dataset.open(packed).fingerprint
+
+
+def tar_of(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def png(make_image, seed: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(make_image(seed, 40, 40)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", ["/etc/cron.d/x.png", "../../x.png", "a/../../x.png"])
+def test_members_that_lead_outside_are_refused(tmp_path, make_image, name):
+    tar_of(tmp_path / "a.tar", {"good.png": png(make_image), name: png(make_image, 1)})
+    with pytest.raises(DataError, match=r"a\.tar: member '.*' leads outside the shard"):
+        index(tmp_path)
+    assert not (tmp_path / "index.parquet").exists()
+
+
+def test_links_are_refused(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        info = tarfile.TarInfo("x.png")
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(info)
+    with pytest.raises(DataError, match=r"member 'x\.png' is no regular file"):
+        index(tmp_path)
+
+
+@pytest.mark.parametrize("extension", ["pyd", "pickle", "pth", "meta.pkl"])
+def test_pickled_members_are_refused(tmp_path, make_image, extension):
+    tar_of(tmp_path / "a.tar", {"s1.png": png(make_image), f"s1.{extension}": b"cos\nsystem\n(S'false'\ntR."})
+    with pytest.raises(
+        DataError, match=rf"a\.tar: sample 's1' has a pickled member '\.{extension}', which is never read"
+    ):
+        index(tmp_path)
+
+
+def test_a_pickled_member_beside_a_sound_index_is_found_by_verify(tmp_path, make_image):
+    import json
+
+    tar_of(tmp_path / "a.tar", {f"s{i}.png": png(make_image, i) for i in range(4)})
+    index(tmp_path)
+    with tarfile.open(tmp_path / "a.tar", "a") as archive:
+        archive.addfile(tarfile.TarInfo("s9.pkl"), io.BytesIO())
+    description = json.loads((tmp_path / "dataset.json").read_text())
+    description["shards"]["a.tar"] = (tmp_path / "a.tar").stat().st_size
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    problems = inspect(str(tmp_path), verify=True).problems
+    assert len(problems) == 1 and "sample 's9' has a pickled member" in problems[0]
+
+
+def test_a_cut_off_shard_is_refused(tmp_path, make_image):
+    tar_of(tmp_path / "a.tar", {f"s{i}.png": png(make_image, i) for i in range(4)})
+    content = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(content[: len(content) // 3])
+    with pytest.raises(DataError, match=r"a\.tar: (is cut off|is not a sound tar)"):
+        index(tmp_path)
+
+
+def test_a_decompression_bomb_is_skipped_with_its_key(tmp_path, make_image):
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+    header = (50_000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
+    tar_of(tmp_path / "a.tar", {"bomb.png": bomb, **{f"s{i}.png": png(make_image, i) for i in range(4)}})
+    summary = index(tmp_path)
+    assert [item.path for item in summary.skipped] == [f"{tmp_path}/a.tar: sample 'bomb'"]
+    assert "decompression bomb" in summary.skipped[0].reason and summary.num_samples == 4
+
+
+def test_samples_without_one_image_are_listed(tmp_path, make_image):
+    members = {f"s{i}.png": png(make_image, i) for i in range(4)}
+    tar_of(tmp_path / "a.tar", {**members, "text.txt": b"x", "two.png": png(make_image, 8), "two.jpg": b"x"})
+    reasons = {item.path.split("'")[1]: item.reason for item in index(tmp_path).skipped}
+    assert reasons == {"text": "has no image", "two": "has several images (jpg, png)"}
+
+
+def test_the_same_key_twice_is_refused(tmp_path, make_image):
+    for name in "ab":
+        tar_of(tmp_path / f"{name}.tar", {"x.png": png(make_image)})
+    with pytest.raises(DataError, match=r"the key 'x' is in a\.tar and in b\.tar"):
+        index(tmp_path)
+
+
+def test_folders_without_shards_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"holds no \.tar files"):
+        index(tmp_path)
+    with pytest.raises(InputError, match="is not a local folder"):
+        index(tmp_path / "absent")
+
+
+def test_keys_are_parted_as_webdataset_parts_them():
+    for name in ("a.png", "x/y.z/b.seg.png", "c.PNG", "d/e"):
+        key, extension = split_name(name)
+        expected = webdataset.tariterators.base_plus_ext(name)
+        assert (key, extension) == ((expected[0], expected[1].lower()) if expected[0] else ("d/e", ""))

@@ -1,0 +1,97 @@
+"""`harness inspect`: what a dataset holds, what is wrong with it, and a picture of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from harness.data.contact_sheet import write_contact_sheet
+from harness.data.degrade import degrade_image
+from harness.data.degrade_folder import degrade_folder
+from harness.data.images import encode_png, read_image
+from harness.data.inspect import inspect
+from harness.data.shards import Dataset
+from harness.errors import DataError, InputError
+
+
+def test_counts_sizes_and_codec_are_told(packed):
+    summary = inspect(str(packed))
+    dataset = Dataset.open(packed)
+    assert summary.classes == ["hill", "lake", "wood"] and summary.num_samples == dataset.num_samples
+    assert sum(cell["samples"] for row in summary.counts.values() for cell in row.values()) == summary.num_samples
+    assert sum(cell["images"] for row in summary.counts.values() for cell in row.values()) == 21
+    assert summary.smallest_px == (40, 40) and summary.codec in ("npy", "png") and not summary.verified
+    assert inspect(str(packed), verify=True).problems == []
+
+
+def test_verify_lists_every_bad_sample_with_shard_and_key(packed, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(packed, folder)
+    dataset = Dataset.open(folder)
+    bad = [int(dataset.select(split)[0]) for split in ("train", "val", "test")]
+    for index in bad:
+        path = folder / dataset.shards[dataset.shard_code[index]]
+        content = bytearray(path.read_bytes())
+        content[int(dataset.offset[index] + dataset.length[index] // 2)] ^= 255
+        path.write_bytes(bytes(content))
+    seen: list[tuple[int, int]] = []
+    problems = inspect(str(folder), verify=True, progress=lambda *x: seen.append(x)).problems
+    assert seen[-1] == (dataset.num_samples, dataset.num_samples)
+    assert len(problems) == 3
+    for index in bad:
+        assert any(f"{dataset.shards[dataset.shard_code[index]]}: sample '{dataset.key(index)}'" in p for p in problems)
+
+
+def test_verify_finds_a_fingerprint_that_is_not_the_indexs(packed, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(packed, folder)
+    description = json.loads((folder / "dataset.json").read_text())
+    description["fingerprint"] = "0" * 64
+    (folder / "dataset.json").write_text(json.dumps(description))
+    problems = inspect(str(folder), verify=True).problems
+    assert len(problems) == 1 and "fingerprint" in problems[0]
+
+
+def test_the_contact_sheet_shows_samples_of_every_class_and_split(packed, tmp_path):
+    out = write_contact_sheet(str(packed), tmp_path / "new" / "sheet.html", per_class=3)
+    page = out.read_text()
+    assert len(re.findall(r"<h2>", page)) == 9
+    assert 9 <= len(re.findall(r"data:image/png;base64", page)) <= 27
+    assert "http" not in page.replace("https://", "http").split("<style>")[0]
+    write_contact_sheet(str(packed), tmp_path / "again.html", per_class=3)
+    assert (tmp_path / "again.html").read_text() == page
+    with pytest.raises(InputError, match="cannot be written"):
+        write_contact_sheet(str(packed), out / "below.html")
+
+
+def test_a_folder_is_degraded_as_its_images_are(tmp_path, make_image):
+    folder = tmp_path / "hr"
+    (folder / "sub").mkdir(parents=True)
+    colour, grey = make_image(0, 41, 64), make_image(1, 40, 40)[:, :, 0].copy()
+    (folder / "colour.png").write_bytes(encode_png(colour))
+    (folder / "sub" / "grey.png").write_bytes(encode_png(grey))
+    (folder / "colour.txt").write_text("x")
+    summary = degrade_folder(folder, tmp_path / "lr", scale=4)
+    assert summary.num_images == 2 and summary.cropped == [str(folder / "colour.png")]
+    assert [item.path for item in summary.skipped] == [str(folder / "colour.txt")]
+    assert np.array_equal(read_image(tmp_path / "lr" / "colour.png"), degrade_image(colour[:40], 4))
+    assert np.array_equal(read_image(tmp_path / "lr" / "sub" / "grey.png"), degrade_image(grey, 4))
+
+
+def test_degrading_refuses_what_it_cannot_do(tmp_path, make_image):
+    (tmp_path / "hr").mkdir()
+    with pytest.raises(DataError, match="holds no usable image"):
+        degrade_folder(tmp_path / "hr", tmp_path / "lr", scale=4)
+    (tmp_path / "hr" / "a.png").write_bytes(encode_png(make_image(0, 40, 40)))
+    with pytest.raises(InputError, match="kernel 'lanczos' is unknown"):
+        degrade_folder(tmp_path / "hr", tmp_path / "lr", scale=4, kernel="lanczos")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="is not a folder"):
+        degrade_folder(tmp_path / "absent", tmp_path / "lr", scale=4)
+    (tmp_path / "hr" / "a.bmp").write_bytes(encode_png(make_image(0, 40, 40)))
+    with pytest.raises(InputError, match="would both become"):
+        degrade_folder(tmp_path / "hr", tmp_path / "lr", scale=4)
+    assert not (tmp_path / "lr").exists()

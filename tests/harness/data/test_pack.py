@@ -1,0 +1,250 @@
+"""Packing: what goes in comes out, whoever did the work and however often it was interrupted."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from PIL import Image
+
+from harness.data.inspect import inspect
+from harness.data.pack import pack, tile_places
+from harness.data.shards import Dataset
+from harness.errors import DataError, InputError
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_tiles_cover_the_image_evenly_and_lie_inside():
+    for height, width, tile_px in ((40, 40, 40), (41, 100, 40), (97, 203, 32)):
+        covered = np.zeros((height, width), int)
+        places = tile_places(height, width, tile_px)
+        for top, left, rows, columns in places:
+            assert (rows, columns) == (tile_px, tile_px)
+            covered[top : top + rows, left : left + columns] += 1
+        assert covered.shape == (height, width) and covered.min() == 1
+        assert len(places) == -(-height // tile_px) * -(-width // tile_px)
+    assert tile_places(30, 50, 0) == [(0, 0, 30, 50)]
+
+
+def test_every_sample_is_the_part_of_its_source_that_its_json_says(packed, image_folder):
+    dataset = Dataset.open(packed)
+    seen = set()
+    for sample in webdataset.WebDataset([str(p) for p in sorted(packed.glob("*.tar"))], shardshuffle=False):
+        about = json.loads(sample["json"])
+        source = np.asarray(Image.open(image_folder.parent / about["source"]))
+        top, left = about["top"], about["left"]
+        part = source[top : top + about["height"], left : left + about["width"]]
+        stored = (
+            np.load(io.BytesIO(sample["npy"])) if "npy" in sample else np.asarray(Image.open(io.BytesIO(sample["png"])))
+        )
+        assert np.array_equal(stored, part)
+        seen.add(sample["__key__"])
+    assert seen == {dataset.key(i) for i in range(dataset.num_samples)}
+    for i in range(dataset.num_samples):
+        assert dataset.read(i).shape == (dataset.height[i], dataset.width[i], 3)
+
+
+def test_no_source_image_is_on_two_sides_and_held_out_ones_are_whole(packed, image_folder):
+    dataset = Dataset.open(packed)
+    sides: dict[str, set[str]] = {}
+    for i in range(dataset.num_samples):
+        split = dataset.splits[dataset.split_code[i]]
+        sides.setdefault(dataset.source(i), set()).add(split)
+        if split != "train":
+            source = Image.open(image_folder.parent / dataset.source(i))
+            assert (dataset.width[i], dataset.height[i]) == source.size
+    assert all(len(side) == 1 for side in sides.values()) and len(sides) == 21
+    assert dataset.description.counts["test"].keys() == {"hill", "lake", "wood"}
+
+
+def test_bytes_do_not_depend_on_the_number_of_workers(image_folder, tmp_path):
+    for workers in (1, 2):
+        pack([image_folder], tmp_path / str(workers), tile_px=32, workers=workers)
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
+def test_packing_again_changes_nothing_and_other_options_are_refused(image_folder, tmp_path):
+    first = pack([image_folder], tmp_path / "set", tile_px=32, workers=1)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "set").iterdir()}
+    assert pack([image_folder], tmp_path / "set", tile_px=32, workers=1) == first
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "set").iterdir()} == before
+    with pytest.raises(InputError, match="holds another dataset; give another --out"):
+        pack([image_folder], tmp_path / "set", tile_px=24, workers=1)
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from harness.data import pack as module
+module._GROUP_BYTES = 60_000
+def progress(done, total):
+    if done >= int(sys.argv[3]):
+        os.kill(os.getpid(), 9)
+module.pack([Path(sys.argv[1])], Path(sys.argv[2]), tile_px=32, workers=1, progress=progress)
+"""
+
+
+@pytest.mark.parametrize("killed_after", [4, 14])
+def test_a_killed_pack_goes_on_after_its_finished_pieces(image_folder, tmp_path, monkeypatch, killed_after):
+    monkeypatch.setattr("harness.data.pack._GROUP_BYTES", 60_000)
+    pack([image_folder], tmp_path / "whole", tile_px=32, workers=1)
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", KILLED, str(image_folder), str(out), str(killed_after)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert not (out / "dataset.json").exists()
+    with pytest.raises(DataError, match="not a packed dataset"):
+        Dataset.open(out)
+    seen: list[int] = []
+    pack([image_folder], out, tile_px=32, workers=1, progress=lambda done, total: seen.append(done))
+    assert seen[0] >= killed_after
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_small_shards_hold_the_same_samples(image_folder, tmp_path, make_image):
+    folder = tmp_path / "in" / "big"
+    folder.mkdir(parents=True)
+    for number in range(6):
+        Image.fromarray(make_image(number, 400, 500)).save(folder / f"{number}.png")
+    few = pack([tmp_path / "in"], tmp_path / "few", tile_px=100, workers=1)
+    many = pack([tmp_path / "in"], tmp_path / "many", tile_px=100, workers=1, shard_mb=1)
+    assert many.num_shards > few.num_shards and many.num_samples == few.num_samples
+    a, b = Dataset.open(few.path), Dataset.open(many.path)
+    pixels = {a.key(i): a.read(i).tobytes() for i in range(a.num_samples)}
+    assert pixels == {b.key(i): b.read(i).tobytes() for i in range(b.num_samples)}
+
+
+@pytest.fixture
+def mixed_bag(tmp_path: Path, make_image) -> Path:
+    """Good images among files that are not, as users have them."""
+    folder = tmp_path / "bag" / "things"
+    folder.mkdir(parents=True)
+    for number in range(6):
+        Image.fromarray(make_image(number, 50, 60)).save(folder / f"good{number}.png")
+    (folder / "notes.txt").write_text("not an image")
+    (folder / "empty.jpg").write_bytes(b"")
+    whole = (folder / "good0.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "same.png").write_bytes(whole)
+    Image.fromarray(make_image(50, 20, 80)).save(folder / "small.png")
+    return folder.parent
+
+
+def test_what_cannot_be_packed_is_listed_with_the_reason(mixed_bag, tmp_path):
+    summary = pack([mixed_bag], tmp_path / "out", tile_px=40, workers=1)
+    reasons = {Path(item.path).name: item.reason for item in summary.skipped}
+    assert set(reasons) == {"notes.txt", "empty.jpg", "cut.png", "same.png", "small.png"}
+    assert "not an image" in reasons["notes.txt"] and "not an image" in reasons["empty.jpg"]
+    assert "truncated" in reasons["cut.png"]
+    assert "same content as" in reasons["same.png"] and "good0.png" in reasons["same.png"]
+    assert "80 x 20 px is smaller than 40 px" in reasons["small.png"]
+    assert summary.num_images == 6
+    assert inspect(str(tmp_path / "out"), verify=True).num_skipped == 5
+
+
+@pytest.mark.parametrize("content", ["nothing", "no images", "only small ones", "only cut ones"])
+def test_nothing_to_pack_is_refused_and_leaves_nothing_behind(tmp_path, make_image, content):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    if content == "no images":
+        (folder / "a.txt").write_text("x")
+    if content == "only small ones":
+        Image.fromarray(make_image(0, 20, 20)).save(folder / "small.png")
+    if content == "only cut ones":
+        for number in range(2):
+            Image.fromarray(make_image(number, 90, 90)).save(folder / f"cut{number}.png")
+            path = folder / f"cut{number}.png"
+            path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(DataError, match=str(folder)) as caught:
+        pack([folder], tmp_path / "out", tile_px=40, workers=1)
+    assert "give" in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_options_and_places_are_refused(image_folder, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="cannot be written"):
+        pack([image_folder], tmp_path / "file" / "out", workers=1)
+    with pytest.raises(InputError, match="holds files that are no dataset"):
+        pack([image_folder], tmp_path, workers=1)
+    with pytest.raises(InputError, match="is not a folder"):
+        pack([tmp_path / "absent"], tmp_path / "out", workers=1)
+    with pytest.raises(InputError, match="codec 'qoi' is unknown"):
+        pack([image_folder], tmp_path / "out", codec="qoi", workers=1)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="--tile 4 is too small"):
+        pack([image_folder], tmp_path / "out", tile_px=4, workers=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_flat_folders_are_a_class_named_after_them(tmp_path, make_image):
+    for name in ("set one", "two"):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            Image.fromarray(make_image(number + 10 * len(name), 40, 40)).save(tmp_path / name / f"{number}.png")
+    summary = pack([tmp_path / "set one", tmp_path / "two"], tmp_path / "out", tile_px=32, workers=1)
+    assert summary.counts["train"].keys() == {"set_one", "two"}
+
+
+def test_the_same_image_in_two_classes_lies_on_one_side(tmp_path, make_image):
+    for class_name in ("a", "b"):
+        (tmp_path / "in" / class_name).mkdir(parents=True)
+        for number in range(12 if class_name == "a" else 30):
+            Image.fromarray(make_image(number, 40, 40)).save(tmp_path / "in" / class_name / f"{class_name}{number}.png")
+    pack([tmp_path / "in"], tmp_path / "out", tile_px=40, workers=1)
+    dataset = Dataset.open(tmp_path / "out")
+    sides: dict[int, set[int]] = {}
+    for code, split in zip(dataset.source_hash.tolist(), dataset.split_code.tolist()):
+        sides.setdefault(code, set()).add(split)
+    assert len(sides) == 30 and all(len(side) == 1 for side in sides.values())
+
+
+def test_grey_images_are_remembered(tmp_path, make_image):
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        image = Image.fromarray(make_image(number, 40, 40))
+        (image.convert("L") if number % 2 else image).save(tmp_path / "in" / f"{number}.png")
+    pack([tmp_path / "in"], tmp_path / "out", tile_px=32, workers=1)
+    dataset = Dataset.open(tmp_path / "out")
+    by_source = {dataset.source(i): bool(dataset.grey[i]) for i in range(dataset.num_samples)}
+    assert by_source == {"in/0.png": False, "in/1.png": True, "in/2.png": False, "in/3.png": True}
+    assert inspect(str(tmp_path / "out")).num_grey == int(dataset.grey.sum())
+
+
+def test_fractions_are_nested_by_source_image_and_class(packed_npy):
+    dataset = Dataset.open(packed_npy)
+    last: set[str] = set()
+    for fraction in (0.01, 0.2, 0.5, 0.8, 1.0):
+        chosen = dataset.select("train", None, fraction)
+        sources = {dataset.source(i) for i in chosen}
+        assert last <= sources
+        whole = [i for i in dataset.select("train") if dataset.source(i) in sources]
+        assert chosen.tolist() == whole  # all tiles of an image or none
+        assert {dataset.class_of(i) for i in chosen} == {"hill", "lake", "wood"}
+        last = sources
+    assert dataset.select("train").tolist() == dataset.select("train", None, 1.0, fraction_seed=5).tolist()
+    assert dataset.select("train", None, 0.5).tolist() != dataset.select("train", None, 0.5, 1).tolist()
+
+
+def test_a_million_samples_open_in_under_a_second_and_150_mb(tmp_path):
+    script = Path(__file__).with_name("million_samples.py")
+    done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, check=True)
+    seconds, megabytes = map(float, done.stdout.split())
+    assert seconds < 1.0 and megabytes < 150
+
+
+def test_progress_counts_every_image(image_folder, tmp_path):
+    seen: list[tuple[int, int]] = []
+    start = time.monotonic()
+    pack([image_folder], tmp_path / "out", tile_px=32, workers=1, progress=lambda *x: seen.append(x))
+    assert seen[-1] == (21, 21) and [s[0] for s in seen] == sorted(s[0] for s in seen)
+    assert time.monotonic() - start < 20

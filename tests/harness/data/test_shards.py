@@ -1,0 +1,192 @@
+"""Opening and reading datasets: by ranges, and with one sentence for everything that is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from harness.data import reading
+from harness.data.pack import pack
+from harness.data.shards import Dataset
+from harness.errors import DataError, InputError
+
+
+@pytest.fixture
+def copy(packed: Path, tmp_path: Path) -> Path:
+    shutil.copytree(packed, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_crop_is_the_part_of_the_whole(packed, data):
+    dataset = Dataset.open(packed)
+    index = data.draw(st.integers(0, dataset.num_samples - 1))
+    whole = dataset.read(index)
+    height = data.draw(st.integers(1, whole.shape[0]))
+    width = data.draw(st.integers(1, whole.shape[1]))
+    top = data.draw(st.integers(0, whole.shape[0] - height))
+    left = data.draw(st.integers(0, whole.shape[1] - width))
+    crop = dataset.read_crop(index, top, left, height, width)
+    assert np.array_equal(crop, whole[top : top + height, left : left + width])
+
+
+@pytest.mark.parametrize("width", [300, 4000])
+def test_only_the_rows_of_the_crop_are_read_from_large_samples(tmp_path, make_image, monkeypatch, width):
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        Image.fromarray(make_image(number, 600, width)).save(tmp_path / "in" / f"{number}.png")
+    pack([tmp_path / "in"], tmp_path / "set", tile_px=0, workers=1)
+    dataset = Dataset.open(tmp_path / "set")
+    index = int(dataset.select("train")[0])
+    expected = dataset.read(index)[100:164, 50:114]
+    counted = []
+    preadv = os.preadv
+    monkeypatch.setattr(
+        os, "preadv", lambda fd, buffers, at: counted.append(len(buffers[0])) or preadv(fd, buffers, at)
+    )
+    monkeypatch.setattr(os, "pread", lambda *args: pytest.fail("the whole sample was read"))
+    assert np.array_equal(dataset.read_crop(index, 100, 50, 64, 64), expected)
+    assert sum(counted) <= 64 * width * 3  # none at all where the crop comes out of the memory map
+
+
+def test_threads_read_the_same(packed):
+    dataset = Dataset.open(packed)
+    expected = [dataset.read(i).tobytes() for i in range(dataset.num_samples)]
+    fresh = Dataset.open(packed)
+    wrong: list[int] = []
+
+    def work() -> None:
+        for i in range(fresh.num_samples):
+            if fresh.read(i).tobytes() != expected[i]:
+                wrong.append(i)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_folder_that_is_no_dataset_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"is not a packed dataset \(no dataset\.json\); run `harness pack`"):
+        Dataset.open(tmp_path)
+    with pytest.raises(DataError, match="absent: is not a packed dataset"):
+        Dataset.open(tmp_path / "absent")
+
+
+def test_a_missing_shard_is_named_when_the_dataset_is_opened(copy):
+    (copy / "val-000000.tar").unlink()
+    with pytest.raises(DataError, match=r"val-000000.tar: the shard is missing; copy or pack it again"):
+        Dataset.open(copy)
+
+
+def test_a_truncated_shard_is_named_when_the_dataset_is_opened(copy):
+    shard = copy / "train-000000.tar"
+    shard.write_bytes(shard.read_bytes()[:-5000])
+    with pytest.raises(DataError, match=r"train-000000.tar: the shard has \d+ bytes instead of \d+"):
+        Dataset.open(copy)
+
+
+def test_a_shard_truncated_after_opening_is_an_error_that_names_the_sample(copy):
+    dataset = Dataset.open(copy)
+    index = int(dataset.select("train")[-1])
+    dataset.read(int(dataset.select("train")[0]))
+    os.truncate(copy / "train-000000.tar", int(dataset.offset[index]) + 100)
+    with pytest.raises(DataError, match=f"sample '{dataset.key(index)}' is cut off"):
+        dataset.read(index)
+    with pytest.raises(DataError, match=f"sample '{dataset.key(index)}' is cut off"):
+        dataset.read_crop(index, 0, 0, 8, 8)
+
+
+def test_a_flipped_byte_is_named_with_shard_and_key(copy):
+    dataset = Dataset.open(copy)
+    index = int(dataset.select("train")[2])
+    shard = copy / "train-000000.tar"
+    content = bytearray(shard.read_bytes())
+    content[int(dataset.offset[index] + dataset.length[index]) - 9] ^= 1
+    shard.write_bytes(bytes(content))
+    fresh = Dataset.open(copy)
+    for read in (fresh.read, lambda i: fresh.read_crop(i, 0, 0, 8, 8)):
+        with pytest.raises(
+            DataError, match=rf"train-000000.tar: sample '{fresh.key(index)}' differs from its checksum"
+        ):
+            read(index)
+    fresh.read(int(dataset.select("train")[3]))
+
+
+def test_a_sidecar_that_does_not_match_is_refused(copy, packed_npy, image_folder, tmp_path):
+    pack([image_folder], tmp_path / "other", tile_px=32, workers=1)
+    shutil.copy(tmp_path / "other" / "index.parquet", copy / "index.parquet")
+    with pytest.raises(DataError, match=r"index.parquet: does not match dataset.json"):
+        Dataset.open(copy)
+    (copy / "index.parquet").unlink()
+    with pytest.raises(DataError, match=r"index.parquet: is missing"):
+        Dataset.open(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(version=9), "has version 9"),
+        (lambda d: d.pop("shards"), "is not the description of a dataset"),
+        (lambda d: d["shards"].update({"../evil.tar": 5}), "a name with a folder in it"),
+        (lambda d: d["shards"].pop("train-000000.tar"), "names the shard train-000000.tar"),
+        (lambda d: d["shards"].update({"train-000000.tar": 4096}), "does not fit its shard"),
+        (lambda d: d.update(num_samples=3), "rows instead of 3"),
+    ],
+)
+def test_a_description_that_was_tampered_with_is_refused(copy, change, message):
+    path = copy / "dataset.json"
+    description = json.loads(path.read_text())
+    change(description)
+    path.write_text(json.dumps(description))
+    with pytest.raises(DataError, match=message):
+        Dataset.open(copy)
+    path.write_text("[1, 2]")
+    with pytest.raises(DataError, match="is not the description of a dataset"):
+        Dataset.open(copy)
+
+
+@pytest.mark.parametrize(
+    "url", ["pipe:cat /etc/passwd", "pipe://cat", "ssh://host/x", "simplecache::http://host/x", "http://a::pipe:b"]
+)
+def test_urls_that_could_start_programs_or_log_in_are_refused(url):
+    with pytest.raises(DataError, match=r"(never|not) read"):
+        Dataset.open(url)
+
+
+def test_unknown_splits_classes_and_fractions_are_named(packed):
+    dataset = Dataset.open(packed)
+    with pytest.raises(InputError, match="has no class 'hil'; choose among hill, lake, wood"):
+        dataset.select("train", ["hil"])
+    with pytest.raises(InputError, match="has no split 'all'"):
+        dataset.select("all")
+    with pytest.raises(InputError, match="fraction 0"):
+        dataset.select("train", None, 0)
+    with pytest.raises(InputError, match="does not lie inside"):
+        dataset.read_crop(0, 0, 1000, 8, 8)
+
+
+def test_npy_payloads_of_objects_or_other_types_are_refused_and_never_unpickled():
+    import io
+
+    class Trap:
+        def __reduce__(self):
+            return (pytest.fail, ("it was unpickled",))
+
+    for array in (np.array([Trap()], object), np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8)):
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=True)
+        with pytest.raises(DataError, match=r"x: (is|only)"):
+            reading.decode_payload(buffer.getvalue(), "npy", "x")
