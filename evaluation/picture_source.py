@@ -25,6 +25,7 @@ from harness.errors import InputError
 if TYPE_CHECKING:
     from evaluation.images import ImageInfo, ImageSource
     from evaluation.upsamplers import Upsampler
+    from harness.config import RunConfig
 
 MAX_MODELS = 10
 """Models in one strip; the own, the general, the best and the worst one always stand in it."""
@@ -103,22 +104,30 @@ def open_picture_source(table: ScoreTable, config: EvaluateConfig) -> PictureSou
     Raises:
         InputError: neither says which dataset or scale, or the dataset cannot be opened.
     """
-    from evaluation.checkpoints import find_weights
     from evaluation.images import DatasetImages
 
     path, scale = config.dataset, config.scale
     for model in table.models:
         if path is not None and scale is not None:
             break
-        if model.kind == "checkpoint":
-            try:
-                found = find_weights(model, config.latest).config
-            except InputError:
-                continue  # The evaluation has already said why this model has no scores.
+        found = _run_config(model, config.latest)
+        if found is not None:
             path, scale = path or found.data.sources[0].path, scale or found.scale
     if path is None or scale is None:
         raise InputError("no pictures: no model says which dataset and scale; set evaluate.dataset and evaluate.scale.")
     return PictureSource(table, config, DatasetImages(path), scale)
+
+
+def _run_config(model: Model, latest: bool) -> RunConfig | None:
+    """What a model was trained with; the evaluation has already said why another one cannot be read."""
+    from evaluation.checkpoints import find_weights
+
+    if model.kind != "checkpoint":
+        return None
+    try:
+        return find_weights(model, latest).config
+    except InputError:
+        return None
 
 
 def report_strips(source: PictureSource) -> list[Strip]:

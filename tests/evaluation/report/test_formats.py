@@ -1,0 +1,162 @@
+"""CSV, Markdown, LaTeX, PNG and the terminal: the same numbers and marks everywhere."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from evaluation.config import EvaluateConfig
+from evaluation.exports import report_matrices, write_grid_files, write_matrix_files
+from evaluation.figures import draw_grid
+from evaluation.formats import latex, latex_escape, markdown
+from evaluation.grid import Entry, Grid, Head, Line
+from evaluation.matrix import build_matrix, conditions_of
+from evaluation.matrix_grid import matrix_grid
+from evaluation.metrics import METRICS
+from evaluation.model import Model
+from evaluation.terminal import print_grid, print_matrix
+
+GREEN = (143, 211, 160)
+
+
+@pytest.fixture
+def grid(table) -> Grid:
+    table.missing["mountain", "beach", "psnr"] = "stale: the dataset was changed"
+    return matrix_grid(build_matrix(table, METRICS["psnr"], conditions_of(table)))
+
+
+def shown(grid: Grid, width: int = 120) -> str:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    print_grid(console, grid)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_csv_has_the_class_first_then_a_column_a_model_in_full_precision(table, tmp_path):
+    for named in report_matrices(table, EvaluateConfig()):
+        write_matrix_files(named, tmp_path)
+    text = (tmp_path / "matrix_psnr.csv").read_text()
+    assert text.splitlines()[0] == "class,beach,mountain,general,bicubic"
+    frame = pd.read_csv(tmp_path / "matrix_psnr.csv", index_col="class")
+    assert frame.loc["mountain", "beach"] == pytest.approx(table.mean("beach", "mountain", "psnr"), rel=1e-14)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {f"matrix_{m}.{kind}" for m in ("mse", "psnr", "ssim") for kind in ("csv", "md", "tex", "png")}
+
+
+def test_absent_numbers_are_empty_in_the_csv(table, tmp_path):
+    table.missing["mountain", "beach", "psnr"] = "why"
+    matrix = next(m for m in report_matrices(table, EvaluateConfig()) if m.stem == "matrix_psnr")
+    write_matrix_files(matrix, tmp_path)
+    assert re.match(r"beach,[0-9.]+,,[0-9.]+,[0-9.]+$", (tmp_path / "matrix_psnr.csv").read_text().splitlines()[1])
+
+
+def test_several_degradations_give_a_matrix_each_and_one_over_degradations(table_maker):
+    table = table_maker(kernels=("matlab-bicubic", "nearest"))
+    stems = [named.stem for named in report_matrices(table, EvaluateConfig(report={"matrix_metrics": ["psnr"]}))]
+    assert stems == ["matrix_psnr", "matrix_psnr_test_nearest", "degradations_psnr"]
+
+
+def test_pooled_row_is_shown_but_not_counted_twice_over_degradations(table_maker):
+    table = table_maker(kernels=("matlab-bicubic", "nearest"))
+    config = EvaluateConfig(pool="general", report={"matrix_metrics": ["psnr"]})
+    classes, _, degradations = report_matrices(table, config)
+    assert "general" in classes.matrix.rows
+    expected = np.mean([table.mean("beach", f"nearest/{name}", "psnr") for name in ("beach", "mountain")])
+    assert degradations.matrix.cells[1][0].value == pytest.approx(expected)
+
+
+def test_markdown_marks_best_second_and_own_and_escapes_names(grid):
+    text = markdown(grid)
+    row = next(line for line in text.splitlines() if line.startswith("| mountain"))
+    best = grid.lines[1].entries[1].text
+    assert f"\\[**{best}**\\]" in row and "<ins>" in row
+    assert "| – <sup>a</sup> |" in text and "<sup>a</sup> stale: the dataset was changed" in text
+    nasty = Grid("t", "c", ("a|b",), (Head("x|<y>*"),), (Line(("p|q",), (Entry("1"),)),))
+    assert all(line.count("|") - line.count("\\|") == 3 for line in markdown(nasty).splitlines() if line[:1] == "|")
+    assert "<y>" not in markdown(nasty)
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex (Debian package texlive-latex-base)")
+def test_latex_compiles_whatever_the_names_are(grid, tmp_path):
+    nasty = "50%_#1 & {a}\\b ~^$ <x> | ± ∞ – é 漢 ↑"
+    lines = tuple(replace(line, heads=(nasty,)) for line in grid.lines)
+    heads = tuple(replace(head, title=nasty) for head in grid.heads)
+    wide = tuple(replace(line, entries=line.entries * 3) for line in lines)
+    grids = [grid, replace(grid, lines=lines, heads=heads, title=nasty), replace(grid, lines=wide, heads=heads * 3)]
+    for number, each in enumerate(grids):
+        write_grid_files(each, tmp_path, f"table{number}")
+    packages = re.search(r"\\usepackage\{(.*)\}", latex(grid)).group(1)  # type: ignore[union-attr]
+    inputs = "\n".join(rf"\input{{table{number}}}" for number in range(len(grids)))
+    document = rf"\documentclass{{article}}\usepackage[latin1]{{inputenc}}\usepackage{{{packages}}}"
+    (tmp_path / "main.tex").write_text(f"{document}\n\\begin{{document}}\n{inputs}\n\\end{{document}}\n")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "main.pdf").stat().st_size > 1000
+
+
+def test_latex_escapes_every_special_sign():
+    assert latex_escape("a_b & 5% {x} ^2 ~ \\ # $") == (
+        r"a\_b \& 5\% \{x\} \textasciicircum{}2 \textasciitilde{} \textbackslash{} \# \$"
+    )
+
+
+def test_terminal_marks_do_not_rely_on_colour(grid):
+    text = shown(grid)
+    best = grid.lines[1].entries[1].text
+    assert f"[{best}*]" in text
+    assert "a  stale: the dataset was changed" in text
+    assert "green and *: best of the row" in text
+
+
+def test_narrow_terminal_gets_blocks_of_columns_that_fit_and_every_number(grid):
+    text = shown(grid, 50)
+    assert max(map(len, text.splitlines())) <= 50
+    assert all(entry.text in text for line in grid.lines for entry in line.entries if entry.value is not None)
+    assert text.count("mountain") >= 2 and text.count("class") >= 2
+
+
+def test_matrix_prints_its_summary(table):
+    console = Console(width=120, file=io.StringIO())
+    print_matrix(console, build_matrix(table, METRICS["psnr"], conditions_of(table)))
+    assert "3 of 3 models are the best on their own class" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_markup_in_names_is_printed_as_it_stands(table_maker):
+    table = table_maker([Model("[red]x[/red]", "checkpoint", "x", {}, "beach"), Model("b", "checkpoint", "x")])
+    text = shown(matrix_grid(build_matrix(table, METRICS["psnr"], conditions_of(table))))
+    assert "[red]x[/red]" in text
+
+
+def test_picture_is_wide_enough_and_has_a_green_cell_for_each_best(grid):
+    image = draw_grid(grid)
+    assert image.width >= 1200
+    pixels = np.asarray(image)
+    assert tuple(pixels[0, 0]) == (255, 255, 255)
+    green = (pixels == GREEN).all(axis=2)
+    rows = np.flatnonzero(np.diff(np.r_[0, green.any(axis=1).astype(int), 0]) == 1)
+    assert len(rows) == len(grid.lines)
+
+
+def test_picture_grows_with_the_matrix_but_stays_within_bounds(grid):
+    many = replace(
+        grid,
+        heads=grid.heads[:1] * 150,
+        lines=tuple(replace(line, entries=line.entries[:1] * 150) for line in grid.lines),
+    )
+    image = draw_grid(many)
+    assert 6000 < image.width <= 12_000
+
+
+def test_png_files_are_readable(grid, tmp_path):
+    write_grid_files(grid, tmp_path, "x")
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.format == "PNG" and image.info["Title"] == grid.title

@@ -1,0 +1,173 @@
+"""Tables over axes, and the published figures beside them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evaluation.grid import BEST, show_number
+from evaluation.matrix import conditions_of
+from evaluation.model import Model
+from evaluation.published import REFERENCE, find_line, load_published, published_grid, same_point
+from evaluation.tables import build_table, table_grid
+from harness.errors import InputError
+
+
+def fractions(seeds: int = 1) -> list[Model]:
+    return [
+        Model(f"p{fraction}-{ada}-s{seed}", "checkpoint", "x", {"data": fraction, "ada": ada, "seed": str(seed)})
+        for fraction in ("1.0", "0.01")
+        for ada in ("no", "yes")
+        for seed in range(seeds)
+    ]
+
+
+def test_rows_are_the_points_of_the_axes_and_cells_the_means_over_classes(table_maker):
+    table = table_maker(fractions())
+    axis_table = build_table(table, conditions_of(table), ["psnr", "ssim"])
+    assert axis_table.axes == ("data", "ada")
+    assert [line.labels for line in axis_table.lines] == [
+        ("1.0", "no"),
+        ("1.0", "yes"),
+        ("0.01", "no"),
+        ("0.01", "yes"),
+    ]
+    expected = np.mean([table.mean("p0.01-yes-s0", name, "psnr") for name in table.conditions])
+    assert axis_table.lines[3].cells["psnr"].value == pytest.approx(expected)
+
+
+def test_several_seeds_give_mean_and_deviation(table_maker):
+    table = table_maker(fractions(3))
+    axis_table = build_table(table, conditions_of(table)[:1], ["psnr"])
+    means = [table.mean(f"p1.0-no-s{seed}", "beach", "psnr") for seed in range(3)]
+    cell = axis_table.lines[0].cells["psnr"]
+    assert (cell.value, cell.deviation) == (pytest.approx(np.mean(means)), pytest.approx(np.std(means, ddof=1)))
+    assert table_grid(axis_table).lines[0].entries[0].text == show_number(cell.value, 2, cell.deviation)
+    assert axis_table.frame().loc[0, "psnr_deviation"] == pytest.approx(np.std(means, ddof=1))
+
+
+def test_fewer_axes_average_over_the_others_and_say_so(table_maker):
+    table = table_maker(fractions())
+    grid = table_grid(build_table(table, conditions_of(table), ["psnr"], ["data"]))
+    assert [line.heads for line in grid.lines] == [("1.0",), ("0.01",)]
+    assert "over 2 models that differ in other axes" in grid.footnotes[0][1]
+
+
+def test_unknown_axis_is_refused_with_those_that_exist(table_maker):
+    table = table_maker(fractions())
+    with pytest.raises(InputError, match=r"no model has an axis 'colour'; use some of \['data', 'ada'"):
+        build_table(table, conditions_of(table), ["psnr"], ["colour"])
+
+
+def test_sweep_without_axes_gets_a_row_for_each_model(table):
+    for model in table.models:
+        model.axes.clear()
+    axis_table = build_table(table, conditions_of(table), ["psnr"])
+    assert axis_table.axes == ("model",)
+    assert [line.labels for line in axis_table.lines] == [("beach",), ("mountain",), ("general",), ("bicubic",)]
+
+
+def test_best_of_each_column_is_marked_and_baselines_take_no_part(table_maker):
+    table = table_maker([*fractions(), Model("bicubic", "method")])
+    table.images.loc[table.images["model"] == "bicubic", "psnr"] += 20
+    grid = table_grid(build_table(table, conditions_of(table), ["psnr", "mse"]))
+    values = [line.entries[0].value for line in grid.lines[:-1]]
+    ranks = [line.entries[0].rank for line in grid.lines]
+    assert ranks.index(BEST) == int(np.argmax(values)) and ranks[-1] == 0
+    assert grid.lines[-1].apart and grid.lines[-1].heads == ("bicubic", "")
+
+
+def test_published_figures_stand_beside_the_rows_that_they_belong_to(table_maker):
+    table = table_maker(fractions())
+    published = load_published("superaugan_ffhq")
+    axis_table = build_table(table, conditions_of(table), ["psnr"], None, published)
+    frame = axis_table.frame()
+    assert list(frame["fid_published"]) == ["2.62", "2.87", "2.69", "2.70"]
+    grid = table_grid(axis_table)
+    assert [head.title for head in grid.heads if head.group == "published"] == ["FID", "LPIPS (Alex)", "PSNR", "SSIM"]
+    assert "SupeRAuGAN" in grid.caption
+    assert any("above 50 dB" in text for _, text in grid.footnotes)
+
+
+def test_published_figures_that_fit_no_row_stay_out(table):
+    published = load_published("superaugan_ffhq")
+    assert build_table(table, conditions_of(table), ["psnr"], None, published).published is None
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "same"),
+    [
+        ("100%", "1.0", True),
+        ("1%", "0.01", True),
+        ("Yes", "ada", True),
+        ("No", "none", True),
+        ("100%", "Yes", False),
+        ("1%", "1", False),
+        ("x4", "4", False),
+    ],
+)
+def test_labels_mean_the_same_however_they_are_written(left, right, same):
+    assert (type(same_point(left)) is type(same_point(right)) and same_point(left) == same_point(right)) is same
+
+
+def test_every_published_table_has_a_source_and_is_quoted_as_printed():
+    names = {path.stem for path in REFERENCE.glob("*.csv")}
+    assert names == {"superaugan_ffhq", "superaugan_div2k", "specialized_srgan"}
+    for name in names:
+        published = load_published(name)
+        assert published.source
+        texts = [entry.text for line in published_grid(published).lines for entry in line.entries]
+        raw = (REFERENCE / f"{name}.csv").read_text()
+        assert all(text in raw for text in texts)
+
+
+def test_published_figures_spot_checked_against_the_papers():
+    div2k = load_published("superaugan_div2k")
+    assert find_line(div2k, ["0.01", "ada"]) == {
+        "fid": "67.88",
+        "lpips-alex": "0.2101",
+        "psnr": "51.03",
+        "ssim": "0.7125",
+    }
+    assert len(div2k.frame) == len(load_published("superaugan_ffhq").frame) == 12
+    matrix = load_published("specialized_srgan").frame.set_index("class")
+    assert matrix.loc["sea", "general"] == "0.012200" and matrix.loc["island", "desert"] == "0.028700"
+
+
+def test_own_table_is_read_from_a_path_and_mistakes_are_named(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("# source: my paper\nmodel,psnr\na,25.1\nb,\n")
+    assert [line.entries[0].text for line in published_grid(load_published(str(path))).lines] == ["25.1", "–"]
+    path.write_text("model,psnr\na,25.1\n")
+    with pytest.raises(InputError, match="says no source"):
+        load_published(str(path))
+    path.write_text("# source: s\nmodel,psnr\na,high\n")
+    with pytest.raises(InputError, match="'high' under 'psnr' is no number"):
+        load_published(str(path))
+    path.write_text("# source: s\nmodel,colour\na,1\n")
+    with pytest.raises(InputError, match="no column of a measure"):
+        load_published(str(path))
+    with pytest.raises(InputError, match="no such table or file; use one of specialized_srgan, superaugan_div2k"):
+        load_published("nonsense")
+
+
+def test_fid_warning_is_in_every_table(table_maker):
+    table = table_maker(fractions())
+    rows = [
+        {
+            "model": m.name,
+            "condition": c,
+            "metric": "fid",
+            "value": 9.0,
+            "deviation": np.nan,
+            "num_images": 20,
+            "note": "",
+        }
+        for m in table.models
+        for c in table.conditions
+    ]
+    table.sets = pd.DataFrame(rows)
+    grid = table_grid(build_table(table, conditions_of(table), ["fid"]))
+    assert all(line.entries[0].mark for line in grid.lines)
+    assert grid.footnotes[0][1].startswith("FID on 20 images: below 2,048 images")
