@@ -89,7 +89,7 @@ def read_log(path: Path, phases: dict[str, int] | None = None) -> dict[str, list
         if phases is not None and name:
             phases[name] = min(step, phases.get(name, step))
         for key, value in row.items():
-            if key != "step" and isinstance(value, (int, float)) and math.isfinite(value):
+            if key != "step" and type(value) in (int, float) and math.isfinite(value):
                 points.setdefault(key, []).append((step, float(value)))
     return points
 

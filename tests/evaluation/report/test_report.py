@@ -1,0 +1,135 @@
+"""The whole report: files, sections, reasons, and refusals."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+import pytest
+
+from evaluation.compare import compare, specialisation_questions
+from evaluation.config import EvaluateConfig
+from evaluation.facts_grids import ledger_grid, models_grid, runs_grid, show_hours
+from evaluation.matrix import conditions_of
+from evaluation.metrics import METRICS
+from evaluation.picture_source import PictureSource
+from evaluation.report import RunRecord, write_report
+from harness.errors import InputError
+
+CLASSES = ["beach", "mountain", "general"]
+
+
+@pytest.fixture
+def pictures(table, drawn_images):
+    return PictureSource(table, EvaluateConfig(), drawn_images(CLASSES), 4)
+
+
+def text_of(path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def test_report_writes_every_file_and_nothing_half_written(table, tmp_path, pictures):
+    path = write_report("demo", table, EvaluateConfig(), [], tmp_path / "report", None, (), pictures)
+    names = {file.name for file in (tmp_path / "report").iterdir()}
+    matrices = {f"matrix_{m}.{kind}" for m in ("mse", "psnr", "ssim") for kind in ("csv", "md", "tex", "png")}
+    comparisons = {f"compare_{m}.csv" for m in ("mse", "psnr", "ssim")}
+    assert names == {"report.html", *matrices, *comparisons, *(f"table.{k}" for k in ("csv", "md", "tex", "png"))}
+    assert path == tmp_path / "report" / "report.html"
+
+
+def test_report_is_the_same_twice_but_for_the_time(table, tmp_path, pictures):
+    pages = []
+    for name in ("a", "b"):
+        text = text_of(write_report("demo", table, EvaluateConfig(), [], tmp_path / name, None, (), pictures))
+        pages.append(re.sub(r"Written \S+ \S+ UTC", "", text))
+    assert pages[0] == pages[1]
+
+
+def test_page_is_self_contained(table, tmp_path, pictures):
+    text = text_of(write_report("demo", table, EvaluateConfig(), [], tmp_path, None, (), pictures))
+    assert not re.search(r"(?:src|href)=\"(?!data:|#)", text)
+    assert "url(" not in text and "@import" not in text and "<script" not in text
+
+
+def test_numbers_of_compare_csv_are_those_of_compare(table, tmp_path, pictures):
+    write_report("demo", table, EvaluateConfig(), [], tmp_path, None, (), pictures)
+    frame = pd.read_csv(tmp_path / "compare_psnr.csv")
+    answers = compare(table, METRICS["psnr"], specialisation_questions(table, conditions_of(table)))
+    assert list(frame["difference"]) == pytest.approx([answer.difference for answer in answers], rel=1e-14)
+    assert list(frame["p_holm"]) == pytest.approx([answer.p_holm for answer in answers], rel=1e-14)
+
+
+def test_measure_without_numbers_is_one_sentence_with_its_reason(table, tmp_path, pictures):
+    for model in table.models:
+        for condition in table.conditions:
+            table.missing[model.name, condition, "lpips-alex"] = "weights absent; run `harness weights fetch alexnet`"
+    text = text_of(write_report("demo", table, EvaluateConfig(), [], tmp_path, None, (), pictures))
+    assert "LPIPS (Alex) by class and model: no numbers. weights absent; run `harness weights fetch alexnet`" in text
+    assert "12 cells without a number: weights absent" in text
+
+
+def test_pictures_that_cannot_be_made_give_a_reason_instead(table, tmp_path):
+    text = text_of(write_report("demo", table, EvaluateConfig(), [], tmp_path))
+    assert "no pictures: no model says which dataset and scale" in text
+    gone = EvaluateConfig(dataset=str(tmp_path / "gone"), scale=4)
+    assert str(tmp_path / "gone") in text_of(write_report("demo", table, gone, [], tmp_path))
+
+
+def test_only_the_measures_that_are_asked_for_are_shown(table, tmp_path, pictures):
+    config = EvaluateConfig(report={"matrix_metrics": ["psnr"], "table_metrics": ["ssim"], "compare": False})
+    text = text_of(write_report("demo", table, config, [], tmp_path, None, (), pictures))
+    assert {file.stem for file in tmp_path.iterdir()} == {"report", "matrix_psnr", "table"}
+    assert list(pd.read_csv(tmp_path / "table.csv").columns) == ["class", "ssim", "ssim_deviation", "ssim_images"]
+    assert "Comparisons" not in text
+
+
+def test_unknown_reference_and_unwritable_folder_are_refused(table, tmp_path):
+    with pytest.raises(InputError, match="no such table or file"):
+        write_report("demo", table, EvaluateConfig(report={"reference": "nonsense"}), [], tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        write_report("demo", table, EvaluateConfig(), [], tmp_path / "file" / "report")
+
+
+def test_published_tables_warn_of_the_unusual_psnr(table, tmp_path, pictures):
+    config = EvaluateConfig(report={"reference": "superaugan_div2k"})
+    text = text_of(write_report("demo", table, config, [], tmp_path, None, (), pictures))
+    assert "limits PSNR to 58.9 dB" in text and (tmp_path / "published.tex").exists()
+
+
+def test_configuration_of_sweep_and_run_stand_in_the_report(table, tmp_path, pictures):
+    out = tmp_path / "sweep" / "report"
+    out.mkdir(parents=True)
+    (tmp_path / "sweep" / "sweep.yaml").write_text("name: <demo>\n")
+    phase = tmp_path / "phases" / "finetune-0"
+    phase.mkdir(parents=True)
+    (phase / "config.yaml").write_text("seed: 17\n")
+    text = text_of(
+        write_report("demo", table, EvaluateConfig(), [RunRecord("a", {}, [phase])], out, None, (), pictures)
+    )
+    assert "name: &lt;demo&gt;" in text and "seed: 17" in text and "make sweep SWEEP=sweep.yaml" in text
+
+
+def test_runs_show_only_the_keys_in_which_they_differ():
+    grid = runs_grid([("a", {"seed": "0", "scale": "4"}), ("b", {"seed": "1", "scale": "4"}), ("c", {"scale": "4"})])
+    assert [head.title for head in grid.heads] == ["seed"]
+    assert [line.entries[0].text for line in grid.lines] == ["0", "1", "as the recipe"]
+
+
+def test_ledger_shares_leave_out_what_occupied_nothing():
+    grid = ledger_grid({"useful_h": 3.0, "lost_h": 1.0, "queued_h": 10.0, "note": "x"})
+    cells = {line.heads[0]: [entry.text for entry in line.entries] for line in grid.lines}
+    assert cells["training, for the first time"] == ["3.0 h", "75.0%"]
+    assert cells["all that was occupied"][0] == "4.0 h"
+    assert cells["waiting in the queue (occupies nothing)"] == ["10.0 h", ""]
+
+
+@pytest.mark.parametrize(("hours", "text"), [(0.0, "0.0 s"), (0.01, "36.0 s"), (0.5, "30.0 min"), (7.25, "7.2 h")])
+def test_hours_are_shown_in_a_sensible_unit(hours, text):
+    assert show_hours(hours) == text
+
+
+def test_models_are_listed_with_the_hash_of_their_weights(table):
+    grid = models_grid(table)
+    assert [line.heads[0] for line in grid.lines] == ["beach", "mountain", "general", "bicubic"]
+    assert grid.lines[0].entries[1].text == "0" * 12
