@@ -7,6 +7,7 @@ orientation is applied to the pixels and taken out of the EXIF block.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -182,7 +183,8 @@ def write_picture(path: Path, picture: Picture) -> None:
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror or error}); name another folder.") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _stacked(picture: Picture) -> np.ndarray:

@@ -143,3 +143,9 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch
     with pytest.raises(DataError, match="No space left"):
         write_picture(path, Picture(values(9, 9)))
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_file_in_the_folders_place_is_one_sentence(tmp_path):
+    (tmp_path / "out").write_text("in the way")
+    with pytest.raises(DataError, match="cannot be written"):
+        write_picture(tmp_path / "out" / "a.png", Picture(values(4, 4)))
