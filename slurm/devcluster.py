@@ -164,10 +164,11 @@ class DevCluster:
                 os.kill(job_pid, signal.SIGKILL)
 
     def use_user_signal(self, on: bool) -> None:
-        """Switches send_user_signal while the cluster runs."""
+        """Switches send_user_signal; the controller is started anew, since it reads that only once. Jobs run on."""
         self.conf.write_text(_with_user_signal(self.conf.read_text(), on))
-        with client_environment(str(self.conf)):
-            ask("scontrol", "reconfigure")
+        self._end("slurmctld")
+        self._run("slurmctld")
+        _wait(self.is_up, _START_TIMEOUT_S, f"slurmctld did not come back; see {self.folder}/log")
 
     def job_processes(self, node: str | None = None) -> list[int]:
         """Processes of jobs (of one node): ranks, batch shells, and SLURM's own attendants of each step."""
@@ -267,13 +268,9 @@ def _with_user_signal(conf: str, on: bool) -> str:
     """The text of slurm.conf with send_user_signal on or off; SLURM 23.02 gave it another place."""
     version = subprocess.run([_path("slurmctld"), "-V"], capture_output=True, text=True, check=True).stdout.split()[1]
     new = tuple(int(part) for part in version.split(".")[:2]) >= (23, 2)
-    old_word = ",preempt_send_user_signal"
-    lines = [line.replace(old_word, "") for line in conf.splitlines() if not line.startswith("PreemptParameters=")]
-    if on and new:
-        lines.append("PreemptParameters=send_user_signal")
-    elif on:
-        lines = [line + old_word if line.startswith("SchedulerParameters=") else line for line in lines]
-    return "\n".join(lines) + "\n"
+    line = "PreemptParameters=send_user_signal" if new else "SlurmctldParameters=preempt_send_user_signal"
+    lines = [other for other in conf.splitlines() if other != line]
+    return "\n".join([*lines, line] if on else lines) + "\n"
 
 
 def why_not() -> str:

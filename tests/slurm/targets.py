@@ -18,9 +18,15 @@ def count(argument: str) -> int:
     options = json.loads(argument)
     out = Path(options["out"])
     stop: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
-        signal.signal(number, lambda number, frame: stop.append(number))
     rank = os.environ["RANK"]
+
+    def on_signal(number: int, frame: Any) -> None:
+        stop.append(number)
+        with (out / f"signals_{rank}").open("a") as file:
+            print(signal.Signals(number).name, file=file)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        signal.signal(number, on_signal)
     state = out / f"count_{rank}"
     step = int(state.read_text()) if state.exists() else 0
     with (out / f"starts_{rank}").open("a") as file:
