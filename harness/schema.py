@@ -37,7 +37,7 @@ def parse(cls: type[S], values: Any, source: str) -> S:
     except ValidationError as error:
         first = error.errors()[0]
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise InputError(f"{source}: {_sentence(cls, first)}{more}") from None
+        raise InputError(f"{source}: {_sentence(cls, values, first)}{more}") from None
 
 
 def read_yaml(path: Path) -> Any:
@@ -105,11 +105,13 @@ def _child(node: Any, part: str, path: str, source: str) -> Any:
 def _index(node: list[Any], part: str, path: str, source: str) -> int:
     if part.isdigit() and int(part) < len(node):
         return int(part)
-    raise InputError(f"{source}: '{part}' in '{path}' is not a place in a list of {len(node)}; use 0 to {len(node) - 1}.")
+    raise InputError(
+        f"{source}: '{part}' in '{path}' is not a place in a list of {len(node)}; use 0 to {len(node) - 1}."
+    )
 
 
-def _sentence(cls: type[BaseModel], error: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in error["loc"]) or "the whole"
+def _sentence(cls: type[BaseModel], values: Any, error: ErrorDetails) -> str:
+    key = _path(values, error["loc"]) or "the whole"
     if error["type"] == "extra_forbidden":
         wrong = str(error["loc"][-1])
         near = difflib.get_close_matches(wrong, sorted(_known_keys(cls)), n=1, cutoff=0.5)
@@ -117,10 +119,30 @@ def _sentence(cls: type[BaseModel], error: ErrorDetails) -> str:
         return f"unknown key '{key}'; {hint}"
     if error["type"] == "missing":
         return f"key '{key}' is missing; add it."
+    if error["type"] == "union_tag_not_found":
+        return f"key '{key}.name' is missing; add it."
+    if error["type"] == "union_tag_invalid":
+        tag, allowed = error["ctx"]["tag"], error["ctx"]["expected_tags"]
+        return f"key '{key}.name': there is no '{tag}'; choose one of {allowed}."
     message = error["msg"].removeprefix("Value error, ")
     given = error.get("input")
     shown = "" if isinstance(given, (dict, list)) or error["type"] == "value_error" else f", got {given!r}"
-    return f"key '{key}': {message[:1].lower() + message[1:]}{shown}."
+    end = "" if message.endswith("?") and not shown else "."
+    return f"key '{key}': {message[:1].lower() + message[1:]}{shown}{end}"
+
+
+def _path(values: Any, place: tuple[int | str, ...]) -> str:
+    """The dotted key of a place, as an override spells it: without the names of the alternatives taken on the way."""
+    node, parts = values, []
+    for part in place:
+        if isinstance(node, Mapping) and part not in node and part == node.get("name"):
+            continue
+        parts.append(str(part))
+        try:
+            node = node[part]
+        except (KeyError, IndexError, TypeError):
+            node = None
+    return ".".join(parts)
 
 
 def _known_keys(cls: type[BaseModel]) -> Iterator[str]:

@@ -177,7 +177,7 @@ class Phase(Section):
     [
         ({**RANDOM_VGG, "layers": {"conv5_4": 1.0}}, r"vgg16 has no layer 'conv5_4'; did you mean 'conv5_"),
         ({**RANDOM_VGG, "layers": {"relu2_2": 0.0}}, "weight must be above 0"),
-        ({**RANDOM_VGG, "layers": {}}, "losses.0.features.layers"),
+        ({**RANDOM_VGG, "layers": {}}, "losses.0.layers"),
         ({"name": "mse"}, "'l1', 'l2'"),
     ],
 )

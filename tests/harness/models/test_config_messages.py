@@ -1,0 +1,53 @@
+"""Mistakes in a section that is one of several alternatives: the key is named as an override spells it."""
+
+import copy
+
+import pytest
+
+import harness.config
+from harness.errors import InputError
+from harness.schema import parse
+
+RUN = {
+    "data": {"sources": [{"path": "data/demo"}], "patch_px": 64},
+    "generator": {"name": "srresnet", "num_blocks": 2},
+    "phases": [
+        {
+            "name": "train",
+            "iterations": 1,
+            "batch_size": 1,
+            "losses": [{"name": "l1"}],
+            "generator_optimizer": {"learning_rate": 1e-4},
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("generator", "loss", "sentence"),
+    [
+        ({"num_block": 3}, {}, "r.yaml: unknown key 'generator.num_block'; did you mean 'num_blocks'?"),
+        ({"num_blocks": "x"}, {}, "r.yaml: key 'generator.num_blocks': input should be a valid integer"),
+        ({"name": None}, {}, "r.yaml: key 'generator.name': there is no 'None'; choose one of 'srresnet', "),
+        ({"name": "resnet"}, {}, "r.yaml: key 'generator.name': there is no 'resnet'; choose one of 'srresnet', "),
+        ({}, {"wieght": 1}, "r.yaml: unknown key 'phases.0.losses.0.wieght'; did you mean 'weight'?"),
+        ({}, {"name": "charbonnier", "eps": 0}, "r.yaml: key 'phases.0.losses.0.eps': input should be greater than 0"),
+    ],
+)
+def test_the_key_is_named_without_the_alternatives_name(generator, loss, sentence):
+    values = copy.deepcopy(RUN)
+    values["generator"] |= generator
+    values["phases"][0]["losses"][0] |= loss
+    with pytest.raises(InputError) as caught:
+        parse(harness.config.RunConfig, values, "r.yaml")
+    assert str(caught.value).startswith(sentence)
+
+
+def test_a_missing_name_is_asked_for():
+    values = {**RUN, "generator": {"num_blocks": 2}}
+    with pytest.raises(InputError, match=r"r\.yaml: key 'generator\.name' is missing; add it\."):
+        parse(harness.config.RunConfig, values, "r.yaml")
+
+
+def test_the_run_itself_is_right():
+    assert parse(harness.config.RunConfig, RUN, "r.yaml").generator.num_blocks == 2
