@@ -37,3 +37,14 @@ def _write(out: Path, status: dict[str, object]) -> None:
     temporary = out / ".status"
     temporary.write_text(json.dumps(status))
     temporary.replace(out / "status.json")
+
+
+def evaluate(sweep_folder: str) -> int:
+    """An evaluation that notes which models it found finished."""
+    folder = Path(sweep_folder)
+    found = [
+        json.loads((model / "status.json").read_text())["state"] for model in sorted((folder / "models").iterdir())
+    ]
+    (folder / "report").mkdir()
+    (folder / "report" / "evaluated.txt").write_text(" ".join(found))
+    return 0

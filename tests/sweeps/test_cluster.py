@@ -1,0 +1,269 @@
+"""Submitting plans: what goes into the queue, what waits for what, and who holds the claims; then on a real SLURM."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slurm.devcluster import DevCluster, why_not
+from slurm.errors import ClusterError
+from slurm.job import Job
+from slurm.profile import ClusterProfile
+from slurm.queue import QueuedJob, ask, client_environment
+from slurm.submission import Submission, note_submission
+from sweeps import apply, cluster
+from sweeps import queues as queues_module
+from sweeps.apply import claim_phases, store
+from sweeps.cluster import submit_plan
+from sweeps.config import SweepConfig
+from sweeps.layout import SweepFolder
+from sweeps.owner import this_process
+from sweeps.plan import Plan
+from sweeps.queues import Queues
+from sweeps.state import phase_states
+from sweeps.status import sweep_status
+
+PlanOf = Callable[..., Plan]
+SweepOf = Callable[..., SweepConfig]
+SEEDS = {"name": "seed", "key": "phases.1.iterations", "values": [1, 2]}
+PROFILE = ClusterProfile(name="test", executor="slurm")
+
+
+class FakeQueue:
+    """Takes submissions, and shows them in the queue until they are taken out."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, QueuedJob] = {}
+        self.submitted: list[tuple[list[Job], dict[str, str]]] = []
+        self.refuses = False
+        self.cancelled: list[str] = []
+
+    def submit(
+        self,
+        jobs: Sequence[Job],
+        profile: ClusterProfile,
+        folder: Path,
+        *,
+        label: str,
+        submitted: Mapping[str, str],
+        hold: bool,
+    ) -> dict[str, Submission]:
+        if self.refuses:
+            raise ClusterError("sbatch refused")
+        known = {*submitted, *(job.name for job in jobs)}
+        assert all(set(job.after) <= known for job in jobs), "a job waits for something that nobody knows"
+        self.submitted.append((list(jobs), dict(submitted)))
+        found = {}
+        for job in jobs:
+            job_id = str(len(self.jobs) + 1)
+            self.jobs[job_id] = QueuedJob(job_id, "PENDING", "None", "", 0, "", "")
+            found[job.name] = Submission(job.name, job_id, "slurm", "test", str(folder), f"{job_id}_*_log.*", None)
+            note_submission(job, found[job.name], None)
+        return found
+
+    def cancel(self, ids: Sequence[str], slurm_conf: str | None) -> None:
+        self.cancelled += ids
+        for job_id in ids:
+            self.jobs.pop(job_id)
+
+
+@pytest.fixture
+def queue(monkeypatch: pytest.MonkeyPatch) -> FakeQueue:
+    queue = FakeQueue()
+    monkeypatch.setattr(cluster, "submit", queue.submit)
+    monkeypatch.setattr(cluster, "cancel", queue.cancel)
+    monkeypatch.setattr(queues_module, "queue", lambda slurm_conf: queue.jobs)
+    return queue
+
+
+def fresh() -> Queues:
+    return Queues(ask_every_s=0)
+
+
+def states(plan: Plan, folder: SweepFolder) -> list[str]:
+    return [state.state for state in phase_states(folder.runs, plan, fresh()).values()]
+
+
+def test_whole_plan_is_one_submission_that_needs_nobody_to_stay(
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue
+) -> None:
+    plan = plan_of(SEEDS)
+    store(sweep_of(SEEDS), plan, sweep_folder)
+    submitted = submit_plan(plan, sweep_folder, PROFILE, fresh())
+    ((jobs, known),) = queue.submitted
+    pretrain, first, second = plan.phases
+    assert {job.name: job.after for job in jobs} == {
+        pretrain: (),
+        first: (pretrain,),
+        second: (pretrain,),
+        "s-evaluate": (first, second),
+    }
+    assert jobs[-1].target == "sweeps.evaluate:main" and known == {}
+    assert submitted.phases == tuple(plan.phases) and submitted.evaluation == "4"
+    assert states(plan, sweep_folder) == ["queued"] * 3
+
+
+def test_submitting_again_changes_nothing(
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue
+) -> None:
+    plan = plan_of(SEEDS)
+    store(sweep_of(SEEDS), plan, sweep_folder)
+    submit_plan(plan, sweep_folder, PROFILE, fresh())
+    again = submit_plan(plan, sweep_folder, PROFILE, fresh())
+    assert (again.phases, again.evaluation) == ((), None)
+    assert len(queue.jobs) == 4 and not queue.cancelled
+
+
+def test_job_that_left_the_queue_unfinished_is_submitted_again(
+    plan_of: PlanOf,
+    sweep_of: SweepOf,
+    sweep_folder: SweepFolder,
+    queue: FakeQueue,
+    finish: Callable[[str], None],
+    write_status: Callable[..., None],
+) -> None:
+    plan = plan_of(SEEDS)
+    pretrain, first, second = plan.phases
+    store(sweep_of(SEEDS), plan, sweep_folder)
+    submit_plan(plan, sweep_folder, PROFILE, fresh())
+    finish(pretrain)
+    write_status(sweep_folder.runs.phase(first), state="saved", step=100)
+    del queue.jobs["1"], queue.jobs["2"]
+    again = submit_plan(plan, sweep_folder, PROFILE, fresh())
+    jobs, known = queue.submitted[-1]
+    assert again.phases == (first,)
+    assert {job.name: job.after for job in jobs} == {first: (), "s-evaluate": (first, second)}
+    assert known == {second: "3"}, "the evaluation waits for the job that is still in the queue"
+    assert queue.cancelled == ["4"], "the evaluation that waited for the lost job can never start"
+
+
+def test_other_sweep_waits_for_the_jobs_of_the_first(
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue
+) -> None:
+    one, two = plan_of(SEEDS), plan_of({**SEEDS, "values": [2, 3]})
+    other = sweep_folder.runs.sweep("t")
+    store(sweep_of(SEEDS), one, sweep_folder)
+    submit_plan(one, sweep_folder, PROFILE, fresh())
+    store(sweep_of({**SEEDS, "values": [2, 3]}), two, other)
+    submitted = submit_plan(two, other, PROFILE, fresh())
+    pretrain, shared, own = two.phases
+    jobs, known = queue.submitted[-1]
+    assert submitted.phases == (own,)
+    assert {job.name: job.after for job in jobs} == {own: (pretrain,), "s-evaluate": (shared, own)}
+    assert known == {pretrain: "1", shared: "3"}
+    assert set(submitted.elsewhere) == {pretrain, shared}
+
+
+def test_phase_that_a_process_trains_cannot_be_waited_for_by_a_job(
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue
+) -> None:
+    plan = plan_of(SEEDS)
+    pretrain = next(iter(plan.phases))
+    store(sweep_of(SEEDS), plan, sweep_folder)
+    claim_phases(sweep_folder.runs, [pretrain], fresh())
+    submitted = submit_plan(plan, sweep_folder, PROFILE, fresh())
+    assert submitted.phases == ()
+    assert submitted.elsewhere == {pretrain: this_process()}
+
+
+def test_refused_submission_leaves_no_claim_behind(
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue
+) -> None:
+    plan = plan_of(SEEDS)
+    store(sweep_of(SEEDS), plan, sweep_folder)
+    queue.refuses = True
+    with pytest.raises(ClusterError):
+        submit_plan(plan, sweep_folder, PROFILE, fresh())
+    assert states(plan, sweep_folder) == ["missing"] * 3
+
+
+def test_finished_sweep_submits_its_evaluation_alone(
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue, finish: Callable[[str], None]
+) -> None:
+    plan = plan_of(SEEDS)
+    store(sweep_of(SEEDS), plan, sweep_folder)
+    for key in plan.phases:
+        finish(key)
+    submitted = submit_plan(plan, sweep_folder, PROFILE, fresh())
+    assert submitted.phases == () and submitted.evaluation is not None
+    assert [job.after for job in queue.submitted[0][0]] == [()]
+
+
+@pytest.fixture(scope="module")
+def dev_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevCluster]:
+    if why_not():
+        pytest.skip(f"no development cluster: {why_not()}")
+    dev = DevCluster(tmp_path_factory.mktemp("cluster"), nodes=2, cpus=2)
+    dev.start()
+    yield dev
+    dev.stop()
+
+
+@pytest.mark.slurm
+def test_sweep_on_a_real_slurm_trains_every_phase_and_evaluates_after_them(
+    plan_of: PlanOf,
+    sweep_of: SweepOf,
+    sweep_folder: SweepFolder,
+    dev_cluster: DevCluster,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(own))
+    monkeypatch.setenv("FAKE_TRAINER", json.dumps({"pretrain": "1"}))
+    monkeypatch.setattr(apply, "TRAIN_TARGET", "fake_trainer:main")
+    monkeypatch.setattr(cluster, "EVALUATION_TARGET", "fake_trainer:evaluate")
+    profile = ClusterProfile(name="dev", executor="slurm", partition="low", slurm_conf=str(dev_cluster.conf))
+    plan = plan_of(SEEDS)
+    store(sweep_of(SEEDS), plan, sweep_folder)
+    submit_plan(plan, sweep_folder, profile, Queues())
+    seen: list[Any] = []
+    deadline = time.monotonic() + 120
+    while not (sweep_folder.report / "evaluated.txt").exists():
+        assert time.monotonic() < deadline, f"timed out; seen {seen}"
+        now = states(plan, sweep_folder)
+        if not seen or seen[-1] != now:
+            seen.append(now)
+        time.sleep(0.2)
+    assert seen[0] == ["queued"] * 3
+    assert states(plan, sweep_folder) == ["done"] * 3
+    assert (sweep_folder.report / "evaluated.txt").read_text() == "done done"
+    submit_plan(plan, sweep_folder, profile, Queues())
+    assert [len((sweep_folder.runs.phase(key) / "starts.txt").read_text().splitlines()) for key in plan.phases] == [
+        1,
+        1,
+        1,
+    ]
+
+
+@pytest.mark.slurm
+def test_thousand_runs_are_planned_and_submitted_in_under_twenty_seconds(
+    plan_of: PlanOf,
+    sweep_of: SweepOf,
+    sweep_folder: SweepFolder,
+    dev_cluster: DevCluster,
+    record_property: Callable[..., None],
+) -> None:
+    axis = {"name": "seed", "key": "seed", "values": list(range(1000))}
+    profile = ClusterProfile(name="dev", executor="slurm", partition="low", slurm_conf=str(dev_cluster.conf))
+    begin = time.monotonic()
+    plan = plan_of(axis)
+    store(sweep_of(axis), plan, sweep_folder)
+    submitted = submit_plan(plan, sweep_folder, profile, Queues(), hold=True)
+    took_s = time.monotonic() - begin
+    begin = time.monotonic()
+    status = sweep_status(sweep_folder.runs, plan, Queues())
+    status_s = time.monotonic() - begin
+    record_property("submit_s", took_s)
+    record_property("status_s", status_s)
+    print(f"submitted in {took_s:.1f} s, status in {status_s:.2f} s")
+    with client_environment(str(dev_cluster.conf)):
+        ask("scancel", "--user", "root")
+    assert len(submitted.phases) == 2000
+    assert status.counts == {"queued": 1000}
+    assert took_s < 20 and status_s < 2
