@@ -14,7 +14,8 @@ from harness.models.config import (
     VGG16DiscriminatorConfig,
     VGGDiscriminatorConfig,
 )
-from harness.models.layers import conv, with_spectral_norm
+from harness.models.layers import conv
+from harness.models.spectral_norm import with_spectral_norm
 from harness.models.vgg import ImageNetNormalize, vgg_layers
 
 

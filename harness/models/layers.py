@@ -1,4 +1,4 @@
-"""The small pieces that several networks share: activations, upsampling stages, initialisation, spectral norm."""
+"""The small pieces that several networks share: activations, upsampling stages, initialisation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from harness.models.prelu import PReLU
 
@@ -67,11 +66,3 @@ def zero_(layer: nn.Module) -> None:
     """Makes a layer answer 0 to everything."""
     for parameter in layer.parameters():
         parameter.zero_()
-
-
-def with_spectral_norm(network: nn.Module) -> nn.Module:
-    """Divides each convolution's and dense layer's weight by its largest singular value (Miyato et al. 2018)."""
-    layers = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    for layer in layers:
-        spectral_norm(layer)
-    return network
