@@ -16,7 +16,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from harness.data.reading import ShardFile
 from harness.errors import DataError
@@ -61,7 +61,6 @@ class NodeCache:
             return path
         with self._locked(path.with_name(path.name + ".lock")):
             if not self._touch(path, size):
-                self._make_room(size or 0, keep=path)
                 self._download(url, path, size)
         return path
 
@@ -79,39 +78,43 @@ class NodeCache:
         return size is None or found == size
 
     def _download(self, url: str, path: Path, size: int | None) -> None:
+        """Fetches into a `.part` file, which is locked and has its full size from the start, so that it is counted."""
         part = path.with_name(path.name + ".part")
-        try:
-            with open_url(url) as source, part.open("wb") as target:
-                while block := source.read(_CHUNK_BYTES):
-                    target.write(block)
-            found = part.stat().st_size
-        except DataError:
-            raise
-        except Exception as error:  # every fsspec back end raises its own kinds
-            part.unlink(missing_ok=True)
-            raise DataError(f"{url}: cannot be fetched ({_reason(error)}); check the URL and the network.") from None
-        if size is not None and found != size:
-            part.unlink()
-            raise DataError(f"{url}: has {found} bytes instead of {size}; upload or pack it again.")
-        os.replace(part, path)
+        with self._reserved(part, size or 0) as target:
+            try:
+                found = _copy(url, target)
+            except DataError:
+                part.unlink()
+                raise
+            except Exception as error:  # every fsspec back end raises its own kinds
+                part.unlink()
+                raise DataError(f"{url}: cannot be fetched ({_reason(error)}); check the URL and network.") from None
+            if size is not None and found != size:
+                part.unlink()
+                raise DataError(f"{url}: has {found} bytes instead of {size}; upload or pack it again.")
+            target.flush()
+            os.replace(part, path)
 
-    def _make_room(self, size: int, keep: Path) -> None:
-        """Removes the least recently used files that nobody has open until `size` more bytes fit."""
+    def _reserved(self, part: Path, size: int) -> BinaryIO:
+        """A new file that counts `size` bytes, after the least recently used files that nobody has open made room."""
         if size > self.limit_bytes:
-            raise DataError(f"{keep.name}: {size} bytes exceed the cache of {self.limit_bytes}; raise data.cache_gb.")
+            raise DataError(f"{part.name}: {size} bytes exceed the cache of {self.limit_bytes}; raise data.cache_gb.")
         with self._locked(self.folder / ".evict"):
+            part.unlink(missing_ok=True)
             files = sorted(self._files(), key=lambda entry: entry[1])
             total = sum(length for _, _, length in files)
             for path, _, length in files:
-                if total + size <= self.limit_bytes:
-                    return
-                if path != keep and _remove_unless_open(path):
+                if total + size > self.limit_bytes and _remove_unless_open(path):
                     total -= length
             if total + size > self.limit_bytes:
                 raise DataError(
                     f"{self.folder}: the shards in use fill the cache of {self.limit_bytes} bytes; "
                     "raise data.cache_gb, lower data.window, or pack smaller shards."
                 )
+            target = part.open("wb")
+            fcntl.flock(target, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            target.truncate(size)
+            return target
 
     def _files(self) -> Iterator[tuple[Path, float, int]]:
         for entry in os.scandir(self.folder):
@@ -141,6 +144,7 @@ class RemoteStore:
         self.remote = True
         self._wanted: queue.Queue[tuple[str, int]] = queue.Queue()
         self._asked: set[str] = set()
+        self._kept: list[ShardFile] = []
         self._thread: threading.Thread | None = None
 
     def pin(self, version: str) -> None:
@@ -161,19 +165,24 @@ class RemoteStore:
                 f"{url}: cannot be read ({_reason(error)}); check the URL, or run `harness pack` and upload the folder."
             ) from None
 
-    def fetch(self, file: str, size: int | None, version: str = "") -> Path:
-        return self.cache.fetch(self.name(file), size, version or self.version)
+    def keep(self, file: str, version: str) -> Path:
+        path = self.cache.fetch(self.name(file), None, version)
+        self._kept.append(self._opened(file, None, version))
+        return path
 
     def open_shard(self, file: str, size: int) -> ShardFile:
-        """The fetched shard, marked as in use; fetched again if it was evicted between the two."""
-        for _ in range(_OPEN_ATTEMPTS):
-            path = self.fetch(file, size)
+        """The fetched shard, marked as in use until it is closed."""
+        return self._opened(file, size, self.version)
+
+    def _opened(self, file: str, size: int | None, version: str) -> ShardFile:
+        for _ in range(_OPEN_ATTEMPTS):  # it may be evicted between the two, and is fetched again
+            path = self.cache.fetch(self.name(file), size, version)
             try:
-                shard = ShardFile(path, size)
+                shard = ShardFile(path, path.stat().st_size if size is None else size)
                 fcntl.flock(shard.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 if path.exists():
                     return shard
-            except (DataError, BlockingIOError):
+            except (DataError, BlockingIOError, FileNotFoundError):
                 continue
         raise DataError(f"{self.name(file)}: is evicted from {self.cache.folder} again and again; raise data.cache_gb.")
 
@@ -191,8 +200,18 @@ class RemoteStore:
         while True:
             file, size = self._wanted.get()
             with contextlib.suppress(DataError):  # the reader meets the same error and reports it
-                self.fetch(file, size)
+                self.cache.fetch(self.name(file), size, self.version)
             self._asked.discard(file)
+
+
+def _copy(url: str, target: BinaryIO) -> int:
+    """Writes what lies at a URL; returns the number of bytes."""
+    found = 0
+    with open_url(url) as source:
+        while block := source.read(_CHUNK_BYTES):
+            target.write(block)
+            found += len(block)
+    return found
 
 
 def open_url(url: str) -> Any:

@@ -203,9 +203,10 @@ class PatchLoader:
         source_N, sample_N = self._locate(np.arange(position, position + 2 * self.data.window))
         for dataset in {id(dataset): dataset for dataset in self._datasets}.values():
             mine = [number for number, other in enumerate(self._datasets) if other is dataset]
-            code_N = dataset.shard_code[sample_N[np.isin(source_N, mine)]]
-            _, first = np.unique(code_N, return_index=True)
-            dataset.announce(code_N[np.sort(first)])
+            of_it = np.isin(source_N, mine)
+            code_N = np.where(of_it, dataset.shard_code[np.where(of_it, sample_N, 0)], -1)
+            now_N, both_N = _in_turn(code_N[: self.data.window]), _in_turn(code_N)
+            dataset.announce(now_N, both_N[~np.isin(both_N, now_N)])
 
     def _crop_places(
         self, position_B: np.ndarray, source_B: np.ndarray, sample_B: np.ndarray
@@ -285,6 +286,12 @@ class PatchLoader:
             stop.set()
             for thread in threads:
                 thread.join(timeout=5)
+
+
+def _in_turn(code_N: np.ndarray) -> np.ndarray:
+    """The shards in the order of their first use; -1 is none."""
+    values, first = np.unique(code_N, return_index=True)
+    return values[np.argsort(first)][values[np.argsort(first)] >= 0]
 
 
 class _BufferRing:

@@ -69,7 +69,7 @@ class Dataset:
         content = store.read(sidecar.DESCRIPTION_NAME)
         description = sidecar.read_description(content, store.name(sidecar.DESCRIPTION_NAME))
         store.pin(description.fingerprint)
-        index_path = store.fetch(sidecar.INDEX_NAME, None, description.index_sha256)
+        index_path = store.keep(sidecar.INDEX_NAME, description.index_sha256)
         found = sidecar.sha256_of(index_path)
         if found != description.index_sha256:
             raise DataError(
@@ -147,7 +147,10 @@ class Dataset:
             DataError: it cannot be read; names the shard and the key.
         """
         content = self.read_content(index)
-        image_HWC = decode_payload(content, self.extensions[self.extension_code[index]], self.describe(index))
+        try:
+            image_HWC = decode_payload(content, self.extensions[self.extension_code[index]], "it")
+        except DataError as error:  # a sample's key is looked up in the index only when it is wanted
+            raise DataError(f"{self.describe(index)} {str(error).removeprefix('it: ')}") from None
         if image_HWC.shape != (self.height[index], self.width[index], 3):
             raise self.bad_sample(index, f"is {image_HWC.shape}, the index says otherwise")
         return image_HWC
@@ -198,12 +201,12 @@ class Dataset:
                 self._open[int(code)] = shard
         return shard
 
-    def announce(self, code_N: np.ndarray) -> None:
-        """Says which shards will be read next, in this order: they are fetched ahead, others may leave the cache."""
-        names = [self.shards[code] for code in code_N]
+    def announce(self, now_N: np.ndarray, next_N: np.ndarray) -> None:
+        """Says which shards are read now and which next, in order: these are fetched, others may leave the cache."""
+        names = [self.shards[code] for code in np.concatenate([now_N, next_N])]
         self.store.prefetch((name, self.description.shards[name]) for name in names)
         with self._lock:
-            for code in set(self._open) - {int(code) for code in code_N}:
+            for code in set(self._open) - set(now_N.tolist()):
                 del self._open[code]
 
     def close(self) -> None:

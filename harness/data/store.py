@@ -32,8 +32,8 @@ class Store(Protocol):
     def read(self, file: str) -> bytes:
         """A small file's content."""
 
-    def fetch(self, file: str, size: int | None, version: str = "") -> Path:
-        """A local path of the whole file, which has `size` bytes."""
+    def keep(self, file: str, version: str) -> Path:
+        """A local path of the whole file, which stays there as long as the store is in use."""
 
     def open_shard(self, file: str, size: int) -> ShardFile:
         """An open shard of `size` bytes."""
@@ -67,7 +67,7 @@ class LocalStore:
         except OSError as error:
             raise DataError(f"{self.folder / file}: cannot be read ({error.strerror}); check its rights.") from None
 
-    def fetch(self, file: str, size: int | None, version: str = "") -> Path:
+    def keep(self, file: str, version: str) -> Path:
         path = self.folder / file
         if not path.exists():
             raise DataError(f"{path}: is missing; copy or pack the dataset again.")
