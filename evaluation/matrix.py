@@ -156,7 +156,7 @@ class CellScores:
             return Cell(note=reason or "not scored yet; run the evaluation again", comparable=False)
         value, num_images, num_failed, note, deviation = found
         failed = f"{num_failed} of {num_images + num_failed} images gave no number" if num_failed else ""
-        note = "; ".join(filter(None, [failed, note, small_set_warning(self._metric.name, num_images)]))
+        note = "; ".join(filter(None, [failed, note or small_set_warning(self._metric.name, num_images)]))
         return Cell(None if np.isnan(value) else value, deviation, num_images, note, not failed)
 
 

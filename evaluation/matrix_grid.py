@@ -80,14 +80,14 @@ def _plain(cell: Cell, matrix: Matrix, notes: Footnotes) -> Entry:
 
 
 def diagonal_summary(matrix: Matrix) -> str:
-    """How often a model is the best on the class that it was made for; empty without such models.
+    """On how many rows the best model is one that was made for it; empty where no model was made for a row.
 
     The sentence begins with "By MEASURE, ", so that `merge_by_measure` can join those that say the same.
     """
-    grid = matrix_grid(matrix)
-    own = [entry for line in grid.lines for entry in line.entries if entry.own and entry.value is not None]
-    if not own:
+    lines = [line.entries for line in matrix_grid(matrix).lines]
+    judged = [entries for entries in lines if any(entry.own and entry.value is not None for entry in entries)]
+    if not judged:
         return ""
-    best = sum(entry.rank == BEST for entry in own)
-    noun = f"their own {row_kind_label(matrix.row_kind)}"
-    return f"By {matrix.metric.label}, {best} of {len(own)} models are the best on {noun}."
+    won = sum(any(entry.own and entry.rank == BEST for entry in entries) for entries in judged)
+    rows = {"class": "classes", "kernel": "degradations"}[matrix.row_kind]
+    return f"By {matrix.metric.label}, on {won} of {len(judged)} {rows} the best model is one that was made for it."

@@ -174,8 +174,12 @@ def test_identical_images_show_an_infinite_psnr(table):
     assert matrix_grid(matrix_of(table)).lines[0].entries[0].text == "∞"
 
 
-def test_summary_counts_the_models_that_are_best_on_their_own_class(table):
-    assert diagonal_summary(matrix_of(table)) == "By PSNR, 3 of 3 models are the best on their own class."
+def test_summary_counts_the_classes_whose_own_model_is_the_best(table):
+    whole = "By PSNR, on 3 of 3 classes the best model is one that was made for it."
+    assert diagonal_summary(matrix_of(table)) == whole
+    better = (table.images["model"] == "general") & (table.images["image_class"] == "beach")
+    table.images.loc[better, "psnr"] += 5
+    assert diagonal_summary(matrix_of(table)) == whole.replace("3 of", "2 of")
 
 
 def test_an_empty_table_gives_a_matrix_of_reasons():
