@@ -6,7 +6,7 @@ import glob
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from harness.tiles import TiledNetwork
 
 Format = Literal["png", "jpg", "webp", "tif", "same"]
+Precision = Literal["fp32", "bf16"]
 Enlarge = Callable[[np.ndarray, "TileProgress | None"], np.ndarray]
 """Pixels (H x W x 3, uint8 or uint16) to larger ones of the same type."""
 TileProgress = Callable[[int, int], None]
@@ -39,7 +40,7 @@ class Options:
     tile_px: int | None = None
     """Edge of a tile without its overlap, in input pixels; None chooses it from the free memory."""
     device: str = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     samples: int = 1
     noise_std: float = 0.0
     """Deviation of the noise on the input, for values in [0, 1]."""
@@ -106,6 +107,13 @@ def upscale(inputs: list[str], out: Path, options: Options, listener: Listener |
 def _check(options: Options) -> None:
     if (options.checkpoint is None) == (options.method is None):
         raise InputError("upscale: give either --checkpoint PATH or --method bicubic, bilinear or nearest, not both.")
+    for name, value, allowed in (
+        ("--method", options.method, get_args(UpscaleMethod)),
+        ("--format", options.format, get_args(Format)),
+        ("--precision", options.precision, get_args(Precision)),
+    ):
+        if value is not None and value not in allowed:
+            raise InputError(f"upscale: {name} {value} is unknown; choose one of {', '.join(allowed)}.")
     if options.method is not None and (options.scale is None or options.scale < 1):
         raise InputError(f"upscale: --method {options.method} needs --scale N with N at least 1.")
     if options.samples < 1 or options.noise_std < 0:

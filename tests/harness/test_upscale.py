@@ -186,6 +186,9 @@ def test_interpolation_in_bands_equals_the_whole_images(method, monkeypatch):
         (Options(), "either --checkpoint"),
         (Options(checkpoint=Path("x"), method="bicubic", scale=2), "either --checkpoint"),
         (Options(method="bicubic"), "needs --scale"),
+        (Options(method="bicubik", scale=2), "--method bicubik is unknown"),  # type: ignore[arg-type]
+        (Options(method="bicubic", scale=2, precision="fp16"), "choose one of fp32, bf16"),  # type: ignore[arg-type]
+        (Options(method="bicubic", scale=2, format="gif"), "choose one of png"),  # type: ignore[arg-type]
         (Options(method="bicubic", scale=2, samples=0), "--samples"),
         (Options(method="bicubic", scale=2, samples=2), "would be the same"),
         (Options(checkpoint=Path("absent")), "no such file or folder"),
