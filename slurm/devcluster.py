@@ -63,7 +63,8 @@ SlurmctldTimeout=30
 SlurmdTimeout={node_timeout_s}
 KillWait={kill_wait_s}
 UnkillableStepTimeout=120
-NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first_port}-{last_port}] CPUs={cpus} State=UNKNOWN
+NodeName=DEFAULT CPUs={cpus} RealMemory={memory_mb}
+NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first_port}-{last_port}]
 PartitionName=low Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace_s} MaxTime=1-00:00:00
 PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=1-00:00:00
 """
@@ -127,7 +128,7 @@ class DevCluster:
         """The nodes of the cluster as it was started."""
         if not self.conf.exists():
             return [f"n{number}" for number in range(1, self.nodes + 1)]
-        line = next(line for line in self.conf.read_text().splitlines() if line.startswith("NodeName="))
+        line = next(line for line in self.conf.read_text().splitlines() if line.startswith("NodeName=n["))
         return [f"n{n}" for n in range(1, int(line.split("-")[1].split("]")[0]) + 1)]
 
     def is_up(self) -> bool:
@@ -218,6 +219,7 @@ class DevCluster:
                 last_port=ports[-1],
                 nodes=self.nodes,
                 cpus=self.cpus,
+                memory_mb=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
                 grace_s=self.grace_s,
                 node_timeout_s=self.node_timeout_s,
                 kill_wait_s=self.kill_wait_s,

@@ -89,12 +89,13 @@ def read_payload(path: Path) -> Payload:
     Raises:
         ClusterError: the file is missing, damaged, or could have been written by someone else.
     """
-    values = json.loads(read_own(path))
+    text = read_own(path)
     try:
+        values = json.loads(text)
         jobs = {int(place): _job(job) for place, job in values["jobs"].items()}
         limits = {key: int(values[key]) for key in ("max_requeues", "max_deaths", "threads")}
         return Payload(jobs, dict(values["environment"]), **limits)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ClusterError(f"{path}: is not a payload of this version ({error!r}); submit again.") from None
 
 
@@ -125,7 +126,7 @@ def read_own(path: Path) -> str:
 
 
 def check_jobs(jobs: Sequence[Job], known: Sequence[str] = ()) -> None:
-    """Refuses two jobs of one name, and a job that waits for an unknown one or, in a circle, for itself.
+    """Refuses names that no line can hold, two jobs of one name, and waiting for something unknown or in a circle.
 
     `known` are names that may be waited for without being among the jobs.
 
@@ -133,6 +134,9 @@ def check_jobs(jobs: Sequence[Job], known: Sequence[str] = ()) -> None:
         ClusterError: the sentence names the job.
     """
     names = [job.name for job in jobs]
+    for job in jobs:
+        if not (job.name + str(job.folder)).isprintable():
+            raise ClusterError(f"job {job.name!r} in {str(job.folder)!r}: has a control character; rename it.")
     if len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ClusterError(f"two jobs are called '{twice[0]}'; give each a name of its own.")

@@ -48,6 +48,8 @@ def submit(
     Raises:
         ClusterError: sbatch refused; what it said is in the sentence. Jobs submitted before that stay noted.
     """
+    if not (label + str(folder.absolute())).isprintable():
+        raise ClusterError(f"{label!r} in {str(folder)!r}: has a control character; rename it.")
     if "%" in str(folder.absolute()):
         raise ClusterError(f"{folder}: SLURM replaces '%' in paths of logs; give a folder without it.")
     own = make_private(make_private(folder) / f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(3)}").absolute()

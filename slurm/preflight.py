@@ -1,0 +1,199 @@
+"""What this cluster would refuse or break later, found before anything is submitted; every reason at once."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from slurm.batches import Batch
+from slurm.errors import ClusterError
+from slurm.job import Job
+from slurm.launch import make_executor, task_command
+from slurm.profile import ClusterProfile
+from slurm.queue import ask, client_environment, parse_fields
+
+_BYTES_A_GB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one node of a partition has."""
+
+    cpus: int
+    memory_mb: int
+    gpus: int
+
+
+def cluster_reasons(
+    profile: ClusterProfile, folder: Path, *, num_jobs: int = 1, save_s: float | None = None, need_gb: float = 0
+) -> list[str]:
+    """Why jobs with this profile cannot run, or could not come back; empty where nothing speaks against it.
+
+    Args:
+        folder: where runs and logs go.
+        save_s: how long a save was measured to take, signal to exit; None where it is not known.
+        need_gb: the space that the runs are estimated to need.
+    """
+    reasons = list(_folder(folder, need_gb))
+    if profile.executor == "slurm":
+        if "%" in str(folder.absolute()):
+            reasons.append(f"{folder}: SLURM replaces '%' in paths of logs; give a folder without it.")
+        with client_environment(profile.slurm_conf):
+            try:
+                reasons += _slurm(profile, num_jobs, save_s)
+            except ClusterError as error:
+                reasons.append(str(error))
+    return reasons
+
+
+def _folder(folder: Path, need_gb: float) -> Iterator[str]:
+    place = folder.absolute()
+    existing = next(parent for parent in [place, *place.parents] if parent.exists())
+    if not existing.is_dir():
+        yield f"{existing}: is a file where a folder is needed; give another."
+        return
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        yield f"{existing}: cannot be written ({error.strerror}); give another folder."
+        return
+    about = os.statvfs(existing)
+    free_gb = about.f_bavail * about.f_frsize / _BYTES_A_GB
+    if free_gb < need_gb:
+        yield f"{existing}: has {free_gb:.1f} GiB free, the runs need about {need_gb:.1f}; free some, or give another."
+
+
+def _slurm(profile: ClusterProfile, num_jobs: int, save_s: float | None) -> list[str]:
+    partitions = read_partitions()
+    name = profile.partition or next((n for n, p in partitions.items() if p.get("Default") == "YES"), None)
+    if name is None:
+        return [f"the cluster has no default partition; name one of {', '.join(partitions)} in the profile."]
+    if name not in partitions:
+        return [f"partition '{name}' does not exist; use one of {', '.join(partitions)}."]
+    partition = partitions[name]
+    config = read_config()
+    reasons = [*_limits(profile, name, partition), *_nodes(profile, name), *_queue(config, num_jobs)]
+    reasons += [*_preemption(name, partition, config, save_s), *_time_signal(profile, save_s)]
+    return reasons or list(_trial(profile))
+
+
+def read_partitions() -> dict[str, dict[str, str]]:
+    """The fields of every partition by its name."""
+    lines = ask("scontrol", "show", "partition", "--oneliner").splitlines()
+    found = [parse_fields(line) for line in lines if line.strip()]
+    return {fields["PartitionName"]: fields for fields in found}
+
+
+def read_config() -> dict[str, str]:
+    """SLURM's configuration as `scontrol show config` prints it."""
+    lines = ask("scontrol", "show", "config").splitlines()
+    pairs = [line.split("=", 1) for line in lines if "=" in line]
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def _limits(profile: ClusterProfile, name: str, partition: dict[str, str]) -> Iterator[str]:
+    if partition.get("State", "UP") != "UP":
+        yield f"partition '{name}' is {partition['State']}; use another, or wait until it is up."
+    most_min = minutes(partition.get("MaxTime", "UNLIMITED"))
+    if profile.time_min > most_min:
+        yield f"time_min {profile.time_min} is above the {most_min:.0f} min of partition '{name}'; lower it."
+    most_nodes = partition.get("MaxNodes", "UNLIMITED")
+    if most_nodes.isdigit() and profile.nodes > int(most_nodes):
+        yield f"nodes {profile.nodes} is above the {most_nodes} that partition '{name}' gives one job; lower it."
+    for given, kind, key in ((profile.account, "account", "Accounts"), (profile.qos, "qos", "Qos")):
+        allowed, denied = partition.get(f"Allow{key}", "ALL"), partition.get(f"Deny{key}", "").split(",")
+        if given and (given in denied or (allowed != "ALL" and given not in allowed.split(","))):
+            yield f"{kind} '{given}' may not use partition '{name}' (allowed: {allowed}); use another."
+
+
+def _nodes(profile: ClusterProfile, name: str) -> Iterator[str]:
+    nodes = read_nodes(name)
+    cpus = profile.ranks_per_node * profile.cpus_per_task
+    memory_mb = (profile.memory_gb or 0) * 1024
+    wanted: list[tuple[str, float, list[float]]] = [
+        ("gpus_per_node", profile.gpus_per_node, [node.gpus for node in nodes]),
+        ("cpus_per_task times the ranks of a node", cpus, [node.cpus for node in nodes]),
+        ("memory_gb", profile.memory_gb or 0, [node.memory_mb / 1024 for node in nodes]),
+    ]
+    for key, number, there in wanted:
+        most = max(there, default=0.0)
+        if number > most:
+            yield f"{key} is {number:g}, but the nodes of partition '{name}' have at most {most:g}; lower it."
+    if profile.nodes > len(nodes):
+        yield f"nodes is {profile.nodes}, but partition '{name}' has {len(nodes)}; lower it."
+    fitting = [n for n in nodes if n.gpus >= profile.gpus_per_node and n.cpus >= cpus and n.memory_mb >= memory_mb]
+    if 0 < len(fitting) < profile.nodes <= len(nodes):
+        yield f"only {len(fitting)} nodes of partition '{name}' have all that {profile.nodes} nodes need; ask for less."
+
+
+def read_nodes(partition: str) -> list[Node]:
+    """The nodes of a partition, whatever their state."""
+    lines = ask("sinfo", "--noheader", "--Node", "--partition", partition, "--format", "%N|%c|%m|%G").splitlines()
+    found = {}
+    for line in lines:
+        name, cpus, memory_mb, gres = line.strip().split("|")
+        gpus = sum(int(number) for number in re.findall(r"gpu(?::[A-Za-z][\w.-]*)?:(\d+)", gres))
+        found[name] = Node(int(cpus.rstrip("+")), int(memory_mb.rstrip("+")), gpus)
+    return list(found.values())
+
+
+def _queue(config: dict[str, str], num_jobs: int) -> Iterator[str]:
+    if num_jobs > 1 and int(config.get("MaxArraySize", "1001")) < 2:
+        yield "this cluster allows no job arrays (MaxArraySize); ask for them, or submit runs one at a time."
+    most = int(config.get("MaxJobCount", "10000"))
+    if num_jobs > most:
+        yield f"{num_jobs} jobs are more than the {most} that this cluster keeps (MaxJobCount); split the sweep."
+
+
+def _preemption(name: str, partition: dict[str, str], config: dict[str, str], save_s: float | None) -> Iterator[str]:
+    mode = partition.get("PreemptMode", "OFF")
+    if config.get("PreemptType", "preempt/none") == "preempt/none" or mode in ("OFF", "SUSPEND", "GANG"):
+        return
+    grace_s = int(partition.get("GraceTime", "0"))
+    if mode == "CANCEL" and not grace_s:
+        yield (
+            f"partition '{name}' cancels preempted jobs at once (PreemptMode=CANCEL, no GraceTime), so none comes back;"
+            " ask for PreemptMode=REQUEUE, or use another."
+        )
+    elif save_s is not None and grace_s < save_s:
+        yield (
+            f"partition '{name}' gives {grace_s} s of grace, but saving takes {save_s:.1f} s;"
+            f" ask for GraceTime={math.ceil(2 * save_s)}, or use another."
+        )
+
+
+def _time_signal(profile: ClusterProfile, save_s: float | None) -> Iterator[str]:
+    if save_s is not None and profile.signal_s < save_s:
+        longer_s = math.ceil(2 * save_s)
+        yield f"signal_s {profile.signal_s} is shorter than a save of {save_s:.1f} s; raise it to {longer_s}."
+
+
+def _trial(profile: ClusterProfile) -> Iterator[str]:
+    """Asks SLURM itself, which knows rules that nothing else shows."""
+    with tempfile.TemporaryDirectory(prefix="preflight-") as folder:
+        own = Path(folder)
+        batch = Batch({0: Job("preflight", own, "")})
+        executor = make_executor(profile, own, own / "payload.json", "preflight", "", batch, hold=False)
+        script = own / "submission.sh"
+        script.write_text(executor._make_submission_file_text(task_command(profile, own / "payload.json"), ""))
+        words = ["sbatch", "--test-only", str(script)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode:
+        said = " ".join((done.stderr or done.stdout).split())
+        yield f"sbatch would refuse a job with the profile '{profile.name}' ({said}); mend the profile."
+
+
+def minutes(text: str) -> float:
+    """SLURM's time limit, `[DAYS-]HOURS:MINUTES:SECONDS` or UNLIMITED, in minutes."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
+    if not found:
+        return math.inf
+    days, hours, mins, seconds = (int(part or 0) for part in found.groups())
+    return days * 1440 + hours * 60 + mins + seconds / 60

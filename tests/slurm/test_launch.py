@@ -1,0 +1,132 @@
+"""What is handed to SLURM, without a cluster: the sbatch text, and what must not be in it."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import slurm.launch as launch
+from slurm.batches import Batch
+from slurm.errors import ClusterError
+from slurm.job import Job, read_payload
+from slurm.profile import ClusterProfile
+from slurm.submission import read_submission
+
+GOLDEN = Path(__file__).parent / "golden_sbatch.sh"
+SECRET = "hunter2-$(touch /tmp/never)"
+
+
+@pytest.fixture
+def sbatch(tmp_path, monkeypatch):
+    """An sbatch and an scontrol that note what they were given."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    programs = {
+        "sbatch": f'echo "$@" >> {tools}/argv; echo "Submitted batch job $(wc -l < {tools}/argv)"',
+        "scontrol": "echo MaxArraySize = 1001",
+        "srun": ":",
+    }
+    for name, body in programs.items():
+        (tools / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+    return tools / "argv"
+
+
+def full_profile(**more):
+    values = {
+        "name": "site", "executor": "slurm", "partition": "gpu", "account": "lab", "qos": "normal",
+        "constraint": "a100&ib", "nodes": 2, "gpus_per_node": 4, "cpus_per_task": 8, "memory_gb": 120,
+        "time_min": 240, "signal_s": 120, "max_parallel": 3, "setup": ["module load cuda/12"],
+        "environment": {"WANDB_API_KEY": SECRET}, "container": ["apptainer", "exec", "--nv", "my image.sif"],
+        "python": "/opt/env/bin/python", "options": {"mail-type": "END", "exclusive": True},
+    }  # fmt: skip
+    return ClusterProfile.model_validate(values | more)
+
+
+def test_sbatch_text_equals_the_golden_file(monkeypatch):
+    monkeypatch.setattr(launch.SlurmExecutor, "affinity", classmethod(lambda cls: 2))
+    monkeypatch.setattr(sys, "executable", "/home/me/my env/bin/python")
+    own, payload = Path("/runs/my sweep/slurm/one"), Path("/runs/my sweep/slurm/one/payload_0.json")
+    batch = Batch({place: Job(f"run{place}", own, "") for place in (0, 1, 2, 5)}, (), 0)
+    profile = full_profile()
+    executor = launch.make_executor(profile, own, payload, "sweep", "aftercorr:17", batch, hold=False)
+    text = executor._make_submission_file_text(launch.task_command(profile, payload), "")
+    assert text == GOLDEN.read_text()
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+
+
+def test_no_secret_reaches_the_sbatch_file_or_a_command_line(sbatch, tmp_path):
+    jobs = [Job(name, tmp_path / name, f"argument {name}") for name in "ab"]
+    submissions = launch.submit(jobs, full_profile(), tmp_path / "slurm")
+    texts = [p.read_text() for p in tmp_path.rglob("*") if p.is_file() and not p.name.startswith("payload")]
+    assert len(texts) > 4
+    assert not [text for text in texts if "hunter2" in text]
+    payload = read_payload(next(Path(submissions["a"].folder).glob("payload_0.json")))
+    assert payload.environment == {"WANDB_API_KEY": SECRET}
+
+
+def test_folders_are_0700_and_files_0600(sbatch, tmp_path):
+    launch.submit([Job("a", tmp_path / "a", "")], full_profile(), tmp_path / "slurm")
+    for path in [*(tmp_path / "a").rglob("*"), *(tmp_path / "slurm").rglob("*"), tmp_path / "a", tmp_path / "slurm"]:
+        if not path.is_symlink():
+            assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_arrays_dependencies_and_notes(sbatch, tmp_path):
+    jobs = [Job(f"p{i}", tmp_path / f"p{i}", str(i)) for i in range(3)]
+    jobs += [Job(f"c{i}", tmp_path / f"c{i}", str(i), (f"p{i}",)) for i in range(3)]
+    jobs += [Job("report", tmp_path / "report", "", tuple(f"c{i}" for i in range(3)))]
+    submissions = launch.submit(jobs, full_profile(), tmp_path / "slurm", label="sweep")
+    assert {name: s.job_id for name, s in submissions.items()} == {
+        "p0": "1_0", "p1": "1_1", "p2": "1_2", "c0": "2_0", "c1": "2_1", "c2": "2_2", "report": "3"
+    }  # fmt: skip
+    texts = [(tmp_path / name / "sbatch.sh").read_text() for name in ("p0", "c2", "report")]
+    assert "#SBATCH --array=0-2%3" in texts[0] and "--dependency" not in texts[0]
+    assert "#SBATCH --dependency=aftercorr:1\n" in texts[1]
+    assert "#SBATCH --dependency=afterok:2\n" in texts[2] and "--array" not in texts[2]
+    assert read_submission(tmp_path / "c2") == submissions["c2"]
+
+
+def test_jobs_submitted_earlier_can_be_waited_for(sbatch, tmp_path):
+    job = Job("child", tmp_path / "child", "", ("parent",))
+    launch.submit([job], full_profile(), tmp_path / "slurm", submitted={"parent": "99_4"})
+    assert "#SBATCH --dependency=afterok:99_4\n" in (tmp_path / "child" / "sbatch.sh").read_text()
+
+
+def test_what_sbatch_says_is_in_the_error(sbatch, tmp_path):
+    (sbatch.parent / "sbatch").write_text("#!/bin/sh\necho 'Invalid account' >&2; exit 1\n")
+    with pytest.raises(ClusterError, match="Invalid account"):
+        launch.submit([Job("a", tmp_path / "a", "")], full_profile(), tmp_path / "slurm")
+
+
+def test_a_percent_sign_in_the_folder_is_refused(tmp_path):
+    with pytest.raises(ClusterError, match="SLURM replaces '%'"):
+        launch.submit([Job("a", tmp_path / "a", "")], full_profile(), tmp_path / "50%j")
+
+
+def test_a_line_break_in_a_name_is_refused(tmp_path):
+    with pytest.raises(ClusterError, match="control character"):
+        launch.submit([Job("a", tmp_path / "a", "")], full_profile(), tmp_path / "s", label="x\n#SBATCH --uid=0")
+
+
+def test_every_word_of_the_rank_command_is_quoted():
+    command = launch.task_command(full_profile(python="/my env/$HOME/python"), Path("/a b/`x`.json"))
+    words = [
+        "apptainer",
+        "exec",
+        "--nv",
+        "my image.sif",
+        "/my env/$HOME/python",
+        "-u",
+        "-m",
+        "slurm.task",
+        "/a b/`x`.json",
+    ]
+    assert shlex.split(command) == words
+    shown = subprocess.run(["bash", "-c", f"printf '%s\\n' {command}"], capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines() == words

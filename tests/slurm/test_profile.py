@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+
+from slurm.errors import ClusterError
+from slurm.profile import ClusterProfile, load_profile, profile_names
+
+
+def write(folder, text):
+    path = folder / "site.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", ["local", "slurm", "dev"])
+def test_built_in_profiles_load(name):
+    assert load_profile(name).name == name
+
+
+def test_the_users_own_profile_comes_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    folder = tmp_path / "harness" / "clusters"
+    folder.mkdir(parents=True)
+    (folder / "dev.yaml").write_text("executor: slurm\npartition: mine\n")
+    assert load_profile("dev").partition == "mine"
+    (folder / "home.yaml").write_text("executor: local\n")
+    assert "home" in profile_names()
+
+
+def test_auto_is_local_where_no_controller_answers(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert load_profile("auto").executor == "local"
+
+
+def test_auto_is_slurm_where_a_controller_answers(monkeypatch, tmp_path):
+    for name, code in (("sbatch", 0), ("sinfo", 0)):
+        (tmp_path / name).write_text(f"#!/bin/sh\nexit {code}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert load_profile("auto").executor == "slurm"
+    (tmp_path / "sinfo").write_text("#!/bin/sh\nexit 1\n")
+    assert load_profile("auto").executor == "local"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("executor: slurm\npartitoin: gpu\n", "unknown key 'partitoin'; did you mean 'partition'?"),
+        (
+            "nodes: two\n",
+            "key 'nodes': input should be a valid integer, unable to parse string as an integer, got 'two'",
+        ),
+        ("executor: slurm\npartition: 'gpu; rm -rf /'\n", "key 'partition': string should match pattern"),
+        ("executor: slurm\nsetup: ['module load cuda', \"a\\nb\"]\n", "key 'setup.1': has a line break"),
+        ("executor: slurm\nsetup: ['export WANDB_API_KEY=123']\n", "'WANDB_API_KEY=' looks like a secret"),
+        ("executor: slurm\nenvironment: {'A B': x}\n", "'A B' cannot be a variable's name"),
+        ("executor: slurm\noptions: {partition: gpu}\n", "sbatch option 'partition' is set by the launcher"),
+        ("executor: slurm\noptions: {'mail type': END}\n", "'mail type' is not the long name of an sbatch option"),
+        ("executor: slurm\ngpus_per_node: 4\ntasks_per_node: 2\n", "a task has one GPU; leave tasks_per_node out"),
+        ("executor: local\nnodes: 2\n", "nodes 2 with executor local; use nodes 1, or executor slurm"),
+        ("executor: slurm\ntime_min: 1\n", "signal_s 90 is not before the time limit of 1 min; lower it"),
+        ("- a\n", "expected keys and values"),
+        ("a: [\n", "is not valid YAML"),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_file_and_key(tmp_path, text, said):
+    path = write(tmp_path, text)
+    with pytest.raises(ClusterError) as caught:
+        load_profile(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mistake_in_the_environment_never_shows_its_value(tmp_path):
+    with pytest.raises(ClusterError) as caught:
+        load_profile(write(tmp_path, "environment: {TOKEN: [hunter2]}\n"))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(ClusterError, match="did you mean 'local'"):
+        load_profile("loacl")
+
+
+def test_one_task_a_gpu():
+    assert ClusterProfile(executor="slurm", nodes=3, gpus_per_node=4).world_size == 12
+    assert ClusterProfile(tasks_per_node=2).world_size == 2
