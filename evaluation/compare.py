@@ -22,7 +22,7 @@ from harness import random
 from harness.errors import InputError
 
 LEVEL = 0.95
-_CHUNK = 4_000_000
+_CHUNK = 2_000_000
 """Random numbers drawn at a time, so that memory does not grow with the number of images."""
 
 
@@ -110,16 +110,22 @@ def compare(
 
     Questions without two images that both models were scored on are left out: there is nothing to resample.
     """
-    if metric.scope != "image" or metric.name not in table.images.columns:
-        return []
+    return compare_all(table, [metric], questions, resamples, seed)
+
+
+def compare_all(
+    table: ScoreTable, metrics: Sequence[Metric], questions: Sequence[Question], resamples: int = 10_000, seed: int = 0
+) -> list[Comparison]:
+    """Answers all questions by several measures of single images, one family each, all from the same resamples."""
+    usable = [metric for metric in metrics if metric.scope == "image" and metric.name in table.images.columns]
     asked = {model for question in questions for model in (*question.first.models, *question.second.models)}
     rows = table.images[table.images["model"].isin(asked)]
     by_condition = dict(list(rows.groupby("condition", sort=False)))
-    answers = []
+    answers: list[Comparison] = []
     for condition, group in _by_condition(questions).items():
         if condition in by_condition:
-            answers += _answer(by_condition[condition], metric, group, resamples, seed)
-    return with_holm(answers)
+            answers += _answer(by_condition[condition], usable, group, resamples, seed)
+    return [a for metric in usable for a in with_holm([each for each in answers if each.metric == metric.name])]
 
 
 def _by_condition(questions: Iterable[Question]) -> dict[str, list[Question]]:
@@ -130,44 +136,57 @@ def _by_condition(questions: Iterable[Question]) -> dict[str, list[Question]]:
 
 
 def _answer(
-    rows: pd.DataFrame, metric: Metric, questions: Sequence[Question], resamples: int, seed: int
+    rows: pd.DataFrame, metrics: Sequence[Metric], questions: Sequence[Question], resamples: int, seed: int
 ) -> list[Comparison]:
-    values = rows.pivot_table(index="image", columns="model", values=metric.name, aggfunc="first").sort_index()
-    answers = []
-    for question in questions:
-        difference = _differences(values, question)
-        if len(difference) < 2:
-            continue
-        means = bootstrap_means(difference, resamples, random.key(seed, "bootstrap", question.condition.name))
-        answers.append(_comparison(question, metric, difference, means))
-    return answers
+    """All answers on one condition. Differences over the same images share the resamples, and the work."""
+    pairs = [(metric, question) for metric in metrics for question in questions]
+    wide = {
+        metric.name: rows.pivot_table(index="image", columns="model", values=metric.name, aggfunc="first", dropna=False)
+        for metric in metrics
+    }
+    differences = [_differences(wide[metric.name].sort_index(), question) for metric, question in pairs]
+    by_images: dict[bytes, list[int]] = {}
+    for number, difference in enumerate(differences):
+        if np.isfinite(difference).sum() >= 2:
+            by_images.setdefault(np.isfinite(difference).tobytes(), []).append(number)
+    answers: dict[int, Comparison] = {}
+    for numbers in by_images.values():
+        values = np.stack([differences[number] for number in numbers], axis=1)
+        values = values[np.isfinite(values[:, 0])]
+        means = bootstrap_means(values, resamples, random.key(seed, "bootstrap", questions[0].condition.name))
+        for column, number in enumerate(numbers):
+            metric, question = pairs[number]
+            answers[number] = _comparison(question, metric, values[:, column], means[:, column])
+    return [answers[number] for number in sorted(answers)]
 
 
 def _differences(values: pd.DataFrame, question: Question) -> np.ndarray:
+    """The first model's score minus the second's for each image; NaN where either has none."""
     sides = []
     for column in (question.first, question.second):
         present = [model for model in column.models if model in values.columns]
         if not present:
-            return np.empty(0)
+            return np.full(len(values), np.nan)
         sides.append(values[present].mean(axis=1, skipna=False))
-    difference = (sides[0] - sides[1]).to_numpy(float)
-    return difference[np.isfinite(difference)]
+    return (sides[0] - sides[1]).to_numpy(float)
 
 
 def bootstrap_means(values: np.ndarray, resamples: int, stream: int) -> np.ndarray:
-    """The means of `resamples` samples of `values` with replacement, from counter-based random numbers.
+    """The means of `resamples` samples with replacement, from counter-based random numbers.
 
-    values: (n,) float64. Returns (resamples,) float64, the same for the same stream and n.
+    values: (n,) or (n, k) float64. Returns (resamples,) or (resamples, k), the same for the same stream and n.
     """
     count = len(values)
-    means = np.empty(resamples)
+    means = []
     rows = max(1, _CHUNK // count)
     for first in range(0, resamples, rows):
-        last = min(first + rows, resamples)
-        positions = np.arange(first * count, last * count, dtype=np.int64)
-        chosen = random.integers(stream, positions, count).reshape(last - first, count)
-        means[first:last] = values[chosen].mean(axis=1)
-    return means
+        num_rows = min(rows, resamples - first)
+        positions = np.arange(first * count, (first + num_rows) * count, dtype=np.int64)
+        chosen = random.integers(stream, positions, count)
+        place = chosen + np.repeat(np.arange(num_rows), count) * count
+        times = np.bincount(place, minlength=num_rows * count).reshape(num_rows, count)
+        means.append(times.astype(np.float64) @ values / count)
+    return np.concatenate(means)
 
 
 def _comparison(question: Question, metric: Metric, difference: np.ndarray, means: np.ndarray) -> Comparison:

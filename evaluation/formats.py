@@ -34,7 +34,8 @@ _LATEX = {
     "↓": r"$\downarrow$",
 }
 _LATEX_PACKAGES = "booktabs, colortbl, xcolor, graphicx"
-_WIDE_COLUMNS = 8
+_LINE_CHARACTERS = 66
+"""About what fits into the text width of an article, two characters between columns included."""
 
 
 def write_csv(frame: pd.DataFrame, path: Path, first: str) -> None:
@@ -103,7 +104,7 @@ def latex(grid: Grid) -> str:
             body.append(r"\midrule")
         body.append(_latex_line(line))
     tabular = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}"]
-    if len(grid.heads) > _WIDE_COLUMNS:
+    if _is_wide(grid):
         tabular = [r"\resizebox{\textwidth}{!}{%", *tabular, "}"]
     return "\n".join(
         [
@@ -119,10 +120,19 @@ def latex(grid: Grid) -> str:
     )
 
 
+def _is_wide(grid: Grid) -> bool:
+    columns = [[_group_title(head.group, head.title)] for head in grid.heads]
+    for line in grid.lines:
+        for column, entry in zip(columns, line.entries):
+            column.append(entry.text + entry.mark)
+    corners = [[title, *(line.heads[i] for line in grid.lines)] for i, title in enumerate(grid.corner)]
+    return sum(max(map(len, texts)) + 2 for texts in [*corners, *columns]) > _LINE_CHARACTERS
+
+
 def _latex_columns(grid: Grid) -> Iterable[str]:
     previous = False
     for head in grid.heads:
-        yield "|r" if head.apart and not previous else "r"
+        yield r"@{\hspace{2em}}r" if head.apart and not previous else "r"
         previous = head.apart
 
 
@@ -146,7 +156,7 @@ def _latex_entry(entry: Entry) -> str:
     elif entry.rank == SECOND:
         text = rf"\underline{{{text}}}"
     if entry.own:
-        text = rf"\fboxsep=2pt\fbox{{{text}}}"
+        text = rf"\fboxsep=1.5pt\fbox{{{text}}}"
     colour = r"\cellcolor{green!25}" if entry.rank == BEST else ""
     return colour + text + (rf"\textsuperscript{{{entry.mark}}}" if entry.mark else "")
 

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from evaluation.compare import Comparison, compare, specialisation_questions, to_frame
+from evaluation.compare import Comparison, compare_all, specialisation_questions, to_frame
 from evaluation.config import EvaluateConfig
 from evaluation.curves import read_curves
 from evaluation.exports import report_matrices, write_frame, write_grid_files, write_matrix_files
@@ -163,12 +163,10 @@ def _write_comparisons(table: ScoreTable, config: EvaluateConfig, out: Path) -> 
         return []
     conditions: list[Condition] = conditions_of(table)
     questions = specialisation_questions(table, conditions, config.pool)
-    answers: list[Comparison] = []
-    for name in table.metrics:
-        found = compare(table, METRICS[name], questions, config.report.resamples, config.report.seed)
-        if found:
-            write_frame(to_frame(found), out / f"compare_{name}.csv")
-        answers += found
+    metrics = [METRICS[name] for name in table.metrics]
+    answers = compare_all(table, metrics, questions, config.report.resamples, config.report.seed)
+    for name in dict.fromkeys(answer.metric for answer in answers):
+        write_frame(to_frame([answer for answer in answers if answer.metric == name]), out / f"compare_{name}.csv")
     return answers
 
 

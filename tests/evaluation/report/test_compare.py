@@ -10,6 +10,7 @@ from evaluation.compare import (
     Comparison,
     bootstrap_means,
     compare,
+    compare_all,
     holm,
     pair_questions,
     specialisation_questions,
@@ -42,7 +43,28 @@ def test_resamples_do_not_depend_on_how_they_are_cut_into_chunks(monkeypatch):
     values = np.arange(7.0)
     whole = bootstrap_means(values, 100, 5)
     monkeypatch.setattr("evaluation.compare._CHUNK", 50)
-    assert np.array_equal(bootstrap_means(values, 100, 5), whole)
+    assert bootstrap_means(values, 100, 5) == pytest.approx(whole, rel=1e-12)
+
+
+def test_each_resample_is_a_mean_of_drawn_values():
+    values = np.array([0.0, 1.0, 10.0, 100.0])
+    means = bootstrap_means(values, 500, 9)
+    chosen = random.integers(9, np.arange(2000), 4).reshape(500, 4)
+    assert means == pytest.approx(values[chosen].mean(axis=1), rel=1e-12)
+    both = bootstrap_means(np.stack([values, -values], axis=1), 500, 9)
+    assert both[:, 0] == pytest.approx(means) and both[:, 1] == pytest.approx(-means)
+
+
+def test_measures_asked_together_answer_as_if_asked_alone(table):
+    failed = (table.images["model"] == "beach") & (table.images["image"] == "beach_003")
+    table.images.loc[failed, "mse"] = np.nan
+    questions = specialisation_questions(table, conditions_of(table))
+    together = compare_all(table, [METRICS["mse"], METRICS["psnr"]], questions)
+    alone = [*compare(table, METRICS["mse"], questions), *compare(table, METRICS["psnr"], questions)]
+    assert [c.num_images for c in together] == [7, 8, 8, 8]
+    for left, right in zip(together, alone):
+        assert (left.metric, left.first, left.p_holm) == (right.metric, right.first, right.p_holm)
+        assert (left.low, left.high) == pytest.approx((right.low, right.high), rel=1e-9)
 
 
 def test_comparison_is_the_same_for_a_seed_and_differs_between_seeds(table):
