@@ -33,7 +33,7 @@ class Weights:
 
 
 def find_weights(model: Model, latest: bool) -> Weights:
-    """The final weights of a finished run, or of an exported file; with `latest`, an unfinished run's newest checkpoint.
+    """The final weights of a finished run or exported file; with `latest`, an unfinished run's newest checkpoint.
 
     Where the final weights cannot be read, the newest good checkpoint takes their place, and a note says so.
 

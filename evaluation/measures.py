@@ -8,7 +8,9 @@ float32.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,8 +35,8 @@ class Reference:
 
     hr_NHWC: np.ndarray
     grey: bool
-    compared_BCHW: torch.Tensor | None
-    """The channels that PSNR and SSIM compare, cropped, float64 levels; None where the border leaves nothing."""
+    compared: list[torch.Tensor] | None
+    """For each image what PSNR and SSIM compare: (1, C, H, W) float64 levels; None where the border leaves nothing."""
     features: dict[str, Features]
 
 
@@ -78,7 +80,7 @@ class Measures:
         return result
 
     def _score(
-        self, name: str, sr_NHWC: np.ndarray, compared: torch.Tensor | None, reference: Reference
+        self, name: str, sr_NHWC: np.ndarray, compared: list[torch.Tensor] | None, reference: Reference
     ) -> torch.Tensor | None:
         """One metric of the batch; None where the images are too small for it."""
         if name in self.networks.lpips:
@@ -87,26 +89,35 @@ class Measures:
                 return None
             return network.distance(network.describe(unit_range(sr_NHWC)), reference.features[name])
         if name == "color-shift":
-            return color.tint_shift(_levels(sr_NHWC), _levels(reference.hr_NHWC))
-        if compared is None or reference.compared_BCHW is None:
+            return _each(color.tint_shift, _levels_of_each(sr_NHWC), _levels_of_each(reference.hr_NHWC))
+        if compared is None or reference.compared is None:
             return None
         if name == "mse":
-            pair = (_levels(_cropped(image, self.border_px)) for image in (sr_NHWC, reference.hr_NHWC))
-            return mse(*pair) * (2 / 255) ** 2
+            pair = (_levels_of_each(_cropped(image, self.border_px)) for image in (sr_NHWC, reference.hr_NHWC))
+            return _each(mse, *pair) * (2 / 255) ** 2
         if name == "psnr":
-            return psnr(compared, reference.compared_BCHW, data_range=255)
-        if min(compared.shape[-2:]) < WINDOW_PX:
+            return _each(partial(psnr, data_range=255), compared, reference.compared)
+        if min(compared[0].shape[-2:]) < WINDOW_PX:
             return None
-        return ssim(compared, reference.compared_BCHW, data_range=255)
+        return _each(partial(ssim, data_range=255), compared, reference.compared)
 
-    def _compared(self, image_NHWC: np.ndarray, grey: bool) -> torch.Tensor | None:
+    def _compared(self, image_NHWC: np.ndarray, grey: bool) -> list[torch.Tensor] | None:
         cropped_NHWC = _cropped(image_NHWC, self.border_px)
         if cropped_NHWC.size == 0:
             return None
-        levels_BCHW = _levels(cropped_NHWC)
+        levels = _levels_of_each(cropped_NHWC)
         if grey:
-            return _grey(levels_BCHW)
-        return color.luma(levels_BCHW) if self.color_space == "y" else levels_BCHW
+            return [_grey(image) for image in levels]
+        return [color.luma(image) for image in levels] if self.color_space == "y" else levels
+
+
+def _each(
+    measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    preds: list[torch.Tensor],
+    target: list[torch.Tensor],
+) -> torch.Tensor:
+    """The measure of each pair, (N,). One image at a time stays in the processor's cache: twice as fast as a batch."""
+    return torch.cat([measure(a, b) for a, b in zip(preds, target, strict=True)])
 
 
 def unit_range(image_NHWC: np.ndarray) -> torch.Tensor:
@@ -114,8 +125,9 @@ def unit_range(image_NHWC: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(image_NHWC)).permute(0, 3, 1, 2).to(torch.float32) / 255
 
 
-def _levels(image_NHWC: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image_NHWC)).permute(0, 3, 1, 2).to(torch.float64)
+def _levels_of_each(image_NHWC: np.ndarray) -> list[torch.Tensor]:
+    """Each image as float64 levels, (1, C, H, W)."""
+    return [torch.from_numpy(np.ascontiguousarray(x)).permute(2, 0, 1)[None].to(torch.float64) for x in image_NHWC]
 
 
 def _cropped(image_NHWC: np.ndarray, border_px: int) -> np.ndarray:
