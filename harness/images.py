@@ -124,7 +124,7 @@ def _deep_png(image: Image.Image, content: bytes, path: Path) -> tuple[np.ndarra
         raise DataError(f"{path}: is a 16-bit PNG with a transparent colour; give it an alpha channel instead.")
     high = np.asarray(image).astype(np.uint16)
     with Image.open(io.BytesIO(content), formats=("PNG",)) as again:
-        again.tile = [again.tile[0]._replace(args=rawmode.replace("16B", "16L"))]
+        again.tile = [(*again.tile[0][:3], rawmode.replace("16B", "16L"))]  # type: ignore[list-item]
         values = high * 256 + np.asarray(again)
     return values[..., :3], values[..., 3] if values.shape[2] == 4 else None
 
