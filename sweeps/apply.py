@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,9 +76,26 @@ def store(sweep: SweepConfig, plan: Plan, folder: SweepFolder) -> None:
     for key, config in plan.configs.items():
         if not (folder.runs.phase(key) / "generator.safetensors").exists():
             _write_run_file(folder.runs, plan, key, config)
-    write_atomically(folder.sweep, dump_sweep(sweep))
+    write_atomically(folder.sweep, dump_sweep(_stored(sweep)))
     write_atomically(folder.plan, plan_json(plan))
     _link_models(plan, folder)
+
+
+def _stored(sweep: SweepConfig) -> SweepConfig:
+    """The sweep with its local paths made absolute, so that it can be resumed from any folder."""
+    base = json.loads(json.dumps(sweep.base))
+    for owner in [base.get("data") or {}, *(base.get("phases") or [])]:
+        for source in owner.get("sources") or []:
+            if "path" in source:  # else `data` gives it
+                source["path"] = absolute(source["path"])
+    dataset = sweep.evaluate.dataset
+    evaluate = sweep.evaluate.model_copy(update={"dataset": dataset and absolute(dataset)})
+    return sweep.model_copy(update={"base": base, "data": sweep.data and absolute(sweep.data), "evaluate": evaluate})
+
+
+def absolute(path: str) -> str:
+    """A local path made absolute; a URL as it is."""
+    return path if "://" in path else str(Path(path).absolute())
 
 
 def _link_models(plan: Plan, folder: SweepFolder) -> None:
@@ -123,10 +141,7 @@ def absolute_paths(config: RunConfig) -> RunConfig:
 
 
 def _absolute(sources: tuple[SourceConfig, ...]) -> tuple[SourceConfig, ...]:
-    return tuple(
-        source if "://" in source.path else source.model_copy(update={"path": str(Path(source.path).absolute())})
-        for source in sources
-    )
+    return tuple(source.model_copy(update={"path": absolute(source.path)}) for source in sources)
 
 
 def pending(plan: Plan, states: dict[str, PhaseState], *, retry_failed: bool = False) -> list[str]:

@@ -13,6 +13,7 @@ from rich.console import Console
 from harness.errors import EXIT_DONE, InputError
 from slurm.queue import cancel
 from slurm.submission import read_submission
+from sweeps.config import load_sweep
 from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.owner import Owner, process_start, this_machine
 from sweeps.plan import Plan, read_plan
@@ -34,10 +35,15 @@ def find_sweep_folder(runs_dir: str | Path, name: str | None = None) -> SweepFol
             said = f"holds the sweeps {', '.join(names)}; name one" if known else "holds no sweep; start one"
             raise InputError(f"{runs_dir}: {said}.")
         return known[0]
-    wanted = Path(name).stem if name.endswith((".yaml", ".yml")) else name
+    wanted = load_sweep(name).name if is_sweep_file(name) else name
     if wanted not in names:
         raise InputError(f"{runs_dir}: has no sweep '{wanted}'; it has: {', '.join(names) or 'none'}.")
     return runs.sweep(wanted)
+
+
+def is_sweep_file(name: str) -> bool:
+    """Whether a sweep is named by its file, not by its name."""
+    return name.endswith((".yaml", ".yml"))
 
 
 def cancel_sweep(folder: SweepFolder, run_names: Sequence[str], console: Console) -> int:
@@ -59,16 +65,23 @@ def cancel_sweep(folder: SweepFolder, run_names: Sequence[str], console: Console
 
 
 def cancel_phases(folder: SweepFolder, keys: Iterable[str], console: Console) -> None:
-    """Cancels phases that no other sweep under the same runs folder needs."""
-    queues = Queues()
-    needed = {key for other in folder.runs.sweeps() if other.path != folder.path for key in _phases_of(other)}
+    """Cancels phases that no other sweep under the same runs folder needs.
+
+    Raises:
+        InputError: a process here trains them together with others; it can only be stopped as a whole.
+    """
+    queues, runs = Queues(), folder.runs
+    needed = {key for other in runs.sweeps() if other.path != folder.path for key in _phases_of(other)}
     wanted = list(keys)
     for key in [key for key in wanted if key in needed]:
         console.print(f"{key}: another sweep needs it; left alone", markup=False)
-    owners = {key: phase_state(folder.runs.phase(key), queues).owner for key in wanted if key not in needed}
+    owners = {key: phase_state(runs.phase(key), queues).owner for key in wanted if key not in needed}
     held = {key: owner for key, owner in owners.items() if owner is not None}
     _cancel_jobs([owner for owner in held.values() if owner.job_id])
     for owner in {owner for owner in held.values() if not owner.job_id}:
+        others = [k for k in _phases_of(folder) if k not in held and phase_state(runs.phase(k), queues).owner == owner]
+        if others:
+            raise InputError(f"{owner.shown} trains these together with {others[0]}; cancel the whole sweep instead.")
         _stop_process(owner)
     console.print(f"cancelled {len(held)} phases; `harness sweep` goes on with what had begun", markup=False)
 

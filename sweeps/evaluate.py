@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from evaluation.config import EvaluateConfig
 from evaluation.model import Model, baseline
 from harness.errors import EXIT_DONE, EXIT_WRONG_INPUT, InputError
 from sweeps.config import SweepConfig, load_sweep
+from sweeps.control import find_sweep_folder, is_sweep_file
 from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.ledger import sweep_ledger
 from sweeps.plan import Plan, read_plan
@@ -44,56 +45,122 @@ def evaluation_config(sweep: SweepConfig, plan: Plan) -> EvaluateConfig:
     return config.model_copy(update={"pool": pooled})
 
 
-def evaluate_sweep(folder: SweepFolder, progress: Callable[[int, int], None] | None = None) -> tuple[ScoreTable, Path]:
+@dataclass(frozen=True)
+class Evaluation:
+    """What is compared in a sweep, and how."""
+
+    title: str
+    folder: SweepFolder
+    plan: Plan
+    config: EvaluateConfig
+
+    @property
+    def models(self) -> list[Model]:
+        return models_of(self.plan, self.folder, self.config)
+
+    def write_report(self, table: ScoreTable) -> Path:
+        """Writes the report of these scores; returns its path."""
+        from evaluation.report import RunRecord, write_report
+
+        records = [
+            RunRecord(r.name, dict(r.axes), [self.folder.runs.phase(key) for key in r.phases], dict(r.differences))
+            for r in self.plan.runs
+        ]
+        states = phase_states(self.folder.runs, self.plan, Queues())
+        ledger = asdict(sweep_ledger(self.folder.runs, self.plan, states))
+        return write_report(self.title, table, self.config, records, self.folder.report, ledger)
+
+
+def evaluation_of(folder: SweepFolder, sweep: SweepConfig | None = None) -> Evaluation:
+    """What the folder's sweep compares; an edited `sweep` may say anew how.
+
+    Raises:
+        InputError: the sweep was never planned.
+    """
+    plan = read_plan(folder.plan)
+    sweep = sweep or load_sweep(folder.sweep)
+    return Evaluation(sweep.title or sweep.name, folder, plan, evaluation_config(sweep, plan))
+
+
+def find_evaluation(
+    name_or_file: str | None, overrides: Sequence[str] = (), runs_dir: str | Path = "runs"
+) -> Evaluation:
+    """The evaluation of a planned sweep: by its name, or by its file, which may say anew what is evaluated.
+
+    Raises:
+        InputError: there is no such sweep.
+    """
+    folder = find_sweep_folder(runs_dir, name_or_file)
+    given = name_or_file is not None and is_sweep_file(name_or_file)
+    return evaluation_of(folder, load_sweep(name_or_file if given else folder.sweep, list(overrides)))  # type: ignore[arg-type]
+
+
+def evaluate_sweep(
+    evaluation: Evaluation, progress: Callable[[int, int], None] | None = None
+) -> tuple[ScoreTable, Path]:
     """Scores what is missing of a sweep and writes its report; returns the scores and the report's path.
 
     Raises:
-        InputError: the sweep was never planned, or there is nothing to evaluate on.
+        InputError: there is nothing to evaluate, or nothing to evaluate on.
     """
     from evaluation.collect import evaluate
-    from evaluation.report import RunRecord, write_report
 
-    sweep, plan = stored(folder)
-    config = evaluation_config(sweep, plan)
-    table = evaluate(models_of(plan, folder, config), config, folder.report, progress)
-    records = [
-        RunRecord(run.name, dict(run.axes), [folder.runs.phase(key) for key in run.phases], dict(run.differences))
-        for run in plan.runs
-    ]
-    ledger = asdict(sweep_ledger(folder.runs, plan, phase_states(folder.runs, plan, Queues())))
-    return table, write_report(sweep.title or sweep.name, table, config, records, folder.report, ledger)
+    table = evaluate(evaluation.models, evaluation.config, evaluation.folder.report, progress)
+    return table, evaluation.write_report(table)
 
 
-def evaluate_here(folder: SweepFolder, console: Console) -> Path:
+def evaluate_here(evaluation: Evaluation, console: Console) -> Path:
     """Evaluates with a progress bar, prints the matrices and where the report lies; returns the report's path."""
     with progress_bar(console, "evaluating") as progress:
-        table, report = evaluate_sweep(folder, progress)
-    print_matrices(console, table, folder)
-    console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+        table, report = evaluate_sweep(evaluation, progress)
+    print_matrices(console, table, evaluation.config)
+    _tell_report(report, console)
     return report
 
 
-def show_results(folder: SweepFolder, console: Console) -> bool:
+def report_here(evaluation: Evaluation, console: Console) -> Path:
+    """Writes the report anew from the scores that there are; those of changed data or weights are left out.
+
+    Raises:
+        InputError: nothing has been scored yet.
+    """
+    from evaluation.collect import mark_stale
+    from evaluation.scores import ScoreTable
+
+    if not (evaluation.folder.report / "scores.parquet").exists():
+        raise InputError(f"{evaluation.folder.report}: holds no scores; run `harness evaluate` first.")
+    table = mark_stale(ScoreTable.load(evaluation.folder.report), evaluation.models, evaluation.config)
+    report = evaluation.write_report(table)
+    print_matrices(console, table, evaluation.config)
+    _tell_report(report, console)
+    return report
+
+
+def show_results(evaluation: Evaluation, console: Console) -> bool:
     """Prints the last evaluation's matrices and where its report lies; False, with the reason, where there is none."""
     from evaluation.scores import ScoreTable
 
+    folder = evaluation.folder
     report = folder.report / "report.html"
     if not report.exists():
         reason = last_error_line(folder.evaluation) or "not every run is done; `harness evaluate` scores those that are"
         console.print(f"no report yet: {reason}", markup=False, soft_wrap=True)
         return False
-    print_matrices(console, ScoreTable.load(folder.report), folder)
-    console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+    print_matrices(console, ScoreTable.load(folder.report), evaluation.config)
+    _tell_report(report, console)
     return True
 
 
-def print_matrices(console: Console, table: ScoreTable, folder: SweepFolder) -> None:
+def _tell_report(report: Path, console: Console) -> None:
+    console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_matrices(console: Console, table: ScoreTable, config: EvaluateConfig) -> None:
     """Prints every matrix that the sweep's report has."""
     from evaluation.exports import report_matrices
     from evaluation.terminal import print_matrix
 
-    sweep, plan = stored(folder)
-    for named in report_matrices(table, evaluation_config(sweep, plan)):
+    for named in report_matrices(table, config):
         print_matrix(console, named.matrix)
         console.print()
 
@@ -106,19 +173,13 @@ def progress_bar(console: Console, title: str) -> Iterator[Callable[[int, int], 
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def stored(folder: SweepFolder) -> tuple[SweepConfig, Plan]:
-    """The sweep and the plan that its folder holds."""
-    plan = read_plan(folder.plan)
-    return load_sweep(folder.sweep), plan
-
-
 def main(sweep_folder: str) -> int:
     """The evaluation as a job: rank 0 does it, the other ranks have nothing to do."""
     if os.environ.get("RANK", "0") != "0":
         return EXIT_DONE
     path = Path(sweep_folder)
     try:
-        _, report = evaluate_sweep(SweepFolder(RunsFolder(path.parent), path))
+        _, report = evaluate_sweep(evaluation_of(SweepFolder(RunsFolder(path.parent), path)))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return EXIT_WRONG_INPUT

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
 
-from sweeps.status import SweepStatus
-from sweeps.table import MAX_LIVE_ROWS, plain_line, status_view, summary
+from harness.errors import EXIT_DONE, InputError
+from sweeps.control import find_sweep_folder
+from sweeps.layout import RunsFolder, SweepFolder
+from sweeps.ledger import sweep_ledger
+from sweeps.plan import Plan, read_plan
+from sweeps.queues import Queues
+from sweeps.status import SweepStatus, sweep_status
+from sweeps.table import MAX_LIVE_ROWS, ledger_line, plain_line, status_view, summary
 
 _REFRESH_S = 1.0
 _SUMMARY_EVERY_S = 30.0
@@ -66,3 +73,40 @@ class Follower:
         if time.monotonic() - self._summary_at > _SUMMARY_EVERY_S:
             self._summary_at = time.monotonic()
             self._console.print(summary(status), markup=False, highlight=False, soft_wrap=True)
+
+
+def follow_sweep(folder: SweepFolder, plan: Plan, console: Console, poll_s: float = 0.5) -> SweepStatus:
+    """Shows a sweep until nothing of it runs or is queued any more; returns how it then stands."""
+    queues = Queues()
+    at_rest_since: float | None = None
+    with Follower(console, lambda: sweep_status(folder.runs, plan, queues)) as follower:
+        while True:
+            status = follower.show()
+            if status is not None:
+                # A job that is requeued may be in no list for a moment.
+                at_rest_since = (at_rest_since or time.monotonic()) if status.is_at_rest else None
+                if status.is_done or (at_rest_since and time.monotonic() - at_rest_since > 15):
+                    return status
+            time.sleep(poll_s)
+
+
+def show_status(console: Console, status: SweepStatus, folder: SweepFolder, plan: Plan) -> None:
+    """The table of runs and, below it, where the compute went."""
+    console.print(status_view(status))
+    console.print(ledger_line(sweep_ledger(folder.runs, plan, status.states)), markup=False, soft_wrap=True)
+
+
+def print_status(runs_dir: str | Path, name: str | None, *, watch: bool, console: Console, poll_s: float = 0.5) -> int:
+    """Shows every sweep under a runs folder, or the one called `name`; with `watch`, until nothing of it runs any more.
+
+    Raises:
+        InputError: there is no such sweep.
+    """
+    folders = [find_sweep_folder(runs_dir, name)] if name or watch else list(RunsFolder(Path(runs_dir)).sweeps())
+    if not folders:
+        raise InputError(f"{runs_dir}: holds no sweep; start one with `harness sweep`.")
+    for folder in folders:
+        plan = read_plan(folder.plan)
+        status = follow_sweep(folder, plan, console, poll_s) if watch else sweep_status(folder.runs, plan, Queues())
+        show_status(console, status, folder, plan)
+    return EXIT_DONE

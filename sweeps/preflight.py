@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
-from harness.config import RunConfig
+from harness.config import PhaseConfig, RunConfig
 from harness.errors import InputError
+from harness.weights import find
+from slurm.preflight import cluster_reasons
 from slurm.profile import ClusterProfile
-from sweeps.layout import SweepFolder
+from sweeps.layout import SweepFolder, read_rows
 from sweeps.plan import Plan
 
 _BYTES_A_GB = 1 << 30
+_BYTES_A_NUMBER = 4
 
 
 def preflight(plan: Plan, folder: SweepFolder, profile: ClusterProfile) -> list[str]:
     """Every reason why the plan cannot run on this cluster; empty where there is none."""
-    reasons = [*plan.missing.values()]
-    reasons += _classes(plan)
-    reasons += _batches(plan, profile)
-    reasons += _run_folder(folder)
+    reasons = [*plan.missing.values(), *_sources(plan), *_weights(plan.configs.values()), *_batches(plan, profile)]
+    need_gb = 0.0 if reasons else estimated_gb(plan, folder)
+    save_s = measured_save_s(plan, folder)
+    reasons += cluster_reasons(profile, folder.path, num_jobs=len(plan.phases), save_s=save_s, need_gb=need_gb)
     return list(dict.fromkeys(reasons))
 
 
-def _classes(plan: Plan) -> Iterator[str]:
-    """Sources that would give no sample."""
+def _last_phase(config: RunConfig) -> PhaseConfig:
+    """The phase that a phase's configuration is for."""
+    return config.phases[-1]
+
+
+def _sources(plan: Plan) -> Iterator[str]:
+    """Sources that would give no sample: classes, splits or fractions that the data does not have."""
     from harness.data.shards import Dataset
 
     asked = set()
@@ -38,50 +42,87 @@ def _classes(plan: Plan) -> Iterator[str]:
                 continue
             asked.add(source)
             try:
-                dataset = opened.setdefault(source.path, Dataset.open(source.path))
-                count = len(dataset.select(source.split, source.classes, source.fraction, source.fraction_seed))
+                if source.path not in opened:
+                    opened[source.path] = Dataset.open(source.path)
+                opened[source.path].select(source.split, source.classes, source.fraction, source.fraction_seed)
             except InputError as error:
                 yield str(error)
-                continue
-            if not count:
-                which = f"classes {list(source.classes)}" if source.classes else f"split '{source.split}'"
-                yield f"{source.path}: has no image in {which}; it has the classes {dataset.classes}."
+
+
+def _weights(configs: Iterable[RunConfig]) -> Iterator[str]:
+    """Pretrained networks that a loss or a discriminator needs and that are nowhere."""
+    needed = dict.fromkeys(name for config in configs for name in _networks(config))
+    for name in needed:
+        try:
+            find(name)
+        except InputError as error:
+            yield str(error)
+
+
+def _networks(config: RunConfig) -> Iterator[str]:
+    phase = _last_phase(config)
+    for loss in phase.losses:
+        if loss.name == "features" and loss.weights == "pretrained":
+            yield loss.network
+    discriminator = config.discriminator if phase.adversarial else None
+    if discriminator is not None and discriminator.name == "vgg16" and discriminator.weights == "pretrained":
+        yield "vgg16"
 
 
 def _batches(plan: Plan, profile: ClusterProfile) -> Iterator[str]:
-    for key, phase in plan.phases.items():
-        accumulate = plan.configs[key].phases[-1].accumulate
-        shares = profile.world_size * accumulate
-        if phase.batch_size % shares:
-            micro = f" in {accumulate} parts each" if accumulate > 1 else ""
+    for key, config in plan.configs.items():
+        phase, ranks = _last_phase(config), profile.world_size
+        if phase.batch_size % (ranks * phase.accumulate):
+            parts = f" in {phase.accumulate} parts each" if phase.accumulate > 1 else ""
             yield (
-                f"phase '{phase.name}': batch_size {phase.batch_size} cannot be shared by {profile.world_size} "
-                f"ranks{micro}; make it a multiple of {shares}, or change the cluster profile '{profile.name}'."
+                f"phase '{phase.name}' ({key}): batch_size {phase.batch_size} cannot be shared by {ranks} ranks{parts};"
+                f" make it a multiple of {ranks * phase.accumulate}, or change the cluster profile '{profile.name}'."
             )
 
 
-def _run_folder(folder: SweepFolder) -> Iterator[str]:
-    place = folder.path.absolute()
-    existing = next(parent for parent in [place, *place.parents] if parent.exists())
-    if not existing.is_dir():
-        yield f"{existing}: is a file where a folder is needed; give another --runs folder."
-        return
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        yield f"{existing}: cannot be written ({error.strerror}); give another --runs folder."
+def estimated_gb(plan: Plan, folder: SweepFolder) -> float:
+    """Space that the phases still need at the most, in GiB: their checkpoints, one being written, and the result."""
+    sizes: dict[str, tuple[int, int]] = {}
+    total = 0
+    for key, config in plan.configs.items():
+        if (folder.runs.phase(key) / "generator.safetensors").exists():
+            continue
+        networks = config.model_dump_json(include={"generator", "discriminator", "scale", "data"})
+        if networks not in sizes:
+            sizes[networks] = _num_parameters(config)
+        generator, discriminator = sizes[networks]
+        # weights, Adam's two moments, and for the generator its average
+        checkpoint = _BYTES_A_NUMBER * (4 * generator + 3 * discriminator)
+        total += checkpoint * (config.checkpoint.keep + 1) + _BYTES_A_NUMBER * generator
+    return total / _BYTES_A_GB
 
 
-def free_gb(place: Path) -> float:
-    """Free space where `place` is or would be, in GiB."""
-    place = place.absolute()
-    existing = next(parent for parent in [place, *place.parents] if parent.exists())
-    return shutil.disk_usage(existing).free / _BYTES_A_GB
+def _num_parameters(config: RunConfig) -> tuple[int, int]:
+    """Parameters of the generator and the discriminator (0 without one); nothing is allocated."""
+    import torch
+
+    from harness.models.build import build_discriminator, build_generator, num_parameters
+
+    with torch.device("meta"):
+        generator = num_parameters(build_generator(config.generator, config.scale))
+        chosen = config.discriminator
+        if chosen is None:
+            return generator, 0
+        if chosen.name == "vgg16":
+            chosen = chosen.model_copy(update={"weights": "random"})
+        return generator, num_parameters(build_discriminator(chosen, config.data.patch_px))
 
 
-def total_files(config: RunConfig) -> int:
-    return config.checkpoint.keep + 1
-
-
-__all__ = ["os", "preflight"]
+def measured_save_s(plan: Plan, folder: SweepFolder) -> float | None:
+    """The longest time from a stop signal to the end that any of these phases has taken, or that a save has."""
+    longest: float | None = None
+    for key in plan.phases:
+        received: float | None = None
+        for row in read_rows(folder.runs.phase(key) / "events.jsonl"):
+            if row.get("event") == "signal":
+                received = row.get("received_at")
+            elif row.get("event") == "stop" and received is not None:
+                longest = max(longest or 0.0, float(row["time"]) - received)
+            elif row.get("event") == "checkpoint":
+                longest = max(longest or 0.0, float(row.get("save_s") or 0.0))
+    return longest

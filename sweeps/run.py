@@ -9,24 +9,23 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SAVED, InputError
+from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SAVED, EXIT_WRONG_INPUT, InputError
 from slurm.profile import ClusterProfile, load_profile
 from sweeps.apply import Changes, compare, last_plan, store
 from sweeps.cluster import Submitted, submit_plan
 from sweeps.config import SweepConfig, load_sweep
 from sweeps.control import cancel_phases
-from sweeps.evaluate import evaluate_here, show_results
-from sweeps.follow import Follower
+from sweeps.evaluate import evaluate_here, evaluation_of, show_results
+from sweeps.follow import Follower, follow_sweep, show_status
 from sweeps.grid import expand
 from sweeps.layout import RunsFolder, SweepFolder
-from sweeps.ledger import sweep_ledger
 from sweeps.local import train_here
 from sweeps.plan import Identify, Plan, make_plan
 from sweeps.preflight import preflight
 from sweeps.queues import Queues
 from sweeps.state import submitted_job
 from sweeps.status import SweepStatus, sweep_status
-from sweeps.table import ledger_line, print_changes, print_plan, savings, status_view, summary
+from sweeps.table import print_changes, print_plan, savings, summary
 
 
 @dataclass(frozen=True)
@@ -118,6 +117,39 @@ def _profile(cluster: str, sweep: SweepConfig) -> ClusterProfile:
     return profile if sweep.max_parallel is None else profile.model_copy(update={"max_parallel": sweep.max_parallel})
 
 
+def resume_sweep(
+    folder: SweepFolder, *, cluster: str = "auto", detach: bool = False, check: bool = True, console: Console
+) -> int:
+    """Starts the failed and timed-out phases of a planned sweep again, with the configuration that is stored.
+
+    Returns and raises as `run_sweep` does.
+    """
+    return run_sweep(
+        folder.sweep,
+        cluster=cluster,
+        runs_dir=folder.runs.root,
+        detach=detach,
+        retry_failed=True,
+        check=check,
+        console=console,
+    )
+
+
+def preflight_sweep(
+    path: str | Path, *, cluster: str, overrides: Sequence[str] = (), runs_dir: str | Path = "runs", console: Console
+) -> int:
+    """The checks alone: prints every reason and returns 2, or says that nothing speaks against it and returns 0."""
+    planned = plan_sweep(path, overrides, runs_dir)
+    profile = _profile(cluster, planned.sweep)
+    reasons = preflight(planned.plan, planned.folder, profile)
+    for reason in reasons:
+        console.print(f"- {reason}", markup=False, highlight=False, soft_wrap=True)
+    if not reasons:
+        said = f"{planned.sweep.name}: nothing speaks against running it with the cluster profile '{profile.name}'"
+        console.print(said, markup=False, soft_wrap=True)
+    return EXIT_WRONG_INPUT if reasons else EXIT_DONE
+
+
 def refuse(reasons: Sequence[str]) -> None:
     """Raises an error that gives every reason, if there is any."""
     if len(reasons) == 1:
@@ -154,7 +186,7 @@ def _on_slurm(planned: Planned, profile: ClusterProfile, detach: bool, retry_fai
     except KeyboardInterrupt:
         console.print("no longer following; the jobs go on, `harness status` shows them", markup=False)
         return EXIT_DONE
-    return _outcome(status, show_results(folder, console), console)
+    return _outcome(status, show_results(evaluation_of(folder), console), console)
 
 
 def _tell_submitted(submitted: Submitted, console: Console) -> None:
@@ -170,32 +202,11 @@ def _tell_submitted(submitted: Submitted, console: Console) -> None:
         )
 
 
-def follow_sweep(folder: SweepFolder, plan: Plan, console: Console, poll_s: float = 0.5) -> SweepStatus:
-    """Shows a sweep until nothing of it runs or is queued any more; returns how it then stands."""
-    queues = Queues()
-    at_rest_since: float | None = None
-    with Follower(console, lambda: sweep_status(folder.runs, plan, queues)) as follower:
-        while True:
-            status = follower.show()
-            if status is not None:
-                # A job that is requeued may be in no list for a moment.
-                at_rest_since = (at_rest_since or time.monotonic()) if status.is_at_rest else None
-                if status.is_done or (at_rest_since and time.monotonic() - at_rest_since > 15):
-                    return status
-            time.sleep(poll_s)
-
-
-def show_status(console: Console, status: SweepStatus, folder: SweepFolder, plan: Plan) -> None:
-    """The table of runs and, below it, where the compute went."""
-    console.print(status_view(status))
-    console.print(ledger_line(sweep_ledger(folder.runs, plan, status.states)), markup=False, soft_wrap=True)
-
-
 def _report(folder: SweepFolder, status: SweepStatus, console: Console) -> int:
     """Evaluates here what is trained, and says what is not."""
     some = any(row.state == "done" for row in status.rows)
     if some:
-        evaluate_here(folder, console)
+        evaluate_here(evaluation_of(folder), console)
     return _outcome(status, some, console)
 
 

@@ -1,0 +1,132 @@
+"""Preflight: every reason at once, each naming what to mend."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from harness.config import RunConfig
+from harness.errors import InputError
+from slurm.profile import ClusterProfile
+from sweeps.config import SweepConfig
+from sweeps.grid import expand
+from sweeps.layout import RunsFolder, SweepFolder
+from sweeps.plan import Identify, Plan, make_plan
+from sweeps.preflight import estimated_gb, measured_save_s, preflight
+from sweeps.run import dataset_classes, refuse
+
+SweepOf = Callable[..., SweepConfig]
+LOCAL = ClusterProfile()
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed dataset of two classes."""
+    from harness.data.pack import pack
+
+    folder = tmp_path_factory.mktemp("images")
+    source = np.random.default_rng(0)
+    for name in ("hill", "lake"):
+        (folder / name).mkdir()
+        for i in range(4):
+            Image.fromarray(source.integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(folder / name / f"{i}.png")
+    out = tmp_path_factory.mktemp("packed") / "photos"
+    pack([folder], out, tile_px=48, val=1, test=1, workers=1)
+    return out
+
+
+def planned(sweep: SweepConfig) -> Plan:
+    return make_plan(sweep.name, expand(sweep, dataset_classes), Identify())
+
+
+def test_plan_that_can_run_has_no_reason(sweep_of: SweepOf, sweep_folder: SweepFolder, photos: Path) -> None:
+    axis = {"name": "class", "per_class": {"phases": ["adversarial"]}}
+    plan = planned(sweep_of(axis, data=str(photos)))
+    assert [run.name for run in plan.runs] == ["hill", "lake", "general"]
+    assert preflight(plan, sweep_folder, LOCAL) == []
+    assert not sweep_folder.runs.root.exists(), "the preflight left something behind"
+
+
+def test_every_reason_is_given_at_once(
+    sweep_of: SweepOf, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARNESS_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    features = {"name": "features", "network": "vgg19", "layers": {"conv5_4": 1.0}, "distance": "l1"}
+    phase = {"losses": [features], "batch_size": 6, "sources": [{"path": str(tmp_path / "nowhere")}]}
+    changes = {f"phases.1.{key}": value for key, value in phase.items()}
+    changes["data.sources"] = [{"path": str(photos), "classes": ["sea"]}]
+    (tmp_path / "file").write_text("")
+    folder = RunsFolder(tmp_path / "file").sweep("s")
+    reasons = preflight(planned(sweep_of(set=changes)), folder, ClusterProfile(tasks_per_node=4))
+    text = "\n".join(reasons)
+    assert len(reasons) == 5
+    assert "nowhere" in text and "run `harness pack`" in text
+    assert "has no class 'sea'" in text and "hill, lake" in text
+    assert "vgg19" in text and "harness weights fetch" in text
+    assert "batch_size 6 cannot be shared by 4 ranks; make it a multiple of 4" in text
+    assert "is a file where a folder is needed" in text
+    with pytest.raises(InputError, match="5 reasons not to start"):
+        refuse(reasons)
+
+
+def test_micro_batches_have_to_fit_too(sweep_of: SweepOf, sweep_folder: SweepFolder, photos: Path) -> None:
+    plan = planned(sweep_of(data=str(photos), set={"phases.0.accumulate": 4}))
+    (reason,) = preflight(plan, sweep_folder, ClusterProfile(tasks_per_node=2))
+    assert "phase 'pretrain'" in reason and "2 ranks in 4 parts each" in reason
+
+
+def test_damaged_sidecar_is_refused(sweep_of: SweepOf, sweep_folder: SweepFolder, photos: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(photos, copy)
+    (copy / "index.parquet").write_bytes((copy / "index.parquet").read_bytes()[:-1] + b"x")
+    (reason,) = preflight(planned(sweep_of(data=str(copy))), sweep_folder, LOCAL)
+    assert "index.parquet" in reason and "does not match" in reason
+
+
+def test_full_disk_is_refused_with_the_space_that_is_needed(
+    sweep_of: SweepOf, sweep_folder: SweepFolder, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeps.preflight.estimated_gb", lambda plan, folder: 1e9)
+    (reason,) = preflight(planned(sweep_of(data=str(photos))), sweep_folder, LOCAL)
+    assert "1000000000.0" in reason
+
+
+def test_estimated_space_is_what_the_checkpoints_of_a_phase_take(
+    sweep_of: SweepOf, sweep_folder: SweepFolder, photos: Path, recipe: dict[str, Any]
+) -> None:
+    """Counted by hand from the two networks' state dicts."""
+    from harness.models.build import build_discriminator, build_generator
+
+    config = RunConfig.model_validate(recipe)
+    generator = sum(p.numel() for p in build_generator(config.generator, 4).parameters())
+    assert config.discriminator is not None
+    discriminator = sum(p.numel() for p in build_discriminator(config.discriminator, 32).parameters())
+    plan = planned(sweep_of(data=str(photos)))
+    pretrain = 4 * (4 * generator) * 3 + 4 * generator
+    adversarial = 4 * (4 * generator + 3 * discriminator) * 3 + 4 * generator
+    assert estimated_gb(plan, sweep_folder) * 2**30 == pytest.approx(pretrain + adversarial)
+
+
+def test_save_time_is_the_longest_from_signal_to_stop(
+    sweep_of: SweepOf, sweep_folder: SweepFolder, photos: Path
+) -> None:
+    plan = planned(sweep_of(data=str(photos)))
+    assert measured_save_s(plan, sweep_folder) is None
+    rows = [
+        {"time": 5.0, "event": "checkpoint", "save_s": 0.5},
+        {"time": 10.1, "event": "signal", "received_at": 10.0},
+        {"time": 12.5, "event": "stop"},
+    ]
+    folder = sweep_folder.runs.phase(next(iter(plan.phases)))
+    folder.mkdir(parents=True)
+    (folder / "events.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert measured_save_s(plan, sweep_folder) == 2.5

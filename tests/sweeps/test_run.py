@@ -1,0 +1,280 @@
+"""`harness sweep` and its companions from the outside: exit codes, what is printed, what is left behind."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_WRONG_INPUT, InputError
+from sweeps import apply, run
+from sweeps.apply import store
+from sweeps.control import cancel_sweep, find_sweep_folder, log_files, read_logs
+from sweeps.evaluate import Evaluation, find_evaluation, models_of
+from sweeps.follow import print_status
+from sweeps.layout import RunsFolder, SweepFolder
+from sweeps.lock import claim
+from sweeps.plan import read_plan
+from sweeps.run import plan_sweep, preflight_sweep, resume_sweep, run_sweep
+
+
+class Printed(Console):
+    """A console that is no terminal, and what it printed."""
+
+    def __init__(self) -> None:
+        super().__init__(file=io.StringIO(), width=160)
+
+    @property
+    def text(self) -> str:
+        return self.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import numpy as np
+    from PIL import Image
+
+    from harness.data.pack import pack
+
+    folder = tmp_path_factory.mktemp("images")
+    source = np.random.default_rng(0)
+    for name in ("hill", "lake"):
+        (folder / name).mkdir()
+        for i in range(4):
+            Image.fromarray(source.integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(folder / name / f"{i}.png")
+    out = tmp_path_factory.mktemp("packed") / "photos"
+    pack([folder], out, tile_px=48, val=1, test=1, workers=1)
+    return out
+
+
+@pytest.fixture
+def sweep_file(tmp_path: Path, recipe: dict[str, Any], photos: Path) -> Path:
+    axis = {"name": "class", "per_class": {"phases": ["adversarial"]}}
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"name": "mine", "base": recipe, "axes": [axis], "data": str(photos)}))
+    return path
+
+
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[Evaluation]:
+    """The evaluations that were asked for; nothing is measured."""
+    asked: list[Evaluation] = []
+    monkeypatch.setattr(run, "evaluate_here", lambda evaluation, console: asked.append(evaluation))
+    return asked
+
+
+@pytest.fixture(autouse=True)
+def fake_trainer(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    here = str(Path(__file__).parent)
+    monkeypatch.setattr(apply, "TRAIN_TARGET", "fake_trainer:main")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([here, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep))
+    return lambda **plan: monkeypatch.setenv("FAKE_TRAINER", json.dumps(plan))
+
+
+def test_sweep_trains_evaluates_and_is_done(sweep_file: Path, tmp_path: Path, evaluated: list[Evaluation]) -> None:
+    console = Printed()
+    code = run_sweep(sweep_file, cluster="local", runs_dir=tmp_path / "runs", console=console)
+    assert code == EXIT_DONE, console.text
+    assert "3 runs, 4 phases: 250 iterations instead of 450; sharing phases saves 200 (44.4%)." in console.text
+    assert "100% of 250 iterations; 3 done" in console.text
+    (evaluation,) = evaluated
+    assert evaluation.config.pool == "general", "the general model was trained on both classes, but is scored on none"
+    models = evaluation.models
+    assert [(model.name, model.kind, model.own_class) for model in models] == [
+        ("hill", "checkpoint", "hill"),
+        ("lake", "checkpoint", "lake"),
+        ("general", "checkpoint", "general"),
+        ("nearest", "method", None),
+        ("bicubic", "method", None),
+    ]
+    assert (Path(str(models[0].path)) / "generator.safetensors").read_bytes() == b"weights"
+    assert models == models_of(evaluation.plan, evaluation.folder, evaluation.config)
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(sweep_file: Path, tmp_path: Path) -> None:
+    console = Printed()
+    assert run_sweep(sweep_file, dry_run=True, runs_dir=tmp_path / "runs", console=console) == EXIT_DONE
+    assert not (tmp_path / "runs").exists()
+    assert all(name in console.text for name in ("hill", "lake", "general", "pretrain-", "44.4%"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data=nowhere"], "nowhere"),
+        (["data.sources.0.split=tset"], "split"),
+        (["phases.0.batch_size=0"], "phases.0.batch_size"),
+        (["scale=3"], "scale"),
+        (["data.patch_px=30"], "not a multiple of scale"),
+        (["axes.0.per_class.phases=[finetune]"], "names the phase 'finetune'"),
+        (["evaluate.metrics=[pnsr]"], "evaluate.metrics"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_is_written(
+    sweep_file: Path, tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        run_sweep(sweep_file, cluster="local", overrides=overrides, runs_dir=tmp_path / "runs", console=Printed())
+    assert message in str(error.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_preflight_alone_prints_every_reason(sweep_file: Path, tmp_path: Path) -> None:
+    def reasons(*overrides: str) -> tuple[int, list[str]]:
+        console = Printed()
+        code = preflight_sweep(
+            sweep_file, cluster="local", overrides=overrides, runs_dir=tmp_path / "runs", console=console
+        )
+        return code, console.text.splitlines()
+
+    assert reasons()[0] == EXIT_DONE
+    code, lines = reasons("data.sources.0.classes=[sea]", "phases.1.sources=[{path: nowhere}]")
+    assert code == EXIT_WRONG_INPUT
+    assert len(lines) == 2 and "nowhere" in "".join(lines) and "sea" in "".join(lines)
+
+
+def test_failed_run_is_told_and_resumed_with_the_stored_configuration(
+    sweep_file: Path, tmp_path: Path, evaluated: list[Evaluation], fake_trainer: Callable[..., None]
+) -> None:
+    fake_trainer(pretrain="fail")
+    console, runs = Printed(), tmp_path / "runs"
+    code = run_sweep(sweep_file, cluster="local", runs_dir=runs, overrides=["seed=3"], console=console)
+    assert code == EXIT_FAILURE
+    assert "failed: hill (pretrain): TrainingError: the loss is not finite" in console.text
+    assert not evaluated, "nothing was trained, so there is nothing to evaluate"
+    sweep_file.unlink()
+    fake_trainer(pretrain="0")
+    folder = find_sweep_folder(runs)
+    assert resume_sweep(folder, cluster="local", console=Printed()) == EXIT_DONE
+    configs = [
+        yaml.safe_load((runs / "phases" / key / "run.yaml").read_text()) for key in read_plan(folder.plan).phases
+    ]
+    assert {values["config"]["seed"] for values in configs} == {3}
+
+
+def test_status_of_all_sweeps_and_of_one(sweep_file: Path, tmp_path: Path, evaluated: list[Evaluation]) -> None:
+    runs = tmp_path / "runs"
+    with pytest.raises(InputError, match="holds no sweep"):
+        print_status(runs, None, watch=False, console=Printed())
+    run_sweep(sweep_file, cluster="local", runs_dir=runs, console=Printed())
+    for name in (None, "mine", str(sweep_file)):
+        console = Printed()
+        assert print_status(runs, name, watch=False, console=console) == EXIT_DONE
+        assert "hill" in console.text and "rank-hours" in console.text
+    with pytest.raises(InputError, match="has no sweep 'other'; it has: mine"):
+        print_status(runs, "other", watch=False, console=Printed())
+    assert print_status(runs, "mine", watch=True, console=Printed()) == EXIT_DONE
+
+
+def test_edited_file_reports_what_is_new_and_gone(
+    sweep_file: Path, tmp_path: Path, evaluated: list[Evaluation]
+) -> None:
+    runs = tmp_path / "runs"
+    run_sweep(sweep_file, cluster="local", runs_dir=runs, console=Printed())
+    console = Printed()
+    only = ["axes.0.per_class.classes=[lake]", "axes.0.per_class.general=null"]
+    assert run_sweep(sweep_file, cluster="local", runs_dir=runs, overrides=only, console=console) == EXIT_DONE
+    assert "gone: hill, general" in console.text
+    assert os.listdir(runs / "mine" / "models") == ["lake"]
+
+
+def test_evaluation_is_found_by_name_and_by_an_edited_file(
+    sweep_file: Path, tmp_path: Path, evaluated: list[Evaluation]
+) -> None:
+    runs = tmp_path / "runs"
+    run_sweep(sweep_file, cluster="local", runs_dir=runs, console=Printed())
+    assert find_evaluation("mine", [], runs).config == evaluated[0].config
+    assert find_evaluation("mine", ["evaluate.max_images=3"], runs).config.max_images == 3
+    values = yaml.safe_load(sweep_file.read_text())
+    sweep_file.write_text(yaml.safe_dump({**values, "evaluate": {"max_images": 4}}))
+    assert find_evaluation(str(sweep_file), [], runs).config.max_images == 4
+    with pytest.raises(InputError, match="has no sweep 'other'"):
+        find_evaluation("other", [], runs)
+
+
+def test_logs_are_those_of_the_newest_phase_that_began(
+    sweep_file: Path, tmp_path: Path, evaluated: list[Evaluation], fake_trainer: Callable[..., None]
+) -> None:
+    runs = tmp_path / "runs"
+    fake_trainer(adversarial="refuse")
+    run_sweep(sweep_file, cluster="local", runs_dir=runs, console=Printed())
+    folder = RunsFolder(runs).sweep("mine")
+    assert "error: no such data" in "".join(read_logs(log_files(folder, "hill"), follow=False))
+    assert "no such data" not in "".join(read_logs(log_files(folder, "hill", "pretrain"), follow=False))
+    with pytest.raises(InputError, match="has no run 'hil'"):
+        log_files(folder, "hil")
+    with pytest.raises(InputError, match="its phases are pretrain, adversarial"):
+        log_files(folder, "hill", "finetune")
+
+
+def test_followed_log_gives_what_is_added(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("one\n")
+    lines = read_logs([path], follow=True, poll_s=0.01)
+    assert next(lines) == "one\n"
+    with path.open("a") as file:
+        file.write("two\n")
+    assert next(lines) == "two\n"
+
+
+def _sweep_in_a_process(sweep_file: Path, runs: Path) -> subprocess.Popen[bytes]:
+    code = (
+        "import sys; from sweeps import apply, run; apply.TRAIN_TARGET = 'fake_trainer:main';"
+        "run.evaluate_here = lambda evaluation, console: None;"
+        "sys.exit(run.run_sweep(sys.argv[1], cluster='local', runs_dir=sys.argv[2], check=False))"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(sweep_file), str(runs)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def _wait_for_training(folder: SweepFolder, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 30
+    while not list((folder.runs.root / "phases").glob("*/starts.txt")):
+        assert time.monotonic() < deadline and process.poll() is None, process.stdout and process.stdout.read()
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("how", ["ctrl-c", "cancel"])
+def test_stopped_sweep_leaves_with_75_and_goes_on_when_called_again(
+    sweep_file: Path,
+    tmp_path: Path,
+    evaluated: list[Evaluation],
+    fake_trainer: Callable[..., None],
+    how: str,
+) -> None:
+    fake_trainer(pretrain="60")
+    folder = RunsFolder(tmp_path / "runs").sweep("mine")
+    process = _sweep_in_a_process(sweep_file, folder.runs.root)
+    _wait_for_training(folder, process)
+    if how == "ctrl-c":
+        process.send_signal(signal.SIGINT)
+    else:
+        cancel_sweep(folder, [], Printed())
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 75, output.decode()
+    assert "the same command goes on from here" in output.decode()
+    fake_trainer(pretrain="0")
+    assert run_sweep(sweep_file, cluster="local", runs_dir=folder.runs.root, console=Printed()) == EXIT_DONE
+
+
+def test_one_run_of_a_process_cannot_be_cancelled_alone(sweep_file: Path, tmp_path: Path) -> None:
+    planned = plan_sweep(sweep_file, [], tmp_path / "runs")
+    store(planned.sweep, planned.plan, planned.folder)
+    for key in planned.plan.phases:
+        claim(planned.folder.runs.phase(key))
+    with pytest.raises(InputError, match="cancel the whole sweep instead"):
+        cancel_sweep(planned.folder, ["hill"], Printed())
+    with pytest.raises(InputError, match="has no run 'hil'"):
+        cancel_sweep(planned.folder, ["hil"], Printed())
