@@ -28,9 +28,13 @@ class Ledger:
     """Starts that never came to a step, and the time from a start's last word to its end."""
     queued_h: float = 0.0
     """From the submission, or an interruption, to the next start."""
+    on_gpu: bool = False
+    """Whether any of it was trained on a GPU."""
 
     def __add__(self, other: Ledger) -> Ledger:
-        return Ledger(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        hours = (f.name for f in fields(self) if f.name.endswith("_h"))
+        sums = {name: getattr(self, name) + getattr(other, name) for name in hours}
+        return Ledger(**sums, on_gpu=self.on_gpu or other.on_gpu)
 
     @property
     def spent_h(self) -> float:
@@ -58,7 +62,9 @@ def sweep_ledger(runs: RunsFolder, plan: Plan, states: dict[str, PhaseState]) ->
     for key in plan.phases:
         folder = runs.phase(key)
         note = read_json(folder / "submission.json") or {}
-        total += phase_ledger(read_rows(folder / "events.jsonl"), states[key], note.get("submitted"), time.time())
+        rows = read_rows(folder / "events.jsonl")
+        total += phase_ledger(rows, states[key], note.get("submitted"), time.time())
+        total += Ledger(on_gpu=any(row.get("device") == "cuda" for row in rows))
     return total
 
 

@@ -114,11 +114,12 @@ def summary(status: SweepStatus) -> str:
 
 
 def ledger_line(ledger: Ledger) -> str:
-    """Where the compute went, in one line; hours times ranks."""
-    parts = ("useful", "replayed", "starting", "lost", "queued")
-    words = {"starting": "starting up"}
-    hours = {part: getattr(ledger, f"{part}_h") for part in parts}
-    return "rank-hours: " + ", ".join(f"{hours[part]:.2f} {words.get(part, part)}" for part in parts)
+    """Where the compute went, in one line: hours (of little, minutes) times ranks."""
+    parts = {"useful": "useful", "replayed": "replayed", "starting up": "starting", "lost": "lost", "queued": "queued"}
+    hours = {word: getattr(ledger, f"{name}_h") for word, name in parts.items()}
+    unit, factor = ("hours", 1) if sum(hours.values()) >= 1 else ("minutes", 60)
+    shown = ", ".join(f"{value * factor:,.2f} {word}" for word, value in hours.items())
+    return f"{'GPU' if ledger.on_gpu else 'CPU'}-{unit}: {shown}"
 
 
 def plain_line(row: Row) -> str:

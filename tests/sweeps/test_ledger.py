@@ -15,6 +15,7 @@ from sweeps.layout import RunsFolder
 from sweeps.ledger import Ledger, phase_ledger, sweep_ledger
 from sweeps.plan import Plan
 from sweeps.state import PhaseState
+from sweeps.table import ledger_line
 
 H = 3600.0
 DONE = PhaseState("done")
@@ -28,10 +29,6 @@ def ledger(
     rows: list[dict[str, Any]], state: PhaseState = DONE, submitted_h: float | None = None, now_h: float = 99
 ) -> Ledger:
     return phase_ledger(rows, state, None if submitted_h is None else submitted_h * H, now_h * H)
-
-
-def near(**hours: float) -> Any:
-    return pytest.approx(Ledger(**hours))
 
 
 def check(found: Ledger, **hours: float) -> None:
@@ -120,3 +117,29 @@ def test_sweep_adds_its_phases_up_and_shares_are_counted_once(
         # The last line is torn, as a kill leaves it.
         (runs.phase(key) / "events.jsonl").write_text("\n".join(map(json.dumps, rows)) + '\n{"time": 3')
     check(sweep_ledger(runs, plan, dict.fromkeys(plan.phases, DONE)), starting_h=3, useful_h=15)
+
+
+@pytest.mark.parametrize(
+    ("found", "line"),
+    [
+        (
+            Ledger(0.25, 0.0, 0.1, 0, 0),
+            "CPU-minutes: 15.00 useful, 0.00 replayed, 6.00 starting up, 0.00 lost, 0.00 queued",
+        ),
+        (
+            Ledger(1200, 1, 2, 0.5, 30, True),
+            "GPU-hours: 1,200.00 useful, 1.00 replayed, 2.00 starting up, 0.50 lost, 30.00 queued",
+        ),
+    ],
+)
+def test_ledger_is_one_line(found: Ledger, line: str) -> None:
+    assert ledger_line(found) == line
+
+
+def test_training_on_a_gpu_anywhere_makes_gpu_hours(plan_of: Callable[..., Plan], tmp_path: Path) -> None:
+    plan = plan_of()
+    runs = RunsFolder(tmp_path)
+    for key, device in zip(plan.phases, ("cpu", "cuda")):
+        runs.phase(key).mkdir(parents=True)
+        (runs.phase(key) / "events.jsonl").write_text(json.dumps(event(0, "start", device=device)))
+    assert sweep_ledger(runs, plan, dict.fromkeys(plan.phases, DONE)).on_gpu

@@ -171,7 +171,7 @@ def test_status_of_all_sweeps_and_of_one(sweep_file: Path, tmp_path: Path, evalu
     for name in (None, "mine", str(sweep_file)):
         console = Printed()
         assert print_status(runs, name, watch=False, console=console) == EXIT_DONE
-        assert "hill" in console.text and "rank-hours" in console.text
+        assert "hill" in console.text and "CPU-minutes: " in console.text
     with pytest.raises(InputError, match="has no sweep 'other'; it has: mine"):
         print_status(runs, "other", watch=False, console=Printed())
     assert print_status(runs, "mine", watch=True, console=Printed()) == EXIT_DONE
