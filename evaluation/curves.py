@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,10 @@ TITLES = {
     "augment/p": "Augmentation probability p",
     "loss/total": "Generator loss (weighted sum)",
     "d/loss": "Discriminator loss",
-    "d/accuracy": "Share of images that the discriminator judges right",
+    "d/accuracy": "Share of images judged right by the discriminator",
+    "sr/std": "Standard deviation of the SR images",
+    "sr/color_shift": "Distance of the mean colour of SR and HR",
+    "data/replaced": "Bad samples replaced",
 }
 """The seeds' figures (SupeRAuGAN's training behaviour, Specialized SR-GAN's figures 2 to 4 and 11) come first."""
 _PREFIXES = {
@@ -59,39 +62,63 @@ class Curve:
 
 
 def read_curves(runs: Sequence[tuple[str, Sequence[Path]]]) -> list[Curve]:
-    """The curves of all runs; a run is its name and its phase folders in order. Folders without a log are left out."""
+    """The curves of all runs; a run is its name and its phase folders in order. Folders without a log are left out.
+
+    A line begins with the last point of the phase before it, for training went on from there.
+    """
     owners: dict[Path, list[int]] = {}
+    before: dict[Path, Path | None] = {}
     for number, (_, folders) in enumerate(runs):
-        for folder in folders:
+        for folder, previous in zip(folders, [None, *folders]):
             owners.setdefault(folder, []).append(number)
+            before.setdefault(folder, previous)
+    logs = {folder: read_log(folder / "metrics.jsonl") for folder in owners}
     max_points = max(MIN_POINTS, min(MAX_POINTS, _POINT_BUDGET // max(1, len(runs))))
     lines: dict[str, list[Series]] = {}
-    phases: dict[str, int] = {}
     for folder, numbers in owners.items():
-        for key, points in read_log(folder / "metrics.jsonl", phases).items():
-            shared = len(numbers) > 1
-            label = _shared_label(folder, len(numbers)) if shared else runs[numbers[0]][0]
-            steps, values = zip(*thin(points, max_points))
+        shared = len(numbers) > 1
+        label = _shared_label(folder, len(numbers)) if shared else runs[numbers[0]][0]
+        parent = before[folder]
+        for key, points in logs[folder].points.items():
+            earlier = logs[parent].points.get(key, [])[-1:] if parent is not None else []
+            steps, values = zip(*earlier, *thin(points, max_points))
             lines.setdefault(key, []).append(Series(label, None if shared else numbers[0], steps, values))
-    begins = tuple(sorted(phases.items(), key=lambda item: item[1]))
+    begins = _phase_begins(logs, before)
     return [Curve(key, title_of(key), _joined(lines[key]), begins) for key in sorted(lines, key=_order)]
 
 
-def read_log(path: Path, phases: dict[str, int] | None = None) -> dict[str, list[tuple[int, float]]]:
-    """Each logged quantity's (step, value) pairs; numbers that are not finite are left out, as are torn lines.
+@dataclass(frozen=True)
+class Log:
+    """What one phase folder logged: (step, value) pairs by quantity, the phase's name, its first and last step."""
 
-    phases: filled with the first logged step of each phase.
-    """
+    points: dict[str, list[tuple[int, float]]]
+    phase: str
+    first_step: int
+    last_step: int
+
+
+def read_log(path: Path) -> Log:
+    """Reads a metrics.jsonl; numbers that are not finite are left out, as are torn lines. An absent file is empty."""
     points: dict[str, list[tuple[int, float]]] = {}
+    phase, steps = "", []
     for row in _rows(path):
-        step = int(row["step"])
-        name = str(row.get("phase", ""))
-        if phases is not None and name:
-            phases[name] = min(step, phases.get(name, step))
+        phase = str(row.get("phase", phase))
+        steps.append(row["step"])
         for key, value in row.items():
             if key != "step" and type(value) in (int, float) and math.isfinite(value):
-                points.setdefault(key, []).append((step, float(value)))
-    return points
+                points.setdefault(key, []).append((row["step"], float(value)))
+    return Log(points, phase, min(steps, default=0), max(steps, default=0))
+
+
+def _phase_begins(logs: Mapping[Path, Log], before: Mapping[Path, Path | None]) -> tuple[tuple[str, int], ...]:
+    """Each phase's name and the step at which it began: where the phase before it ended."""
+    begins: dict[str, int] = {}
+    for folder, log in logs.items():
+        parent = before[folder]
+        begin = logs[parent].last_step if parent is not None else 0
+        if log.points:
+            begins[log.phase] = min(begin, begins.get(log.phase, begin))
+    return tuple(sorted(begins.items(), key=lambda item: item[1]))
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -148,7 +175,9 @@ def _joined(lines: Iterable[Series]) -> tuple[Series, ...]:
     for line in lines:
         before = joined.get((line.label, line.colour))
         if before is not None:
-            line = Series(line.label, line.colour, before.steps + line.steps, before.values + line.values)
+            repeated = int(before.steps[-1] == line.steps[0])
+            steps, values = before.steps + line.steps[repeated:], before.values + line.values[repeated:]
+            line = Series(line.label, line.colour, steps, values)
         joined[line.label, line.colour] = line
     return tuple(joined.values())
 

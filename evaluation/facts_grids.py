@@ -64,7 +64,7 @@ def runs_grid(runs: Sequence[tuple[str, Mapping[str, str]]]) -> Grid:
     lines = tuple(
         Line((name,), tuple(Entry(differences.get(key, "as the recipe")) for key in kept)) for name, differences in runs
     )
-    return Grid("Runs", "only the keys in which they differ", ("run",), heads, lines)
+    return Grid("Differences", "only the keys in which the runs differ", ("run",), heads, lines)
 
 
 def ledger_grid(ledger: Mapping[str, Any]) -> Grid:
@@ -74,7 +74,7 @@ def ledger_grid(ledger: Mapping[str, Any]) -> Grid:
     lines = [_ledger_line(LEDGER_LABELS.get(key, key), value, spent, key) for key, value in hours.items()]
     lines.append(Line(("all that was occupied",), (Entry(show_hours(spent), spent), Entry("")), apart=True))
     heads = (Head("hours x ranks"), Head("share"))
-    return Grid("Compute", "each rank counts its own hours", ("spent on",), heads, tuple(lines))
+    return Grid("Where the time went", "each rank counts its own hours", ("spent on",), heads, tuple(lines))
 
 
 def _ledger_line(label: str, hours: float, spent: float, key: str) -> Line:

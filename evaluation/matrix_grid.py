@@ -30,8 +30,8 @@ def matrix_grid(matrix: Matrix) -> Grid:
 
 def _caption(matrix: Matrix) -> str:
     better = "higher" if matrix.metric.higher_is_better else "lower"
-    unit = f" ({matrix.metric.unit})" if matrix.metric.unit else ""
-    return f"{matrix.metric.label}{unit}, {better} is better"
+    unit = f" in {matrix.metric.unit}" if matrix.metric.unit else ""
+    return f"{matrix.metric.meaning}{unit}; {better} is better"
 
 
 def _row(matrix: Matrix, row: int, notes: Footnotes, many_models: bool) -> Line:

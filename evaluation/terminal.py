@@ -24,7 +24,7 @@ def print_matrix(console: Console, matrix: Matrix) -> None:
 
 def print_grid(console: Console, grid: Grid) -> None:
     """Prints any grid with its legend and footnotes."""
-    console.print(Text(grid.title, style="bold"), Text(grid.caption))
+    console.print(Text.assemble((grid.title, "bold"), f" ({grid.caption})" if grid.caption else ""))
     for first, last in _blocks(grid, console.width):
         console.print(_table(grid, first, last))
     marks = legend(grid, "green and *", "underlined", "[brackets]")

@@ -27,10 +27,10 @@ def test_log_gives_every_number_by_step_and_leaves_out_what_is_none(tmp_path):
         {"phase": "p", "loss/l1": 9.0},
     ]
     folder = write_rows(tmp_path / "a", rows, '{"step": 4, "loss/l1": 0.')
-    phases: dict[str, int] = {}
-    assert read_log(folder / "metrics.jsonl", phases) == {"loss/l1": [(1, 0.5)], "val/psnr": [(3, 24.0)]}
-    assert phases == {"p": 1}
-    assert read_log(tmp_path / "none.jsonl") == {}
+    log = read_log(folder / "metrics.jsonl")
+    assert log.points == {"loss/l1": [(1, 0.5)], "val/psnr": [(3, 24.0)]}
+    assert (log.phase, log.first_step, log.last_step) == ("p", 1, 3)
+    assert read_log(tmp_path / "none.jsonl").points == {}
 
 
 def test_shared_phase_is_one_line_and_each_run_goes_on_from_it(tmp_path):
@@ -44,10 +44,11 @@ def test_shared_phase_is_one_line_and_each_run_goes_on_from_it(tmp_path):
     (curve,) = read_curves([("a", [shared, own[0]]), ("b", [shared, own[1]])])
     assert [(line.label, line.colour, line.steps) for line in curve.series] == [
         ("pretrain (shared by 2 runs)", None, (1, 2)),
-        ("a", 0, (3, 4)),
-        ("b", 1, (3, 4)),
+        ("a", 0, (2, 3, 4)),
+        ("b", 1, (2, 3, 4)),
     ]
-    assert curve.phases == (("pretrain", 1), ("finetune", 3))
+    assert [line.values[0] for line in curve.series] == [1.0, 1.0, 1.0]
+    assert curve.phases == (("pretrain", 0), ("finetune", 2))
 
 
 def test_phases_of_one_run_are_one_line(tmp_path):
