@@ -48,7 +48,6 @@ class Assembler:
         self.columns: dict[str, list[Any]] = {name: [] for name in (*IMAGE_KEYS, *names_of("image", self.asked))}
         self.sets: list[dict[str, Any]] = []
         self.missing: dict[tuple[str, str, str], str] = {}
-        self._rows_memo: dict[tuple[str, str], tuple[Rows, str]] = {}
         self._reals_memo: dict[str, FeatureStatistics] = {}
 
     def table(self) -> ScoreTable:
@@ -90,10 +89,7 @@ class Assembler:
         code = self.job.code
         chunks = [chunk for c in condition.classes for chunk in self.job.chunks[condition.split, c]]
         for chunk in chunks:
-            place = (entry.sha256, self.job.cell(chunk, condition.kernel))
-            if place not in self._rows_memo:
-                self._rows_memo[place] = (self.cache.rows(*place), self.cache.code_version(*place))
-            found, code = self._rows_memo[place]
+            found, code = self.cache.rows_and_code(entry.sha256, self.job.cell(chunk, condition.kernel))
             rows |= {key: found[key] for key in chunk.keys if key in found}
         return _Cell(entry, condition, chunks, rows, code)
 

@@ -31,12 +31,12 @@ class ScoreCache:
 
     def rows(self, model_sha: str, cell: str) -> Rows:
         """Image key -> metric identity -> number; empty where nothing (readable) is stored."""
-        content = self._read(self._path(model_sha, cell, ".json"))
-        return content.get("rows", {})
+        return self.rows_and_code(model_sha, cell)[0]
 
-    def code_version(self, model_sha: str, cell: str) -> str:
-        """The version of the code that measured the cell first."""
-        return str(self._read(self._path(model_sha, cell, ".json")).get("code", ""))
+    def rows_and_code(self, model_sha: str, cell: str) -> tuple[Rows, str]:
+        """The rows, and the version of the code that measured the first of them."""
+        content = self._read(self._path(model_sha, cell, ".json"))
+        return content.get("rows", {}), str(content.get("code", ""))
 
     def features(self, model_sha: str, cell: str, identity: str) -> np.ndarray | None:
         """Features (N, 2048) float32 in the order of the chunk's images, or None."""

@@ -38,6 +38,7 @@ class Reference:
     compared: list[torch.Tensor] | None
     """For each image what PSNR and SSIM compare: (1, C, H, W) float64 levels; None where the border leaves nothing."""
     features: dict[str, Features]
+    tint_N2: torch.Tensor | None
 
 
 class Measures:
@@ -65,7 +66,8 @@ class Measures:
         for name, network in self.networks.lpips.items():
             if name in self.metrics and min(hr_NHWC.shape[1:3]) >= network.min_px:
                 features[name] = network.describe(unit_range(hr_NHWC))
-        return Reference(hr_NHWC, grey, self._compared(hr_NHWC, grey), features)
+        tint_N2 = _tints(hr_NHWC) if "color-shift" in self.metrics else None
+        return Reference(hr_NHWC, grey, self._compared(hr_NHWC, grey), features, tint_N2)
 
     @torch.inference_mode()
     def scores(self, sr_NHWC: np.ndarray, reference: Reference) -> dict[str, np.ndarray]:
@@ -89,7 +91,8 @@ class Measures:
                 return None
             return network.distance(network.describe(unit_range(sr_NHWC)), reference.features[name])
         if name == "color-shift":
-            return _each(color.tint_shift, _levels_of_each(sr_NHWC), _levels_of_each(reference.hr_NHWC))
+            assert reference.tint_N2 is not None
+            return (_tints(sr_NHWC) - reference.tint_N2).norm(dim=1)
         if compared is None or reference.compared is None:
             return None
         if name == "mse":
@@ -123,6 +126,11 @@ def _each(
 def unit_range(image_NHWC: np.ndarray) -> torch.Tensor:
     """uint8 NHWC as float32 NCHW in [0, 1], channels last in memory."""
     return torch.from_numpy(np.ascontiguousarray(image_NHWC)).permute(0, 3, 1, 2).to(torch.float32) / 255
+
+
+def _tints(image_NHWC: np.ndarray) -> torch.Tensor:
+    """Each image's mean (a*, b*), (N, 2)."""
+    return torch.cat([color.mean_tint(image) for image in _levels_of_each(image_NHWC)])
 
 
 def _levels_of_each(image_NHWC: np.ndarray) -> list[torch.Tensor]:

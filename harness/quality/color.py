@@ -45,12 +45,15 @@ def lab(image_BCHW: torch.Tensor) -> torch.Tensor:
     return torch.stack([116 * f_y - 16, 500 * (f_x - f_y), 200 * (f_y - f_z)], dim=1)
 
 
+def mean_tint(image_BCHW: torch.Tensor) -> torch.Tensor:
+    """The mean (a*, b*) of each image, (B, 2), from levels 0 to 255."""
+    return lab(image_BCHW)[:, 1:].mean(dim=(2, 3))
+
+
 def tint_shift(preds_BCHW: torch.Tensor, target_BCHW: torch.Tensor) -> torch.Tensor:
     """How far the mean tint moved, (B,): the distance between the images' mean (a*, b*), in CIELAB units; 0 is best.
 
     The measure of the colour shift that ESRDGAN's author saw in early results. Lightness is left out: an error of
     lightness is in the MSE already. About 2 is just noticeable. Levels 0 to 255.
     """
-    chroma_preds = lab(preds_BCHW)[:, 1:].mean(dim=(2, 3))
-    chroma_target = lab(target_BCHW)[:, 1:].mean(dim=(2, 3))
-    return (chroma_preds - chroma_target).norm(dim=1)
+    return (mean_tint(preds_BCHW) - mean_tint(target_BCHW)).norm(dim=1)
