@@ -110,10 +110,20 @@ def _foreign(state: Mapping[str, Any], path: Path) -> Network:
         if found is None:
             raise CheckpointError(f"{path}: {error}") from None
         return found
+    except (IndexError, KeyError, ValueError):
+        raise CheckpointError(
+            f"{path}: has layers of unexpected shapes; give a file of an unchanged network."
+        ) from None
     if foreign.scale is None:
         raise CheckpointError(f"{path}: holds a discriminator ({foreign.format}); give a generator's file.")
     generator = build_generator(parse(_Holder, {"generator": foreign.config}, str(path)).generator, foreign.scale)
-    generator.load_state_dict(foreign.weights)
+    try:
+        generator.load_state_dict(foreign.weights)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()
+        raise CheckpointError(
+            f"{path}: looks like {foreign.format}, but differs ({first}); give another file."
+        ) from None
     return _own(generator, foreign.scale)
 
 
@@ -122,7 +132,7 @@ def _by_spandrel(state: Mapping[str, Any]) -> Network | None:
 
     try:
         found = spandrel.ModelLoader(device="cpu").load_from_state_dict(spandrel.canonicalize_state_dict(dict(state)))
-    except (spandrel.UnsupportedModelError, ValueError, KeyError, RuntimeError, TypeError, AttributeError):
+    except Exception:  # its detectors index into what they take for a known network
         return None
     channels = (found.input_channels, found.output_channels)
     if not isinstance(found, spandrel.ImageModelDescriptor) or channels not in ((3, 3), (1, 1)):

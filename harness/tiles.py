@@ -22,6 +22,8 @@ MIN_TILE_PX = 16
 _MAX_TILE_PX = 512
 _MAX_WORKING_BYTES = 800 << 20
 """A larger tile is no faster, so more free memory than this is left alone."""
+_BF16_EXTRA = 1.3
+"""What bfloat16 convolutions take besides their tensors (sums in float32, converted weights)."""
 _SHARE_OF_FREE = 0.25
 """Of the free memory, for the tensors of one tile; convolution libraries take about as much again."""
 
@@ -84,10 +86,13 @@ def spans(size: int, tile_px: int, overlap_px: int, align_px: int = 1) -> list[S
     ]
 
 
-def choose_tile_px(network: Network, device: torch.device) -> int:
-    """The tile whose tensors fit into a share of the memory that is free now, and into what is worth taking."""
+def choose_tile_px(network: Network, device: torch.device, bf16: bool = False) -> int:
+    """The tile whose tensors fit into a share of the memory that is free now, and into what is worth taking.
+
+    Called under the autocast that the tiles will have.
+    """
     budget = min(_MAX_WORKING_BYTES, _SHARE_OF_FREE * free_bytes(device))
-    per_pixel = peak_bytes_per_pixel(network.module, device, network.align_px)
+    per_pixel = peak_bytes_per_pixel(network.module, device, network.align_px) * (_BF16_EXTRA if bf16 else 1.0)
     seen_px = int((budget / per_pixel) ** 0.5)
     tile_px = (seen_px - 2 * network.overlap_px) // 8 * 8
     return min(_MAX_TILE_PX, max(MIN_TILE_PX, tile_px))
@@ -133,7 +138,7 @@ class TiledNetwork:
 
     def _run_fitting(self, pixels_HWC: np.ndarray, progress: Callable[[int, int], None] | None) -> np.ndarray:
         if self.tile_px is None:
-            self.tile_px = choose_tile_px(self.network, self.device)
+            self.tile_px = choose_tile_px(self.network, self.device, self.bf16)
         while True:
             try:
                 return self._run(pixels_HWC, self.tile_px, progress)
@@ -174,6 +179,7 @@ class TiledNetwork:
             cut = (finished - row.write_start) * scale
             _quantise(band_CHW[:, :cut], result[row.write_start * scale : finished * scale])
             carry = band_CHW[:, cut:].clone()
+            del band_CHW  # before the next one is made
         return result
 
     def _add_tile(self, band_CHW: torch.Tensor, pixels_HWC: np.ndarray, row: Span, column: Span) -> None:
