@@ -7,6 +7,13 @@ EXIT_FAILURE = 1
 EXIT_WRONG_INPUT = 2
 EXIT_SAVED = 75
 """Saved, run me again."""
+EXIT_LOST_RANK = 76
+"""Another rank went away in the middle (its node failed, it was killed): run me again."""
+
+
+def has_died(code: int) -> bool:
+    """Whether an exit code tells of a death, which running again may mend, and not of a mistake."""
+    return code >= 128 or code == EXIT_LOST_RANK
 
 
 class ClusterError(ValueError):

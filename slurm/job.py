@@ -28,6 +28,8 @@ class Job:
     after: tuple[str, ...] = ()
     """Names of jobs that have to be done first."""
     target: str = "harness.train.job:main"
+    width: int | None = None
+    """How many jobs there are beside it at most, itself included; fewer than the machine has places for share those."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,18 @@ class Payload:
     """Threads of each rank, exported as OMP_NUM_THREADS."""
 
 
-def write_private(path: Path, text: str) -> None:
-    """Writes a file that only its owner can read, by rename, so that no reader sees a part of it."""
+def write_private(path: Path, text: str, *, sync: bool = True) -> None:
+    """Writes a file that only its owner can read, by rename, so that no reader sees a part of it.
+
+    `sync` waits until it would outlive a crash of the machine.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
     os.replace(temporary, path)
 
 

@@ -16,12 +16,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Literal
 
-from slurm.errors import EXIT_DONE, EXIT_SAVED
+from slurm.errors import EXIT_DONE, EXIT_SAVED, has_died
 from slurm.job import Job, check_jobs, make_private, write_payload
 from slurm.launch import payload_of
 from slurm.profile import ClusterProfile
@@ -55,7 +55,7 @@ class LocalState:
 @dataclass
 class _Running:
     ranks: list[subprocess.Popen[bytes]]
-    slot: int
+    slots: tuple[int, ...]
     first_bad: int | None = None
     kill_at: float = float("inf")
     codes: list[int | None] = field(default_factory=list)
@@ -146,28 +146,34 @@ class Supervisor:
 
     def _start_ready(self) -> None:
         for name, state in self.states.items():
-            if len(self._running) >= self.profile.max_parallel:
-                return
+            used = {slot for running in self._running.values() for slot in running.slots}
+            free = [slot for slot in range(self.profile.max_parallel) if slot not in used]
             ready = all(self.states[parent].state == "done" for parent in self.jobs[name].after)
-            if state.state == "waiting" and ready:
-                self._start(name)
+            wanted = self._places(self.jobs[name])
+            if state.state == "waiting" and ready and len(free) >= wanted:
+                self._start(name, tuple(free[:wanted]))
 
-    def _start(self, name: str) -> None:
+    def _places(self, job: Job) -> int:
+        """How many of the machine's places a job takes: on the CPU, those that no job beside it could use."""
+        if job.width is None or self.profile.gpus_per_node:
+            return 1
+        return max(1, self.profile.max_parallel // job.width)
+
+    def _start(self, name: str, slots: tuple[int, ...]) -> None:
         state = self.states[name]
-        used = {running.slot for running in self._running.values()}
-        slot = next(slot for slot in range(self.profile.max_parallel) if slot not in used)
         if not state.starts:
             self._prepare(self.jobs[name])
         port = _free_port()
-        ranks = [self._start_rank(name, rank, port, slot) for rank in range(self.profile.ranks_per_node)]
-        self._running[name] = _Running(ranks, slot)
+        ranks = [self._start_rank(name, rank, port, slots[0]) for rank in range(self.profile.ranks_per_node)]
+        self._running[name] = _Running(ranks, slots)
         state.state = "running"
         state.starts += 1
         state.pids = tuple(rank.pid for rank in ranks)
 
     def _prepare(self, job: Job) -> None:
         own = make_private(self.folder / self._ids[job.name])
-        write_payload(own / "payload.json", payload_of({0: job}, self.profile))
+        payload = payload_of({0: job}, self.profile)
+        write_payload(own / "payload.json", replace(payload, threads=payload.threads * self._places(job)))
         job_id = self._ids[job.name]
         note_submission(job, Submission(job.name, job_id, "local", self.profile.name, str(own), "*_log.*"), None)
 
@@ -229,7 +235,7 @@ class Supervisor:
     def _settle(self, name: str, code: int) -> None:
         state = self.states[name]
         state.exit_code, state.pids = code, ()
-        died = code >= 128
+        died = has_died(code)
         state.deaths = state.deaths + 1 if died else 0
         allowed = state.deaths <= self.profile.max_deaths and state.starts <= self.profile.max_requeues
         if code == EXIT_DONE:

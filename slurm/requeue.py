@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm.errors import EXIT_DONE, EXIT_SAVED, EXIT_WRONG_INPUT, ClusterError
+from slurm.errors import EXIT_DONE, EXIT_SAVED, EXIT_WRONG_INPUT, ClusterError, has_died
 from slurm.job import Payload, read_own, read_payload
 from slurm.queue import ask, parse_fields
 
@@ -36,7 +36,7 @@ def decide(code: int, job: dict[str, str], deaths: int, payload: Payload) -> Dec
     state = job.get("JobState", "UNKNOWN")
     if code == EXIT_DONE:
         return Decision(False, "done")
-    if code != EXIT_SAVED and code < 128:
+    if code != EXIT_SAVED and not has_died(code):
         return Decision(False, f"failed with exit code {code}")
     if state != "RUNNING":
         return Decision(False, f"SLURM has already decided: {state}")
@@ -52,7 +52,7 @@ def decide(code: int, job: dict[str, str], deaths: int, payload: Payload) -> Dec
 
 def count_deaths(note: Path, code: int) -> int:
     """The deaths since the job last saved, this one included; kept in a file beside the payload."""
-    if code < 128:
+    if not has_died(code):
         note.unlink(missing_ok=True)
         return 0
     with note.open("a", encoding="utf-8") as file:

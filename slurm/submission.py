@@ -39,9 +39,9 @@ class Submission:
 def note_submission(job: Job, submission: Submission, script: str | None) -> None:
     """Leaves the note, and the text of the sbatch file where there is one, in the job's folder."""
     make_private(job.folder)
-    write_private(job.folder / NOTE, json.dumps(asdict(submission), indent=1))
+    write_private(job.folder / NOTE, json.dumps(asdict(submission), indent=1), sync=False)
     if script is not None:
-        write_private(job.folder / SCRIPT_COPY, script)
+        write_private(job.folder / SCRIPT_COPY, script, sync=False)
 
 
 def read_submission(job_folder: Path) -> Submission | None:

@@ -16,6 +16,8 @@ RUNNING = {"JobState": "RUNNING", "Restarts": "1", "Requeue": "1"}
         (75, {}, 0, True),
         (137, {}, 1, True),
         (143, {}, 2, True),
+        (76, {}, 1, True),
+        (76, {}, 3, False),
         (137, {}, 3, False),
         (0, {}, 0, False),
         (1, {}, 0, False),

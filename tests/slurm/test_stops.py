@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import harness.errors
 from slurm.queue import ask, cancel
 
 pytestmark = pytest.mark.slurm
@@ -86,6 +87,21 @@ def test_slurmd_killed(run, reference, profile):
     run.wait_requeued()
     run.cluster.start_node(lost_node)
     run.comes_back(reference, "6 slurmd killed", left_at)
+
+
+@pytest.mark.skipif(
+    not hasattr(harness.errors, "EXIT_LOST_RANK"),
+    reason="the trainer does not yet tell a lost rank from a failure of its own (exit code 76)",
+)
+def test_whole_node_lost(run, reference, profile):
+    begin(run, profile, at_step=SAVE_EVERY + 8)
+    _, lost_node = run.nodes()
+    run.cluster.kill_node(lost_node)
+    left_at = run.wait_left(90)
+    run.wait_requeued()
+    run.cluster.start_node(lost_node)
+    run.until(lambda: run.cluster.node_states()[lost_node] == "idle", 60, "the node did not come back")
+    run.comes_back(reference, "6 whole node lost", left_at, made_again=SAVE_EVERY)
 
 
 def test_cancelled_run_saves_and_does_not_come_back(run, reference, profile):

@@ -1,0 +1,188 @@
+"""What the real SLURM does with what is submitted to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from slurm.devcluster import DevCluster
+from slurm.job import Job
+from slurm.launch import submit
+from slurm.preflight import cluster_reasons
+from slurm.queue import ask, cancel, parse_fields, queue
+
+pytestmark = pytest.mark.slurm
+
+
+def counting(folder, name, after=(), steps=3, step_s=0.1):
+    out = folder / name
+    out.mkdir(parents=True)
+    argument = json.dumps({"out": str(out), "steps": steps, "step_s": step_s})
+    return Job(name, out, argument, tuple(after), "targets:count")
+
+
+def state_of(job_id):
+    return parse_fields(ask("scontrol", "show", "job", job_id, "--oneliner"))["JobState"]
+
+
+def wait_for(condition, timeout_s, complaint):
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, complaint
+        time.sleep(0.1)
+
+
+def wait_done(*job_ids, timeout_s=60):
+    wait_for(lambda: all(state_of(i) == "COMPLETED" for i in job_ids), timeout_s, [(i, state_of(i)) for i in job_ids])
+
+
+def finished_at(folder, name):
+    return (folder / name / "count_0").stat().st_mtime
+
+
+def begun_at(folder, name):
+    return (folder / name / "starts_0").stat().st_mtime
+
+
+@pytest.fixture
+def one_node(clean_cluster, profile):
+    return profile.model_copy(update={"nodes": 1, "max_parallel": 4})
+
+
+def test_children_start_after_their_own_parents(one_node, tmp_path):
+    parents = [counting(tmp_path, f"p{i}") for i in range(3)]
+    children = [counting(tmp_path, f"c{i}", [f"p{i}"]) for i in range(3)]
+    last = counting(tmp_path, "last", [child.name for child in children])
+    submissions = submit([*parents, *children, last], one_node, tmp_path / "a folder with spaces")
+    wait_done(*[submission.job_id for submission in submissions.values()])
+    for i in range(3):
+        assert finished_at(tmp_path, f"p{i}") <= begun_at(tmp_path, f"c{i}")
+        assert finished_at(tmp_path, f"c{i}") <= begun_at(tmp_path, "last")
+        assert submissions[f"c{i}"].log_files(rank=0)
+
+
+def test_child_of_a_requeued_parent_waits_until_it_is_done(one_node, tmp_path):
+    parents = [counting(tmp_path, f"p{i}", steps=60, step_s=0.1) for i in range(2)]
+    children = [counting(tmp_path, f"c{i}", [f"p{i}"]) for i in range(2)]
+    ids = {name: s.job_id for name, s in submit([*parents, *children], one_node, tmp_path / "slurm").items()}
+    wait_for(lambda: all((tmp_path / p / "count_0").exists() for p in ("p0", "p1")), 30, "the parents did not start")
+    ask("scancel", "--signal=TERM", ids["p0"])
+    wait_for(lambda: state_of(ids["p0"]) == "PENDING", 30, "p0 was not put back into the queue")
+    assert state_of(ids["p1"]) == "RUNNING"
+    assert state_of(ids["c0"]) == "PENDING"
+    time.sleep(2.2)
+    ask("scontrol", "update", f"JobId={ids['p0']}", "StartTime=now")
+    wait_done(*ids.values())
+    assert finished_at(tmp_path, "p0") <= begun_at(tmp_path, "c0")
+    assert len((tmp_path / "p0" / "starts_0").read_text().splitlines()) == 2
+    ports = {json.loads(line)["MASTER_PORT"] for line in (tmp_path / "p0" / "starts_0").read_text().splitlines()}
+    assert len(ports) == 2
+
+
+def test_child_of_a_failed_parent_leaves_the_queue_and_its_brother_runs(one_node, tmp_path):
+    parents = [Job("p0", tmp_path / "p0", "1", (), "targets:fail"), counting(tmp_path, "p1")]
+    children = [counting(tmp_path, f"c{i}", [f"p{i}"]) for i in range(2)]
+    ids = {name: s.job_id for name, s in submit([*parents, *children], one_node, tmp_path / "slurm").items()}
+    wait_done(ids["p1"], ids["c1"])
+    assert state_of(ids["p0"]) == "FAILED"
+    wait_for(lambda: ids["c0"] not in queue(), 60, "the child of the failed job is still in the queue")
+    assert not (tmp_path / "c0" / "starts_0").exists()
+
+
+def test_job_that_dies_again_and_again_fails_in_the_end(one_node, tmp_path):
+    job = Job("a", tmp_path / "a", "", (), "targets:die")
+    job_id = submit([job], one_node.model_copy(update={"max_deaths": 1}), tmp_path / "slurm")["a"].job_id
+    wait_for(
+        lambda: (
+            state_of(job_id) == "PENDING"
+            and parse_fields(ask("scontrol", "show", "job", job_id, "--oneliner"))["Restarts"] == "1"
+        ),
+        30,
+        "did not come back once",
+    )
+    time.sleep(2.2)
+    ask("scontrol", "update", f"JobId={job_id}", "StartTime=now")
+    wait_for(lambda: state_of(job_id) == "FAILED", 30, "did not fail")
+
+
+def test_places_of_the_ranks_on_two_nodes(clean_cluster, profile, tmp_path):
+    job = counting(tmp_path, "a")
+    wide = profile.model_copy(update={"tasks_per_node": 2, "environment": {"COLOUR": "blue; $HOME"}})
+    wait_done(submit([job], wide, tmp_path / "slurm")["a"].job_id)
+    ranks = [json.loads((job.folder / f"starts_{rank}").read_text()) for rank in range(4)]
+    assert [rank["RANK"] for rank in ranks] == ["0", "1", "2", "3"]
+    assert sorted(rank["LOCAL_RANK"] for rank in ranks) == ["0", "0", "1", "1"]
+    assert {rank["WORLD_SIZE"] for rank in ranks} == {"4"}
+    assert len({(rank["MASTER_ADDR"], rank["MASTER_PORT"], rank["COLOUR"]) for rank in ranks}) == 1
+    assert ranks[0]["COLOUR"] == "blue; $HOME"
+
+
+def test_payload_changed_by_others_is_not_run(one_node, tmp_path):
+    job = counting(tmp_path, "a")
+    submission = submit([job], one_node, tmp_path / "slurm", hold=True)["a"]
+    (Path(submission.folder) / "payload_0.json").chmod(0o666)
+    ask("scontrol", "release", submission.job_id)
+    wait_for(lambda: state_of(submission.job_id) == "FAILED", 30, "was run")
+    assert not (job.folder / "starts_0").exists()
+    assert "others may write it" in submission.log_files(rank=0)[1].read_text()
+
+
+def test_preflight_gives_every_reason_at_once(clean_cluster, profile, tmp_path):
+    assert cluster_reasons(profile, tmp_path / "new", save_s=5) == []
+    wrong = profile.model_copy(update={"nodes": 9, "time_min": 5000, "gpus_per_node": 4, "memory_gb": 9e5})
+    reasons = cluster_reasons(wrong, Path("/proc/new"), num_jobs=10**6, save_s=45, need_gb=1e9)
+    for said in (
+        "/proc: cannot be written",
+        "nodes is 9",
+        "time_min 5000 is above the 1440 min",
+        "gpus_per_node is 4",
+        "memory_gb is 900000",
+        "1000000 jobs are more than the 20000",
+        "30 s of grace, but saving takes 45.0 s",
+    ):
+        assert [reason for reason in reasons if said in reason], said
+    assert (
+        "does not exist; use one of low, high"
+        in cluster_reasons(profile.model_copy(update={"partition": "lo"}), tmp_path)[0]
+    )
+    assert "Invalid feature" in cluster_reasons(profile.model_copy(update={"constraint": "a100"}), tmp_path)[0]
+    assert "GiB free" in cluster_reasons(profile, tmp_path, need_gb=1e9)[0]
+
+
+def test_a_thousand_held_runs_are_submitted_and_seen_in_seconds(one_node, tmp_path, record_property):
+    parents = [counting(tmp_path, f"p{i}") for i in range(500)]
+    children = [counting(tmp_path, f"c{i}", [f"p{i}"]) for i in range(500)]
+    begin = time.monotonic()
+    submissions = submit([*parents, *children], one_node, tmp_path / "slurm", hold=True)
+    submit_s = time.monotonic() - begin
+    begin = time.monotonic()
+    seen = queue()
+    queue_s = time.monotonic() - begin
+    print(f"submitted 1,000 runs in {submit_s:.1f} s, read the queue in {queue_s:.2f} s")
+    assert {s.job_id for s in submissions.values()} <= seen.keys()
+    assert submit_s < 20 and queue_s < 2
+    cancel([s.job_id for s in submissions.values()])
+    wait_for(lambda: not queue(), 60, "were not cancelled")
+
+
+def test_stopped_cluster_leaves_no_process(tmp_path):
+    own = DevCluster(tmp_path / "cluster", nodes=1)
+    before = os.environ["SLURM_CONF"]
+    own.start()
+    try:
+        os.environ["SLURM_CONF"] = str(own.conf)
+        ask("sbatch", "--output=/dev/null", "--wrap", "sleep 600")
+        wait_for(own.job_processes, 20, "the job did not start")
+        pids = [int(path.read_text()) for path in own.folder.glob("*.pid")]
+        assert len(pids) == 3
+    finally:
+        own.stop()
+        os.environ["SLURM_CONF"] = before
+    assert not own.job_processes() and not own.is_up()
+    for pid in pids:
+        stat = Path(f"/proc/{pid}/stat")
+        assert not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] == "Z"

@@ -1,0 +1,39 @@
+"""A run that goes on with other numbers of nodes sees the same samples in the same order."""
+
+from __future__ import annotations
+
+import pytest
+
+from slurm.queue import cancel
+
+pytestmark = pytest.mark.slurm
+
+
+def read_keys(run, start):
+    """Global position -> sample key, over all ranks of a start."""
+    lines = [line for path in run.folder.glob(f"keys_{start}_*") for line in path.read_text().splitlines()]
+    return {int(line.split()[0]): line.split()[1] for line in lines}
+
+
+def test_restart_on_one_then_four_nodes(run, reference, profile):
+    for start, (nodes, at_step) in enumerate([(2, 30), (1, 120)], start=1):
+        run.pace(step=0.05, keys=start)
+        run.submit(profile.model_copy(update={"nodes": nodes}))
+        run.wait_step(at_step)
+        cancel([run.job_id])
+        run.wait_left()
+        run.until(lambda: run.state == "CANCELLED", 60, "was not cancelled")
+    run.pace(keys=3)
+    run.submit(profile.model_copy(update={"nodes": 4}))
+    run.wait_done()
+    assert [event["world_size"] for event in run.events("start")] == [2, 1, 4]
+
+    expected = read_keys(reference, 1)
+    begins = [event["step"] for event in run.events("start")] + [200]
+    for start in (1, 2, 3):
+        keys = read_keys(run, start)
+        trained = range(4 * begins[start - 1], 4 * begins[start])
+        assert {position: keys[position] for position in trained} == {g: expected[g] for g in trained}
+    rows = run.rows()
+    assert [row["step"] for row in rows] == list(range(1, 201))
+    assert abs(rows[-1]["loss/total"] - reference.rows()[-1]["loss/total"]) < 1e-3
