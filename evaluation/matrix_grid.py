@@ -91,3 +91,23 @@ def diagonal_summary(matrix: Matrix) -> str:
     won = sum(any(entry.own and entry.rank == BEST for entry in entries) for entries in judged)
     rows = {"class": "classes", "kernel": "degradations"}[matrix.row_kind]
     return f"By {matrix.metric.label}, on {won} of {len(judged)} {rows} the best model is one that was made for it."
+
+
+def baseline_summary(matrix: Matrix) -> list[str]:
+    """For each baseline, how many models beat it on the row that they were made for; empty without such models."""
+    own = [
+        (row, column)
+        for row in range(len(matrix.rows))
+        for column in range(len(matrix.columns))
+        if matrix.is_own(row, column) and matrix.cells[row][column].value is not None
+    ]
+    sign = 1 if matrix.metric.higher_is_better else -1
+    noun = f"their own {row_kind_label(matrix.row_kind)}"
+    sentences = []
+    for number, baseline in enumerate(matrix.columns):
+        pairs = [(matrix.cells[row][column].value, matrix.cells[row][number].value) for row, column in own]
+        known = [sign * (value - base) for value, base in pairs if value is not None and base is not None]
+        if baseline.baseline and known:
+            won = sum(gain > 0 for gain in known)
+            sentences.append(f"By {matrix.metric.label}, {won} of {len(known)} models beat {baseline.title} on {noun}.")
+    return sentences

@@ -15,7 +15,7 @@ from evaluation.curves import read_curves
 from evaluation.exports import report_matrices, write_frame, write_grid_files, write_matrix_files
 from evaluation.grid import Grid
 from evaluation.matrix import Condition, conditions_of
-from evaluation.matrix_grid import diagonal_summary
+from evaluation.matrix_grid import baseline_summary, diagonal_summary
 from evaluation.metrics import METRICS
 from evaluation.page import Page, write_page
 from evaluation.picture_source import PictureSource
@@ -79,7 +79,9 @@ def write_report(
     is_matrix = reference is not None and reference.metric is not None
     comparisons = _write_comparisons(table, config, out)
     curves = read_curves([(run.name, run.folders) for run in runs])
-    sentences = [*map(diagonal_summary, (named.matrix for named in matrices)), *compare_summaries(comparisons)]
+    shown = [named.matrix for named in matrices]
+    sentences = [diagonal_summary(matrix) for matrix in shown]
+    sentences += [text for matrix in shown for text in baseline_summary(matrix)] + compare_summaries(comparisons)
     page = Page(
         name=name,
         subtitle=_subtitle(table),

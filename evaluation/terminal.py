@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from evaluation.compare import Comparison
+from evaluation.facts_grids import compare_grid
 from evaluation.formats import legend
 from evaluation.grid import BEST, SECOND, Entry, Grid, Line
 from evaluation.matrix import Matrix
-from evaluation.matrix_grid import diagonal_summary, matrix_grid
+from evaluation.matrix_grid import baseline_summary, diagonal_summary, matrix_grid
+from evaluation.metrics import METRICS
+from evaluation.sentences import sentence
 
 
 def print_matrix(console: Console, matrix: Matrix) -> None:
-    """Prints a matrix, cut into blocks of columns where the terminal is too narrow for it, and one summary line."""
+    """Prints a matrix, cut into blocks of columns where the terminal is too narrow for it, and what it shows."""
     print_grid(console, matrix_grid(matrix))
-    summary = diagonal_summary(matrix)
-    if summary:
-        console.print(Text(summary))
+    for text in filter(None, [diagonal_summary(matrix), *baseline_summary(matrix)]):
+        console.print(Text(text))
+
+
+def print_comparisons(console: Console, comparisons: Sequence[Comparison]) -> None:
+    """Prints the comparisons of each measure as a table, and each in words."""
+    for name in dict.fromkeys(comparison.metric for comparison in comparisons):
+        of_metric = [comparison for comparison in comparisons if comparison.metric == name]
+        print_grid(console, compare_grid(of_metric, METRICS[name].label))
+        for comparison in of_metric:
+            console.print(Text(sentence(comparison)))
 
 
 def print_grid(console: Console, grid: Grid) -> None:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from evaluation.compare import compare, pair_questions
 from evaluation.config import EvaluateConfig
 from evaluation.exports import report_matrices, write_grid_files, write_matrix_files
 from evaluation.figures import draw_grid
@@ -23,7 +24,7 @@ from evaluation.matrix import build_matrix, conditions_of
 from evaluation.matrix_grid import matrix_grid
 from evaluation.metrics import METRICS
 from evaluation.model import Model
-from evaluation.terminal import print_grid, print_matrix
+from evaluation.terminal import print_comparisons, print_grid, print_matrix
 
 GREEN = (143, 211, 160)
 
@@ -160,3 +161,12 @@ def test_png_files_are_readable(grid, tmp_path):
     write_grid_files(grid, tmp_path, "x")
     with Image.open(tmp_path / "x.png") as image:
         assert image.format == "PNG" and image.info["Title"] == grid.title
+
+
+def test_comparisons_are_printed_as_a_table_and_in_words(table):
+    conditions = conditions_of(table)
+    questions = pair_questions(table, conditions, [("beach", "bicubic")])
+    console = Console(width=140, file=io.StringIO())
+    print_comparisons(console, compare(table, METRICS["psnr"], questions, resamples=500))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert text.count("beach against bicubic") == 3 and "On mountain, beach beats bicubic: its PSNR is" in text

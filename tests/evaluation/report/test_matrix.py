@@ -9,7 +9,7 @@ import pytest
 from evaluation.columns import build_columns, common_name
 from evaluation.grid import BEST, SECOND, Footnotes, rank_values, show_number
 from evaluation.matrix import build_matrix, conditions_of
-from evaluation.matrix_grid import diagonal_summary, matrix_grid
+from evaluation.matrix_grid import baseline_summary, diagonal_summary, matrix_grid
 from evaluation.metrics import METRICS
 from evaluation.model import Model
 from evaluation.scores import ScoreTable, empty_sets
@@ -180,6 +180,14 @@ def test_summary_counts_the_classes_whose_own_model_is_the_best(table):
     better = (table.images["model"] == "general") & (table.images["image_class"] == "beach")
     table.images.loc[better, "psnr"] += 5
     assert diagonal_summary(matrix_of(table)) == whole.replace("3 of", "2 of")
+
+
+def test_summary_counts_the_models_that_beat_each_baseline_on_their_own_class(table):
+    assert baseline_summary(matrix_of(table)) == ["By PSNR, 3 of 3 models beat bicubic on their own class."]
+    worse = (table.images["model"] == "beach") & (table.images["image_class"] == "beach")
+    table.images.loc[worse, ["psnr", "mse"]] = [3.0, 1.0]
+    assert baseline_summary(matrix_of(table)) == ["By PSNR, 2 of 3 models beat bicubic on their own class."]
+    assert baseline_summary(matrix_of(table, "mse")) == ["By MSE, 2 of 3 models beat bicubic on their own class."]
 
 
 def test_an_empty_table_gives_a_matrix_of_reasons():

@@ -12,8 +12,10 @@ from evaluation.config import EvaluateConfig
 from evaluation.facts_grids import ledger_grid, models_grid, runs_grid, show_hours
 from evaluation.matrix import conditions_of
 from evaluation.metrics import METRICS
+from evaluation.model import Model
 from evaluation.picture_source import PictureSource
 from evaluation.report import RunRecord, write_report
+from evaluation.scores import IMAGE_KEYS, ScoreTable, empty_sets
 from harness.errors import InputError
 
 CLASSES = ["beach", "mountain", "general"]
@@ -66,6 +68,16 @@ def test_measure_without_numbers_is_one_sentence_with_its_reason(table, tmp_path
     text = text_of(write_report("demo", table, EvaluateConfig(), [], tmp_path, None, (), pictures))
     assert "LPIPS (Alex) by class and model: no numbers. weights absent; run `harness weights fetch alexnet`" in text
     assert "12 cells without a number: weights absent" in text
+
+
+def test_report_of_models_that_could_not_be_scored_at_all_gives_the_reasons(tmp_path):
+    images = pd.DataFrame({**{key: [] for key in IMAGE_KEYS}, "psnr": pd.Series(dtype=float)})
+    models = [Model("beach", "checkpoint", "/none/beach", {"class": "beach"}, "beach"), Model("bicubic", "method")]
+    missing = {(m.name, c, "psnr"): f"{m.name} is not finished" for m in models for c in CLASSES}
+    table = ScoreTable(images, empty_sets(), missing, models, CLASSES)
+    text = text_of(write_report("demo", table, EvaluateConfig(), [], tmp_path))
+    assert "beach is not finished" in text
+    assert (tmp_path / "matrix_psnr.csv").read_text().splitlines()[1] == "beach,,"
 
 
 def test_pictures_that_cannot_be_made_give_a_reason_instead(table, tmp_path):
