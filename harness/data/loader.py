@@ -175,8 +175,7 @@ class PatchLoader:
         return np.arange(first, first + share)
 
     def _new_reader(self) -> list[CropReader]:
-        keep = self.data.crops_per_tile > 1
-        return [CropReader(dataset, keep) for dataset in self._datasets]
+        return [CropReader(dataset, self.data.crops_per_tile) for dataset in self._datasets]
 
     def _read_batch(self, readers: list[CropReader], first_position: int, number: int) -> Batch:
         position_B = self._positions(first_position, number)

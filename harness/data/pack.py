@@ -349,7 +349,7 @@ def _write_group(building: Path, options: Options, group: _Group) -> tuple[str, 
                 continue
             tile_px = options.tile_px if image.split == "train" else 0
             for place in tile_places(pixels_HWC.shape[0], pixels_HWC.shape[1], tile_px):
-                samples.append(asdict(_write_sample(file, pixels_HWC, image, place, options.codec)))
+                samples.append(dict(vars(_write_sample(file, pixels_HWC, image, place, options.codec))))
     record = {"samples": samples, "skipped": [asdict(item) for item in skipped]}
     _write_whole(building / f"{group.name}.json", json.dumps(record))
     return group.name, len(group.images)

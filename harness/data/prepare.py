@@ -29,7 +29,7 @@ class Prepare:
         self.scale = scale
         self._streams = {name: random.key(seed, name) for name in ("flip", "jitter", "kernel", "noise")}
         weights = {kernel: weight for kernel, weight in data.degradation.kernels.items() if weight > 0}
-        self._degrade = Degrade(weights, data.patch_px, scale, self._streams["kernel"])
+        self.degrade = Degrade(weights, data.patch_px, scale, self._streams["kernel"])
 
     @torch.no_grad()
     def __call__(self, hr_BHWC: torch.Tensor, position_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,7 +43,7 @@ class Prepare:
         with _exact_products(hr_BHWC.device.type):
             hr_BHWC = self._oriented(hr_BHWC, position_B)
             levels_BHWC = self._jittered(hr_BHWC.to(torch.float32), position_B)
-            lr_BCHW = self._degrade(levels_BHWC, position_B).mul_(1 / 255)
+            lr_BCHW = self.degrade(levels_BHWC, position_B).mul_(1 / 255)
             lr_BCHW = self._noisy(lr_BCHW, position_B)
             hr_BCHW = levels_BHWC.mul(1 / 255).permute(0, 3, 1, 2)
             lr_BCHW = lr_BCHW.contiguous(memory_format=torch.channels_last)
@@ -92,6 +92,7 @@ class Degrade:
         self._matrix_KOI = torch.from_numpy(matrices.astype(np.float32))
         self._rounds_K = torch.tensor([name in ROUNDS_BETWEEN for name in names])
         self._turned_K = torch.tensor([name in ROWS_FIRST for name in names])
+        self._bands = _bands((matrices != 0).any(axis=0).reshape(matrices.shape[1:]))
         share = np.cumsum([weights[name] for name in names]) / sum(weights.values())
         self._share_K = torch.from_numpy(share[:-1].astype(np.float32))
         self._always_rounds = bool(self._rounds_K.all())
@@ -105,12 +106,24 @@ class Degrade:
         matrix, rounds, turned = self._chosen(position_B)
         if self._any_turned:  # patches and matrices are square, so rows first is columns first on the turned patch
             levels_BHWC = torch.where(turned, levels_BHWC.transpose(1, 2), levels_BHWC)
-        vertical = torch.matmul(matrix, levels_BHWC.reshape(size_B, px, px * channels))
+        vertical = self._down(matrix, levels_BHWC.reshape(size_B, px, px * channels))
         vertical = self._round_between(vertical, rounds)
         out_px = vertical.shape[1]
         across = vertical.reshape(size_B, out_px, px, channels).permute(0, 3, 1, 2).reshape(size_B, -1, px)
         lr = _to_levels(torch.matmul(across, matrix.transpose(-1, -2))).reshape(size_B, channels, out_px, out_px)
         return torch.where(turned, lr.transpose(2, 3), lr) if self._any_turned else lr
+
+    def _down(self, matrix: torch.Tensor, rows_BHX: torch.Tensor) -> torch.Tensor:
+        """matrix @ rows. On a CPU in bands of output rows, each with the input rows that have a weight: half the time.
+
+        What is left out is multiplied by zero, so the result is the same.
+        """
+        if rows_BHX.device.type != "cpu":
+            return torch.matmul(matrix, rows_BHX)
+        result = rows_BHX.new_empty(rows_BHX.shape[0], matrix.shape[-2], rows_BHX.shape[2])
+        for out, used in self._bands:
+            result[:, out] = torch.matmul(matrix[..., out, used], rows_BHX[:, used])
+        return result
 
     def _chosen(self, position_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Each sample's matrix, whether it is rounded between the passes, and whether the rows come first."""
@@ -133,6 +146,15 @@ class Degrade:
             self._rounds_K = self._rounds_K.to(device)
             self._turned_K = self._turned_K.to(device)
             self._share_K = self._share_K.to(device)
+
+
+def _bands(weighted_OI: np.ndarray, count: int = 4) -> list[tuple[slice, slice]]:
+    """(output rows, input rows they need) of `count` bands of a resampling matrix's pattern of weights."""
+    bands = []
+    for out in np.array_split(np.arange(weighted_OI.shape[0]), min(count, weighted_OI.shape[0])):
+        used = np.flatnonzero(weighted_OI[out].any(axis=0))
+        bands.append((slice(int(out[0]), int(out[-1]) + 1), slice(int(used[0]), int(used[-1]) + 1)))
+    return bands
 
 
 def _where(chosen_B: torch.Tensor, then: torch.Tensor, otherwise: torch.Tensor) -> torch.Tensor:

@@ -63,12 +63,16 @@ class ShardFile:
 
 
 class CropReader:
-    """Reads crops of a dataset's samples into batches. One per thread: it owns a scratch buffer."""
+    """Reads crops of a dataset's samples into batches. One per thread: it owns a scratch buffer.
 
-    def __init__(self, dataset: Dataset, keep_decoded: bool = False) -> None:
+    With `visits` above 1 a decoded image is kept until it was read so many times (or room is needed).
+    """
+
+    def __init__(self, dataset: Dataset, visits: int = 1) -> None:
         self.dataset = dataset
         self._scratch = np.empty(0, np.uint8)
-        self._kept: OrderedDict[int, np.ndarray] | None = OrderedDict() if keep_decoded else None
+        self._visits = visits
+        self._kept: OrderedDict[int, tuple[np.ndarray, int]] = OrderedDict()
         self._kept_bytes = 0
 
     def read(self, index: int, top: int, left: int, out_HX: np.ndarray) -> None:
@@ -107,15 +111,16 @@ class CropReader:
         data.checked[index] = True
 
     def _decoded(self, index: int) -> np.ndarray:
-        if self._kept is None:
-            return self.dataset.read(index)
-        image_HWC = self._kept.pop(index, None)
+        image_HWC, left = self._kept.pop(index, (None, 0))
         if image_HWC is None:
-            image_HWC = self.dataset.read(index)
+            image_HWC, left = self.dataset.read(index), self._visits
+        else:
+            self._kept_bytes -= image_HWC.nbytes
+        if left > 1:
+            self._kept[index] = (image_HWC, left - 1)
             self._kept_bytes += image_HWC.nbytes
-        self._kept[index] = image_HWC
-        while self._kept_bytes > _KEPT_BYTES and len(self._kept) > 1:
-            self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
+            while self._kept_bytes > _KEPT_BYTES and len(self._kept) > 1:
+                self._kept_bytes -= self._kept.popitem(last=False)[1][0].nbytes
         return image_HWC
 
 

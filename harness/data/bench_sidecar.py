@@ -1,4 +1,4 @@
-"""Writes the sidecar of a million samples, then opens it in a fresh process; prints seconds and megabytes.
+"""What opening the sidecar of a million samples costs, in a fresh process.
 
 The seconds are those of all processors together, so that other work on the machine does not count; on an idle machine
 the wall clock shows no more.
@@ -89,10 +89,14 @@ def open_it(folder: Path) -> None:
     print(f"{seconds:.3f} {resident_mb() - before:.1f}")
 
 
+def measure(folder: Path) -> tuple[float, float]:
+    """(seconds, megabytes) that opening costs, in a fresh process; `folder` must be empty."""
+    write(folder)
+    command = [sys.executable, "-m", "harness.data.bench_sidecar", str(folder)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    seconds, megabytes = map(float, done.stdout.split())
+    return seconds, megabytes
+
+
 if __name__ == "__main__":
-    place = Path(sys.argv[1])
-    if len(sys.argv) > 2:
-        open_it(place)
-    else:
-        write(place)
-        subprocess.run([sys.executable, __file__, str(place), "open"], check=True)
+    open_it(Path(sys.argv[1]))
