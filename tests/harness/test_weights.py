@@ -199,3 +199,12 @@ def test_looking_up_imports_no_torch():
 
     code = "import sys, harness.weights; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_documented_table_is_the_one_in_the_code():
+    page = (Path(__file__).parents[2] / "docs" / "weights.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip(" `") for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")
+    ]
+    want = [[w.name, w.used_for, w.file_name, f"{w.size_bytes:,}", w.sha256] for w in weights.TABLE.values()]
+    assert rows == want
