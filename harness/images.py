@@ -34,7 +34,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     ".png": {"compress_level": 4},
     ".jpg": {"quality": 95, "subsampling": 0},
     ".jpeg": {"quality": 95, "subsampling": 0},
-    ".webp": {"lossless": True},
+    ".webp": {"lossless": True, "exact": True},
 }
 
 
@@ -156,6 +156,8 @@ def check_writable(path: Path, picture: Picture) -> None:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise DataError(f"{path}: is of no known image format; end the name in .png.")
+    if suffix == ".gif":
+        raise DataError(f"{path}: GIF would lose all but 256 colours; write .png.")
     if picture.pixels.dtype == np.uint16 and suffix != ".png":
         raise DataError(f"{path}: {suffix} would lose the 16 bits a channel; write .png.")
     if picture.alpha is not None and suffix not in _WITH_ALPHA:
