@@ -21,7 +21,7 @@ from evaluation.metrics import METRICS
 from evaluation.model import Model
 from evaluation.networks import Finder, Networks, locate
 from evaluation.parallel import run_units
-from evaluation.roster import Entry, dataset_of, roster_of, scale_of
+from evaluation.roster import Entry, dataset_of, model_of, roster_of, scale_of
 from evaluation.scores import ScoreTable
 from evaluation.work import Job, Opener, Unit, Worker, all_units, still_missing
 from harness.errors import EXIT_DONE
@@ -42,7 +42,7 @@ def evaluate(
     find: Finder | None = None,
     opener: Opener | None = None,
 ) -> ScoreTable:
-    """Scores every model on every condition, and saves the table in `out_dir`.
+    """Scores every model (and those that the configuration names) on every condition; saves the table in `out_dir`.
 
     Only cells that the cache (`out_dir`/cache, or `cache_dir`, which several evaluations may share) does not hold are
     measured, so a killed evaluation continues. `progress` is called with images x models done and to do. `source`,
@@ -77,7 +77,7 @@ def plan(
     Raises:
         InputError: see `evaluate`.
     """
-    roster = [_one_degradation(entry, config) for entry in roster_of(models, config.latest)]
+    roster = [_one_degradation(entry, config) for entry in roster_of(_with_others(models, config), config.latest)]
     source = source or DatasetImages(dataset_of(roster, config))
     located = locate(config.metrics, find)
     job = Job(
@@ -110,7 +110,7 @@ def mark_stale(table: ScoreTable, models: Sequence[Model], config: EvaluateConfi
 
     For a report that is written without measuring anew: its numbers are then absent instead of wrong.
     """
-    roster = {entry.model.name: entry for entry in roster_of(models, config.latest)}
+    roster = {entry.model.name: entry for entry in roster_of(_with_others(models, config), config.latest)}
     fingerprint = DatasetImages(dataset_of(list(roster.values()), config)).fingerprint
     missing = dict(table.missing)
     measured = table.images.drop_duplicates(["model", "condition"])
@@ -165,6 +165,13 @@ def _without(job: Job, missing: dict[str, str]) -> Job:
     """The job without the metrics whose network cannot be loaded."""
     located = replace(job.located, missing={**job.located.missing, **missing})
     return replace(job, metrics=tuple(m for m in job.metrics if m not in missing), located=located)
+
+
+def _with_others(models: Sequence[Model], config: EvaluateConfig) -> list[Model]:
+    """The models and those that the configuration names; the baselines stay at the end."""
+    others = [model_of(text) for text in config.models]
+    first = [model for model in models if model.kind != "method"]
+    return [*first, *others, *(model for model in models if model.kind == "method")]
 
 
 def _one_degradation(entry: Entry, config: EvaluateConfig) -> Entry:

@@ -62,6 +62,8 @@ class EvaluateConfig(Section):
     border_px: int | None = Field(default=None, ge=0)
     """Pixels cropped from each edge before MSE, PSNR and SSIM; null crops `scale`."""
     baselines: tuple[Baseline, ...] = ("nearest", "bicubic")
+    models: tuple[str, ...] = ()
+    """More columns, each PATH or NAME=PATH: a run, a checkpoint, another project's file, a folder of SR images."""
     latest: bool = False
     """Evaluate the newest checkpoint of runs that are not finished."""
     tile_px: int | None = Field(default=None, gt=0)

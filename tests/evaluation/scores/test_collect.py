@@ -348,6 +348,15 @@ def test_a_folder_of_sr_images_scores_as_the_model_that_made_them(packed: str, t
         assert table.mean("theirs", condition, "psnr") == table.mean("bicubic", condition, "psnr")
 
 
+def test_models_that_the_configuration_names_become_columns_before_the_baselines(packed: str, tmp_path: Path) -> None:
+    table = evaluate([baseline("bicubic")], on(packed), tmp_path / "out")
+    save_sr_images(table, packed, tmp_path / "sr")
+    config = on(packed, models=(f"theirs={tmp_path / 'sr'}",))
+    table = evaluate([baseline("bicubic")], config, tmp_path / "out")
+    assert [(model.name, model.kind) for model in table.models] == [("theirs", "folder"), ("bicubic", "method")]
+    assert not mark_stale(table, [baseline("bicubic")], config).missing
+
+
 def test_a_folder_that_does_not_match_shows_both_lists(packed: str, tmp_path: Path) -> None:
     table = evaluate([baseline("bicubic")], on(packed), tmp_path / "out")
     save_sr_images(table, packed, tmp_path / "sr")
