@@ -25,7 +25,7 @@ from slurm.errors import EXIT_DONE, EXIT_SAVED, has_died
 from slurm.job import Job, check_jobs, make_private, write_payload
 from slurm.launch import payload_of
 from slurm.profile import ClusterProfile
-from slurm.queue import client_environment
+from slurm.queue import client_variables
 from slurm.submission import Submission, note_submission
 
 State = Literal["waiting", "running", "stopping", "done", "failed", "stopped", "blocked"]
@@ -195,8 +195,7 @@ class Supervisor:
             )
 
     def _rank_environment(self, name: str, rank: int, port: int, slot: int) -> dict[str, str]:
-        with client_environment(None):
-            environment = dict(os.environ)
+        environment = client_variables(None)
         gpus = self.profile.gpus_per_node
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu) for gpu in range(slot * gpus, (slot + 1) * gpus))

@@ -149,9 +149,17 @@ def load_profile(name_or_path: str | Path) -> ClusterProfile:
     if not isinstance(values, dict):
         raise ClusterError(f"{path}: expected keys and values; write for example `executor: slurm`.")
     try:
-        return ClusterProfile.model_validate({"name": path.stem, **values})
+        return _fill_machine(ClusterProfile.model_validate({"name": path.stem, **values}))
     except ValidationError as error:
         raise ClusterError(f"{path}: {_sentence(error)}") from None
+
+
+def _fill_machine(profile: ClusterProfile) -> ClusterProfile:
+    """Shares this machine's cores out over the jobs that run at once here, where the profile does not say otherwise."""
+    if profile.executor == "slurm" or "cpus_per_task" in profile.model_fields_set:
+        return profile
+    ranks = profile.max_parallel * profile.ranks_per_node
+    return profile.model_copy(update={"cpus_per_task": max(1, len(os.sched_getaffinity(0)) // ranks)})
 
 
 def slurm_answers() -> bool:
