@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slurm.errors import EXIT_DONE, EXIT_WRONG_INPUT, ClusterError
-from slurm.queue import ask, client_environment
+from slurm.queue import ask, client_variables
 
 DEFAULT_FOLDER = Path(".dev-slurm")
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
@@ -115,9 +115,9 @@ class DevCluster:
         if not self.conf.exists():
             return
         if self.is_up():
-            with client_environment(str(self.conf)), contextlib.suppress(ClusterError):
-                ask("scancel", "--signal=KILL", "--full", "--user", "root", timeout_s=10)
-                ask("scancel", "--user", "root", timeout_s=10)
+            with contextlib.suppress(ClusterError):
+                self.ask("scancel", "--signal=KILL", "--full", "--user", "root", timeout_s=10)
+                self.ask("scancel", "--user", "root", timeout_s=10)
         for name in [*(f"slurmd-{node}" for node in self.node_names()), "slurmctld", "munged"]:
             self._end(name)
         for pid in self.job_processes():
@@ -135,16 +135,18 @@ class DevCluster:
         """Whether the controller answers."""
         if not self.conf.exists() or not _alive(self._pid("slurmctld")):
             return False
-        with client_environment(str(self.conf)):
-            try:
-                return "UP" in ask("scontrol", "ping", timeout_s=10)
-            except ClusterError:
-                return False
+        try:
+            return "UP" in self.ask("scontrol", "ping", timeout_s=10)
+        except ClusterError:
+            return False
+
+    def ask(self, *words: str, timeout_s: float = 60) -> str:
+        """The output of one of SLURM's commands on this cluster."""
+        return ask(*words, timeout_s=timeout_s, slurm_conf=str(self.conf))
 
     def node_states(self) -> dict[str, str]:
         """SLURM's state of each node, for example `idle` or `down*`."""
-        with client_environment(str(self.conf)):
-            lines = ask("sinfo", "--noheader", "--Node", "--partition", "low", "--format", "%N %t").splitlines()
+        lines = self.ask("sinfo", "--noheader", "--Node", "--partition", "low", "--format", "%N %t").splitlines()
         return dict(line.split() for line in lines)  # type: ignore[misc]
 
     def start_node(self, node: str) -> None:
@@ -235,8 +237,9 @@ class DevCluster:
         self._run("munged", "--force", *words)
 
     def _run(self, program: str, *words: str) -> None:
-        with client_environment(str(self.conf)):
-            done = subprocess.run([_path(program), *words], capture_output=True, text=True, timeout=60, check=False)
+        command = [_path(program), *words]
+        environment = client_variables(str(self.conf))
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
         if done.returncode:
             said = " ".join((done.stderr or done.stdout).split())
             raise ClusterError(f"{program} did not start ({said}); see {self.folder}/log.")

@@ -19,31 +19,47 @@ _JOB_VARIABLES = (
 )
 
 
+def client_variables(slurm_conf: str | None) -> dict[str, str]:
+    """The environment for SLURM's clients and for new ranks: as if outside any job, and for this slurm.conf.
+
+    Without `slurm_conf` it is the one that SLURM_CONF names already, or the system's.
+    """
+    own_place = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if name == "SLURM_CONF" or not (name.startswith(own_place) or name in _JOB_VARIABLES)
+    }
+    if slurm_conf:
+        variables["SLURM_CONF"] = str(Path(slurm_conf).absolute())
+    return variables
+
+
 @contextlib.contextmanager
 def client_environment(slurm_conf: str | None) -> Iterator[None]:
-    """Runs SLURM's clients against `slurm_conf` (None: the system's), and as if outside any job."""
+    """Makes `client_variables` this process's own environment for a while; not for several threads."""
     before = dict(os.environ)
-    for name in before:
-        own_place = name.startswith(("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")) or name in _JOB_VARIABLES
-        if own_place and name != "SLURM_CONF":
-            del os.environ[name]
-    if slurm_conf:
-        os.environ["SLURM_CONF"] = str(Path(slurm_conf).absolute())
+    wanted = client_variables(slurm_conf)
+    for name in before.keys() - wanted.keys():
+        del os.environ[name]
+    os.environ.update(wanted)
     try:
         yield
     finally:
-        os.environ.clear()
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
         os.environ.update(before)
 
 
-def ask(*words: str, timeout_s: float = 60) -> str:
+def ask(*words: str, timeout_s: float = 60, slurm_conf: str | None = None) -> str:
     """The output of one of SLURM's commands.
 
     Raises:
         ClusterError: the command is missing, failed, or did not answer in time.
     """
+    environment = client_variables(slurm_conf)
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=timeout_s, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=timeout_s, check=False, env=environment)
     except FileNotFoundError:
         raise ClusterError(
             f"`{words[0]}` is not here; log in to a machine of the cluster, or use --cluster local."
@@ -91,8 +107,8 @@ def queue(slurm_conf: str | None = None) -> dict[str, QueuedJob]:
     """The user's jobs that are queued or running, by SLURM's id (`ARRAY_PLACE` inside an array)."""
     fields = "ArrayJobID,ArrayTaskID,State,Reason,NodeList,RestartCnt,SubmitTime,StartTime"
     form = ",".join(f"{name}:|" for name in fields.split(","))
-    with client_environment(slurm_conf):
-        text = ask("squeue", "--noheader", "--array", "--user", str(os.getuid()), "--Format", form)
+    words = ["squeue", "--noheader", "--array", "--user", str(os.getuid()), "--Format", form]
+    text = ask(*words, slurm_conf=slurm_conf)
     jobs = [_queued(line) for line in text.splitlines() if line.strip()]
     return {job.job_id: job for job in jobs}
 
@@ -107,6 +123,5 @@ def _queued(line: str) -> QueuedJob:
 
 def cancel(job_ids: Sequence[str], slurm_conf: str | None = None) -> None:
     """Cancels jobs: they save, leave, and do not come back. Ids that are no longer in the queue are no error."""
-    with client_environment(slurm_conf):
-        for start in range(0, len(job_ids), 200):
-            ask("scancel", "--quiet", *job_ids[start : start + 200])
+    for start in range(0, len(job_ids), 200):
+        ask("scancel", "--quiet", *job_ids[start : start + 200], slurm_conf=slurm_conf)
