@@ -9,6 +9,7 @@ from evaluation.compare import LEVEL, Comparison
 from evaluation.grid import Entry, Grid, Head, Line
 from evaluation.metrics import METRICS
 from evaluation.scores import ScoreTable
+from evaluation.sentences import show_difference
 
 LEDGER_LABELS = {
     "useful_h": "training, for the first time",
@@ -39,12 +40,11 @@ def compare_grid(comparisons: Sequence[Comparison], title: str) -> Grid:
 
 
 def _compare_line(comparison: Comparison, with_kernel: bool) -> Line:
-    metric = METRICS[comparison.metric]
     head = comparison.image_class + (f" ({comparison.kernel})" if with_kernel else "")
     entries = (
         Entry(f"{comparison.first} against {comparison.second}"),
-        Entry(_signed(comparison.difference, metric.digits), comparison.difference),
-        Entry(f"{_signed(comparison.low, metric.digits)} to {_signed(comparison.high, metric.digits)}"),
+        Entry(_signed(comparison, comparison.difference), comparison.difference),
+        Entry(f"{_signed(comparison, comparison.low)} to {_signed(comparison, comparison.high)}"),
         Entry(f"{comparison.probability:.1%}", comparison.probability),
         Entry("< 0.001" if comparison.p_holm < 0.001 else f"{comparison.p_holm:.3f}", comparison.p_holm),
         Entry(str(comparison.num_images), comparison.num_images),
@@ -52,8 +52,8 @@ def _compare_line(comparison: Comparison, with_kernel: bool) -> Line:
     return Line((head,), entries)
 
 
-def _signed(value: float, digits: int) -> str:
-    return f"{value:+.{digits}f}".replace("-", "−")
+def _signed(comparison: Comparison, value: float) -> str:
+    return ("+" if value >= 0 else "") + show_difference(comparison, value)
 
 
 def runs_grid(runs: Sequence[tuple[str, Mapping[str, str]]]) -> Grid:

@@ -32,13 +32,17 @@ def _undecided(c: Comparison) -> str:
     )
 
 
+def show_difference(comparison: Comparison, value: float) -> str:
+    """A difference, with one digit more than the measure itself is shown with."""
+    return f"{value:.{METRICS[comparison.metric].digits + 1}f}".replace("-", "−")
+
+
 def _amount(comparison: Comparison, value: float) -> str:
-    metric = METRICS[comparison.metric]
-    return f"{metric.format(value)} {metric.unit}".strip()
+    return f"{show_difference(comparison, value)} {METRICS[comparison.metric].unit}".strip()
 
 
 def _span(comparison: Comparison, low: float, high: float) -> str:
-    return f"{LEVEL:.0%} interval {METRICS[comparison.metric].format(low)} to {_amount(comparison, high)}"
+    return f"{LEVEL:.0%} interval {show_difference(comparison, low)} to {_amount(comparison, high)}"
 
 
 def _p(comparison: Comparison) -> str:
