@@ -158,7 +158,7 @@ def measure_matrix(folder: Path, images_per_class: int, num: int = 6, edge_px: i
     """A num x num matrix with every measure, against the bare forwards; and what one more model costs."""
     files = _random_networks(folder)
     source = DrawnImages(num, images_per_class, edge_px)
-    config = EvaluateConfig(scale=SCALE, metrics=("mse", "psnr", "ssim", "lpips-alex", "fid", "kid"))
+    config = EvaluateConfig(scale=SCALE, metrics=("mse", "psnr", "ssim", "lpips-alex", "fid", "kid"), device="cpu")
     models = _named_files(folder, num)
     out = folder / "matrix"
 
@@ -232,7 +232,7 @@ def _named_files(folder: Path, count: int) -> list[Model]:
     return models
 
 
-def _open_srresnet(entry: Entry, scale: int, tile_px: int | None) -> Upsampler:
+def _open_srresnet(entry: Entry, scale: int, tile_px: int | None, device: str) -> Upsampler:
     return _srresnet(entry.model.name)
 
 
@@ -277,7 +277,7 @@ def measure_linearity(folder: Path, sizes: Sequence[int], images_per_class: int 
 class _Simulated(MethodUpsampler):
     """Gives pixels at the right size for next to no time."""
 
-    def __init__(self, entry: Entry, scale: int, tile_px: int | None) -> None:
+    def __init__(self, entry: Entry, scale: int, tile_px: int | None, device: str) -> None:
         super().__init__("nearest", scale)
 
     def batch(self, lr_NHWC: np.ndarray, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from evaluation.assemble import Assembler
 from evaluation.cells import ScoreCache
 from evaluation.code_version import code_version
 from evaluation.config import EvaluateConfig
+from evaluation.device import device_named
 from evaluation.images import DatasetImages, ImageSource, conditions_of
 from evaluation.metrics import METRICS
 from evaluation.model import Model
@@ -57,7 +58,7 @@ def evaluate(
     failures: dict[str, str] = {}
     units = [unit for unit in (still_missing(u, job, cache) for u in all_units(job)) if unit is not None]
     if units:
-        networks = Networks(job.located)
+        networks = Networks(job.located, device_named(config.device))
         job = _without(job, networks.missing)
         units = [unit for unit in (still_missing(u, job, cache) for u in all_units(job)) if unit is not None]
         if config.workers > 1 and opener is None and len(units) > 1:
@@ -155,7 +156,7 @@ def measure_share(
     """
     job, source = plan(models, config)
     cache = ScoreCache(cache_dir)
-    networks = Networks(job.located)
+    networks = Networks(job.located, device_named(config.device))
     job = _without(job, networks.missing)
     mine = (still_missing(unit, job, cache) for unit in all_units(job)[share::num_shares])
     return run_here(Worker(job, source, cache, networks), [unit for unit in mine if unit is not None])

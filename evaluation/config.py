@@ -69,6 +69,8 @@ class EvaluateConfig(Section):
     tile_px: int | None = Field(default=None, gt=0)
     """Edge of the LR tiles in which large images go through a network; null feeds images up to a megapixel whole."""
     diversity: DiversityConfig = DiversityConfig()
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where networks run; auto takes a GPU where there is one. Always in float32 proper (no TF32)."""
     workers: int = Field(default=1, gt=0)
     """Local processes that share the work."""
     report: ReportConfig = ReportConfig()

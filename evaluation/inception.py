@@ -44,7 +44,7 @@ class FIDInception(nn.Module):
     @torch.inference_mode()
     def describe(self, image_BCHW: torch.Tensor) -> np.ndarray:
         """Features (B, 2048) float32 of RGB or grey images in [0, 1] of any size (resized to 299 x 299, bilinear)."""
-        x = image_BCHW.to(torch.float32).expand(-1, 3, -1, -1)
+        x = image_BCHW.to(next(self.parameters()).device, torch.float32).expand(-1, 3, -1, -1)
         x = nn.functional.interpolate(x, size=(_INPUT_PX, _INPUT_PX), mode="bilinear", align_corners=False)
         x = self.layers((2 * x - 1).contiguous(memory_format=torch.channels_last))
         return x.mean(dim=(2, 3)).cpu().numpy()

@@ -65,7 +65,7 @@ class Measures:
         features = {}
         for name, network in self.networks.lpips.items():
             if name in self.metrics and min(hr_NHWC.shape[1:3]) >= network.min_px:
-                features[name] = network.describe(unit_range(hr_NHWC))
+                features[name] = network.describe(unit_range(hr_NHWC, self.networks.device))
         tint_N2 = _tints(hr_NHWC) if "color-shift" in self.metrics else None
         return Reference(hr_NHWC, grey, self._compared(hr_NHWC, grey), features, tint_N2)
 
@@ -89,7 +89,9 @@ class Measures:
             network = self.networks.lpips[name]
             if name not in reference.features:
                 return None
-            return network.distance(network.describe(unit_range(sr_NHWC)), reference.features[name])
+            return network.distance(
+                network.describe(unit_range(sr_NHWC, self.networks.device)), reference.features[name]
+            ).cpu()
         if name == "color-shift":
             assert reference.tint_N2 is not None
             return (_tints(sr_NHWC) - reference.tint_N2).norm(dim=1)
@@ -123,9 +125,9 @@ def _each(
     return torch.cat([measure(a, b) for a, b in zip(preds, target, strict=True)])
 
 
-def unit_range(image_NHWC: np.ndarray) -> torch.Tensor:
-    """uint8 NHWC as float32 NCHW in [0, 1], channels last in memory."""
-    return torch.from_numpy(np.ascontiguousarray(image_NHWC)).permute(0, 3, 1, 2).to(torch.float32) / 255
+def unit_range(image_NHWC: np.ndarray, device: str = "cpu") -> torch.Tensor:
+    """uint8 NHWC as float32 NCHW in [0, 1] on the device, channels last in memory."""
+    return torch.from_numpy(np.ascontiguousarray(image_NHWC)).to(device).permute(0, 3, 1, 2).to(torch.float32) / 255
 
 
 def _tints(image_NHWC: np.ndarray) -> torch.Tensor:

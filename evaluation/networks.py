@@ -61,7 +61,8 @@ def locate(metrics: Iterable[str], find: Finder | None = None) -> Located:
 class Networks:
     """The located networks, loaded; one whose file turns out to be damaged has a reason in `missing`."""
 
-    def __init__(self, located: Located) -> None:
+    def __init__(self, located: Located, device: str = "cpu") -> None:
+        self.device = device
         self.lpips: dict[str, LPIPS] = {}
         self.inception: FIDInception | None = None
         self.missing = dict(located.missing)
@@ -76,11 +77,11 @@ class Networks:
         if metric in LPIPS_OF:
             from harness.quality.lpips import LPIPS
 
-            self.lpips[metric] = LPIPS(LPIPS_OF[metric], file)
+            self.lpips[metric] = LPIPS(LPIPS_OF[metric], file).to(self.device)
         elif self.inception is None:
             from evaluation.inception import FIDInception
 
-            self.inception = FIDInception(file)
+            self.inception = FIDInception(file).to(self.device)
 
 
 def _find(name: str) -> Path:

@@ -53,13 +53,15 @@ def _start(job: Job, dataset: str, cache_dir: str, threads: int) -> None:
     import torch
 
     from evaluation.cells import ScoreCache
+    from evaluation.device import device_named
     from evaluation.images import DatasetImages
     from evaluation.networks import Networks
     from evaluation.work import Worker
 
     global _WORKER
     torch.set_num_threads(threads)
-    _WORKER = Worker(job, DatasetImages(dataset), ScoreCache(Path(cache_dir)), Networks(job.located))
+    networks = Networks(job.located, device_named(job.config.device))
+    _WORKER = Worker(job, DatasetImages(dataset), ScoreCache(Path(cache_dir)), networks)
 
 
 def _run(unit: Unit) -> dict[str, str]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from evaluation.checkpoints import find_weights
+from evaluation.device import float32_proper
 from evaluation.measures import unit_range
 from evaluation.model import METHODS, Model
 from evaluation.score_folder import list_images
@@ -53,11 +54,12 @@ class MethodUpsampler:
 class NetworkUpsampler:
     """A network, in float32 (reported numbers are not measured in half precision); large images go in tiles."""
 
-    def __init__(self, network: Network, name: str, tile_px: int | None = None) -> None:
+    def __init__(self, network: Network, name: str, tile_px: int | None = None, device: str = "cpu") -> None:
         self.network = network
+        self.device = device
         self.name = name
         self.whole_px = _WHOLE_PX if tile_px is None else tile_px * tile_px
-        self.tiled = TiledNetwork(network, torch.device("cpu"), tile_px)
+        self.tiled = TiledNetwork(network, torch.device(device), tile_px)
 
     def __call__(self, lr_image: np.ndarray, key: str | None = None) -> np.ndarray:
         sr_NHWC, finite_N = self.batch(lr_image[None], [key or ""])
@@ -69,22 +71,25 @@ class NetworkUpsampler:
     def batch(self, lr_NHWC: np.ndarray, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         height, width = lr_NHWC.shape[1:3]
         try:
-            if height * width > self.whole_px and self.network.tileable:
-                return np.stack([self.tiled(image) for image in lr_NHWC]), np.ones(len(lr_NHWC), bool)
-            self.network.place(0, 0, height, width)
-            return _to_levels(self.network.module(unit_range(lr_NHWC)).float())
+            with float32_proper():
+                return self._forward(lr_NHWC)
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
-            raise InputError(
-                f"model '{self.name}': fails on an LR image of {height} x {width} px ({reason})."
-            ) from None
+            raise InputError(f"model '{self.name}': fails on LR images of {height} x {width} px ({reason}).") from None
+
+    def _forward(self, lr_NHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        height, width = lr_NHWC.shape[1:3]
+        if height * width > self.whole_px and self.network.tileable:
+            return np.stack([self.tiled(image) for image in lr_NHWC]), np.ones(len(lr_NHWC), bool)
+        self.network.place(0, 0, height, width)
+        return _to_levels(self.network.module(unit_range(lr_NHWC, self.device)).float())
 
 
 def _to_levels(sr_BCHW: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """uint8 NHWC, and which images were finite."""
-    finite_N = sr_BCHW.isfinite().flatten(1).all(dim=1).numpy()
+    finite_N = sr_BCHW.isfinite().flatten(1).all(dim=1).cpu().numpy()
     levels_BCHW = sr_BCHW.nan_to_num_(nan=0.0).clamp_(0, 1).mul_(255).round_().to(torch.uint8)
-    return levels_BCHW.permute(0, 2, 3, 1).contiguous().numpy(), finite_N
+    return levels_BCHW.permute(0, 2, 3, 1).contiguous().cpu().numpy(), finite_N
 
 
 class FolderUpsampler:
@@ -136,7 +141,9 @@ class FolderUpsampler:
         return np.stack(images), np.ones(len(images), bool)
 
 
-def open_upsampler(model: Model, scale: int, latest: bool = True, tile_px: int | None = None) -> Upsampler:
+def open_upsampler(
+    model: Model, scale: int, latest: bool = True, tile_px: int | None = None, device: str = "cpu"
+) -> Upsampler:
     """Loads a model of any kind.
 
     Raises:
@@ -148,19 +155,19 @@ def open_upsampler(model: Model, scale: int, latest: bool = True, tile_px: int |
     if model.kind == "folder":
         return FolderUpsampler(Path(model.path or ""), scale, model.name)
     path = Path(model.path or "") if model.kind == "spandrel" else find_weights(model, latest).path
-    return open_network_of(model, path, scale, tile_px)
+    return open_network_of(model, path, scale, tile_px, device)
 
 
-def open_network_of(model: Model, path: Path, scale: int, tile_px: int | None = None) -> Upsampler:
+def open_network_of(model: Model, path: Path, scale: int, tile_px: int | None = None, device: str = "cpu") -> Upsampler:
     """The network in a run, a checkpoint or a weights file.
 
     Raises:
         CheckpointError: it cannot be read. InputError: another scale.
     """
-    network = open_network(path)
+    network = open_network(path, device)
     if network.scale != scale:
         raise InputError(f"model '{model.name}': upscales by {network.scale}, not {scale}; evaluate it by itself.")
-    return NetworkUpsampler(network, model.name, tile_px)
+    return NetworkUpsampler(network, model.name, tile_px, device)
 
 
 def identity_of_file(model: Model) -> str:

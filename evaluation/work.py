@@ -13,6 +13,7 @@ import numpy as np
 
 from evaluation.cells import NOT_FINITE, REALS, Rows, ScoreCache, is_complete
 from evaluation.config import EvaluateConfig
+from evaluation.device import float32_proper
 from evaluation.diversity import diversity
 from evaluation.images import Chunk, Condition, ImageInfo, ImageSource, batches_of, chunks_of
 from evaluation.measures import Measures, Reference, unit_range
@@ -27,7 +28,7 @@ from harness.errors import InputError
 GROUP_SIZE = 16
 """Models that are held in memory together."""
 
-Opener = Callable[[Entry, int, "int | None"], Upsampler]
+Opener = Callable[[Entry, int, "int | None", str], Upsampler]
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,10 @@ class Worker:
 
     def run(self, unit: Unit) -> dict[str, str]:
         """Measures and stores a unit; returns the failures so far."""
+        with float32_proper():
+            return self._run(unit)
+
+    def _run(self, unit: Unit) -> dict[str, str]:
         if unit.group != self._group:
             self._group, self._upsamplers = unit.group, {}
         results = {pair: _Result() for pair in unit.todo}
@@ -202,7 +207,7 @@ class Worker:
     def _upsampler(self, index: int) -> Upsampler:
         if index not in self._upsamplers:
             config, entry = self.job.config, self.job.roster[index]
-            upsampler = self._open(entry, self.job.scale, config.tile_px)
+            upsampler = self._open(entry, self.job.scale, config.tile_px, self.networks.device)
             if isinstance(upsampler, FolderUpsampler):
                 upsampler.check([key for chunks in self.job.chunks.values() for chunk in chunks for key in chunk.keys])
             self._upsamplers[index] = upsampler
@@ -221,11 +226,11 @@ class Worker:
             self.cache.write_rows(sha, cell, result.rows, self.job.code)
 
 
-def open_entry(entry: Entry, scale: int, tile_px: int | None) -> Upsampler:
+def open_entry(entry: Entry, scale: int, tile_px: int | None, device: str) -> Upsampler:
     """Loads a model of the roster."""
     if entry.weights is not None:
-        return open_network_of(entry.model, entry.weights.path, scale, tile_px)
-    return open_upsampler(entry.model, scale, tile_px=tile_px)
+        return open_network_of(entry.model, entry.weights.path, scale, tile_px, device)
+    return open_upsampler(entry.model, scale, tile_px=tile_px, device=device)
 
 
 class _Result:

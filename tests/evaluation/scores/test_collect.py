@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import spandrel
 import torch
+import torchvision
 from PIL import Image
 
 from evaluation.collect import evaluate, mark_stale, run_share, write_shares
@@ -62,7 +63,7 @@ class CountingOpener:
         self.forwards: Counter[str] = Counter()
         self.broken = broken or {}
 
-    def __call__(self, entry: Entry, scale: int, tile_px: int | None):
+    def __call__(self, entry: Entry, scale: int, tile_px: int | None, device: str):
         if self.broken.get(entry.model.name) == "unreadable":
             raise InputError(f"{entry.model.path}: cannot be read; train it again.")
         return _Counted(entry.model.name, scale, self)
@@ -289,6 +290,35 @@ def test_without_a_scale_or_a_dataset_the_missing_key_is_named(tmp_path: Path) -
         evaluate([baseline("bicubic")], EvaluateConfig(), tmp_path, source=Pictures(TWO_CLASSES))
     with pytest.raises(InputError, match="two models are named 'bicubic'"):
         evaluate([baseline("bicubic")] * 2, CONFIG, tmp_path, source=Pictures(TWO_CLASSES))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_a_gpu_gives_the_same_scores_as_the_processor(tmp_path: Path, inception_file: Path) -> None:
+    """Float32 proper on both sides; with TF32 the perceptual distances differ in the third digit."""
+    torch.manual_seed(0)
+    network = spandrel.architectures.ESRGAN.ESRGAN(num_filters=32, num_blocks=3, scale=4)
+    torch.save({"params": network.state_dict()}, tmp_path / "net.pth")
+    torch.save(torchvision.models.alexnet(weights=None).state_dict(), tmp_path / "alex.pth")
+    files = {"inception-fid": inception_file, "alexnet": tmp_path / "alex.pth"}
+    models = [Model("net", "spandrel", str(tmp_path / "net.pth"))]
+    metrics = ("psnr", "ssim", "lpips-alex", "fid", "kid")
+    tables = {}
+    for device in ("cpu", "cuda"):
+        config = EvaluateConfig(scale=4, metrics=metrics, device=device)
+        pictures = Pictures({"sea": [(64, 64)] * 4})
+        tables[device] = evaluate(models, config, tmp_path / device, source=pictures, find=files.__getitem__)
+    for metric in metrics:
+        scores = [table.mean("net", "sea", metric) for table in tables.values()]
+        assert scores[0] == pytest.approx(scores[1], rel=1e-3, abs=1e-7), metric
+
+
+def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="there is no usable GPU here"):
+        evaluate(
+            [baseline("bicubic")], CONFIG.model_copy(update={"device": "cuda"}), tmp_path, source=Pictures(TWO_CLASSES)
+        )
 
 
 # --- on a real packed dataset -------------------------------------------------------------------------------------

@@ -1,0 +1,30 @@
+"""Where the networks of an evaluation run, and in which precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from harness.errors import InputError
+
+
+def device_named(name: str) -> str:
+    """`cpu` or `cuda`; `auto` takes a GPU where there is one.
+
+    Raises:
+        InputError: a GPU is asked for and there is none.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("evaluate.device cuda: there is no usable GPU here; set it to auto or cpu.")
+    return name
+
+
+@contextmanager
+def float32_proper() -> Iterator[None]:
+    """Convolutions in full float32 on a GPU: TF32, their default, moves the third digit of a perceptual distance."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
