@@ -17,9 +17,9 @@ from evaluation.config import EvaluateConfig
 from evaluation.matrix import Condition, Matrix, build_matrix, conditions_of
 from evaluation.metrics import METRICS, Metric
 from evaluation.model import Model, baseline
-from evaluation.pictures import CROP_PX, Candidate, Strip, build_strip, median_image
+from evaluation.pictures import CROP_PX, Candidate, Strip, build_strip, choose_crop, median_image
 from evaluation.scores import ScoreTable
-from harness.data.degrade import crop_to_multiple, degrade_image
+from harness.data.degrade import crop_to_multiple, degrade_image, upscale_image
 from harness.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 MAX_MODELS = 10
 """Models in one strip; the own, the general, the best and the worst one always stand in it."""
+WINDOW_PX = 384
+"""Edge of the part of a large image that is upscaled for a strip."""
+MARGIN_LR_PX = 16
+"""Upscaled around the window and cut off, so that its edge is what the whole image would give."""
 _ALWAYS = ("nearest", "bicubic")
 
 
@@ -66,19 +70,49 @@ class PictureSource:
                 return self._infos[place][key]
         raise InputError(f"{self.images.path}: no longer holds the image '{key}'; evaluate again.")
 
-    def outputs(self, hr_image: np.ndarray, kernel: str, key: str, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """The SR image of each named model (or method) that can be opened."""
+    def outputs(
+        self, hr_image: np.ndarray, kernel: str, key: str, names: Sequence[str]
+    ) -> tuple[tuple[int, int], dict[str, np.ndarray]]:
+        """The SR image of each named model (or method) that can be opened, and where its top left corner lies.
+
+        Of a large image only the window is upscaled in which bicubic loses most, so that the cost of a report does not
+        grow with the size of the images.
+        """
         lr_image = degrade_image(hr_image, self.scale, kernel)  # type: ignore[arg-type]
+        window = self._window(hr_image, lr_image)
         found = {}
         for name in names:
             upsampler = self._open(name)
             if upsampler is None:
                 continue
             try:
-                found[name] = upsampler(lr_image, key)
+                found[name] = self._upscale(upsampler, name, lr_image, window, key)
             except InputError as error:
                 self._note(str(error))
-        return found
+        return (window[0], window[1]), found
+
+    def _window(self, hr_image: np.ndarray, lr_image: np.ndarray) -> tuple[int, int, int, int]:
+        """Top, left, bottom and right in HR pixels, multiples of the scale."""
+        height, width = hr_image.shape[:2]
+        if max(height, width) <= WINDOW_PX:
+            return 0, 0, height, width
+        bicubic = upscale_image(lr_image, self.scale, "bicubic")
+        top, left, size_px = choose_crop([hr_image, bicubic], WINDOW_PX)
+        top, left = (place // self.scale * self.scale for place in (top, left))
+        return top, left, min(height, top + size_px), min(width, left + size_px)
+
+    def _upscale(
+        self, upsampler: Upsampler, name: str, lr_image: np.ndarray, window: tuple[int, int, int, int], key: str
+    ) -> np.ndarray:
+        top, left, bottom, right = window
+        model = self._models.get(name)
+        if model is not None and model.kind == "folder":
+            return upsampler(lr_image, key)[top:bottom, left:right]
+        first_row, first_column = (max(0, place // self.scale - MARGIN_LR_PX) for place in (top, left))
+        last_row, last_column = (-(-place // self.scale) + MARGIN_LR_PX for place in (bottom, right))
+        sr_image = upsampler(lr_image[first_row:last_row, first_column:last_column], key)
+        top, left = top - first_row * self.scale, left - first_column * self.scale
+        return sr_image[top : top + window[2] - window[0], left : left + window[3] - window[1]]
 
     def _open(self, name: str) -> Upsampler | None:
         from evaluation.upsamplers import open_upsampler
@@ -226,7 +260,7 @@ def _strip(
     metric: Metric,
 ) -> Strip:
     hr_image = source.hr_image(condition, key)
-    outputs = source.outputs(hr_image, condition.kernel, key, [*_ALWAYS, *models])
+    corner, outputs = source.outputs(hr_image, condition.kernel, key, [*_ALWAYS, *models])
     own = {c.models[0]: c.own_class == condition.image_class for c in build_columns(source.table.models)}
     candidates = [
         Candidate(name, image, _detail(scores.get(name), metric), own.get(name, False))
@@ -235,7 +269,7 @@ def _strip(
     rivals = models if len(models) > 1 else [*models, "bicubic"]
     where = "the models differ" if len(models) > 1 else "model and bicubic differ"
     caption += f"; crop of {CROP_PX} px where {where} most, LR by {condition.kernel}"
-    return build_strip(title, caption, hr_image, candidates, rivals)
+    return build_strip(title, caption, hr_image, candidates, rivals, corner)
 
 
 def _detail(value: float | None, metric: Metric) -> str:

@@ -53,16 +53,22 @@ class Candidate:
 
 
 def build_strip(
-    title: str, caption: str, hr_image: np.ndarray, candidates: Sequence[Candidate], differing: Sequence[str]
+    title: str,
+    caption: str,
+    hr_image: np.ndarray,
+    candidates: Sequence[Candidate],
+    differing: Sequence[str],
+    corner: tuple[int, int] = (0, 0),
 ) -> Strip:
     """A strip: the whole HR image with the crop's place, each candidate's crop, and the HR crop last.
 
     differing: names of the candidates between which the crop is chosen; fewer than two look at all.
+    corner: top and left of the candidates' images within the HR image.
     """
     judged = [c.image_HWC for c in candidates if c.name in differing]
-    top, left, size_px = choose_crop(judged if len(judged) > 1 else [c.image_HWC for c in candidates])
-    place = (top, left, size_px)
-    crops = [_crop_picture(c, title, place) for c in candidates]
+    top, left, size_px = choose_crop(judged if len(judged) > 1 else [c.image_HWC for c in candidates] or [hr_image])
+    crops = [_crop_picture(c, title, (top, left, size_px)) for c in candidates]
+    place = (top + corner[0], left + corner[1], size_px)
     original = _crop_picture(Candidate("HR", hr_image, "the original"), title, place)
     return Strip(title, caption, _whole_picture(hr_image, title, place), (*crops, original))
 

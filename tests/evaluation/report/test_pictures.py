@@ -77,10 +77,32 @@ def source(table_maker, drawn_images):
 
 def test_outputs_are_those_of_the_models_on_the_degraded_image(source, drawn_images):
     hr_image = drawn_images(CLASSES).read(ImageInfo("beach_000", 98, 130, False, 0))[:96, :128]
-    outputs = source.outputs(hr_image, "area", "beach_000", ["nearest", "bicubic"])
+    corner, outputs = source.outputs(hr_image, "area", "beach_000", ["nearest", "bicubic"])
+    assert corner == (0, 0)
     lr_image = degrade_image(hr_image, 4, "area")
     assert np.array_equal(outputs["bicubic"], upscale_image(lr_image, 4, "bicubic"))
     assert list(outputs) == ["nearest", "bicubic"]
+
+
+@pytest.mark.parametrize("detail", [(0, 0), (300, 500), (596, 796)])
+def test_window_of_a_large_image_is_what_the_whole_image_gives_there(source, detail):
+    hr_image = np.full((600, 800, 3), 120, np.uint8)
+    top, left = detail
+    noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3))
+    hr_image[max(0, top - 40) : top + 40, max(0, left - 40) : left + 40][:40, :40] = noise
+    (top, left), outputs = source.outputs(hr_image, "matlab-bicubic", "beach_000", ["bicubic"])
+    whole = upscale_image(degrade_image(hr_image, 4, "matlab-bicubic"), 4, "bicubic")
+    height, width = outputs["bicubic"].shape[:2]
+    assert (height, width) == (384, 384)
+    assert np.array_equal(outputs["bicubic"], whole[top : top + height, left : left + width])
+    assert np.abs(outputs["bicubic"].astype(int) - 120).max() > 20
+
+
+def test_strip_of_a_window_shows_hr_at_the_same_place():
+    hr_image = np.random.default_rng(3).integers(0, 255, (300, 400, 3)).astype(np.uint8)
+    window = hr_image[100:200, 160:260]
+    strip = build_strip("t", "c", hr_image, [Candidate("same", window)], ["same"], (100, 160))
+    assert np.array_equal(pixels(strip.crops[0].uri), pixels(strip.crops[1].uri))
 
 
 def test_a_model_that_cannot_be_opened_is_left_out_and_named(table_maker, drawn_images):
