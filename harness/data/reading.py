@@ -52,7 +52,14 @@ class ShardFile:
 
     def read(self, length: int, offset: int) -> bytes:
         """`length` bytes from `offset` on; fewer at the end of the file."""
-        return os.pread(self.fd, length, offset)
+        try:
+            return os.pread(self.fd, length, offset)
+        except OSError as error:
+            raise self.unreadable(error) from None
+
+    def unreadable(self, error: OSError) -> DataError:
+        """The error for a disk that does not give what is there."""
+        return DataError(f"{self.path}: cannot be read ({error.strerror}); check the disk, or copy the shard again.")
 
     @property
     def mapped(self) -> np.ndarray:
@@ -94,13 +101,19 @@ class CropReader:
         row_bytes = int(data.width[index]) * 3
         height, crop_bytes = out_HX.shape
         start = int(data.offset[index]) + int(header) + top * row_bytes + left * 3
+        length = (height - 1) * row_bytes + crop_bytes
         if row_bytes > _WIDE * crop_bytes:
+            if os.fstat(shard.fd).st_size < start + length:  # reading past the end of a map would kill the process
+                raise data.bad_sample(index, "is cut off")
             out_HX[:] = np.ndarray((height, crop_bytes), np.uint8, shard.mapped, start, (row_bytes, 1))
             return
-        length = (height - 1) * row_bytes + crop_bytes
         if len(self._scratch) < length:
             self._scratch = np.empty(length, np.uint8)
-        if os.preadv(shard.fd, [self._scratch[:length].data], start) != length:
+        try:
+            found = os.preadv(shard.fd, [self._scratch[:length].data], start)
+        except OSError as error:
+            raise shard.unreadable(error) from None
+        if found != length:
             raise data.bad_sample(index, "is cut off")
         out_HX[:] = np.ndarray((height, crop_bytes), np.uint8, self._scratch, 0, (row_bytes, 1))
 

@@ -40,6 +40,14 @@ def test_16_bits_keep_their_upper_8():
     assert read_header(content, "x").grey
 
 
+def test_16_bit_colours_keep_their_upper_8():
+    import cv2
+
+    deep = RNG.integers(0, 65536, (20, 30, 3), dtype=np.uint16)
+    content = cv2.imencode(".png", deep[:, :, ::-1])[1].tobytes()
+    assert np.array_equal(decode(content, "x"), (deep >> 8).astype(np.uint8))
+
+
 def test_palettes_become_colours():
     palette = Image.fromarray(COLOUR).quantize(16)
     assert np.array_equal(decode(saved(palette), "x"), np.asarray(palette.convert("RGB")))

@@ -11,7 +11,7 @@ import pytest
 
 from harness.data.contact_sheet import write_contact_sheet
 from harness.data.degrade import degrade_image
-from harness.data.degrade_folder import degrade_folder
+from harness.data.folders import degrade_folder
 from harness.data.images import encode_png, read_image
 from harness.data.inspect import inspect
 from harness.data.shards import Dataset

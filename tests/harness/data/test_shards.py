@@ -109,6 +109,34 @@ def test_a_shard_truncated_after_opening_is_an_error_that_names_the_sample(copy)
         dataset.read_crop(index, 0, 0, 8, 8)
 
 
+def test_a_large_sample_truncated_after_opening_is_an_error_and_not_a_signal(tmp_path, make_image):
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        Image.fromarray(make_image(number, 300, 1000)).save(tmp_path / "in" / f"{number}.png")
+    pack([tmp_path / "in"], tmp_path / "set", tile_px=0, workers=1)
+    dataset = Dataset.open(tmp_path / "set")
+    index = int(dataset.select("train")[0])
+    dataset.read_crop(index, 200, 0, 64, 64)
+    os.truncate(tmp_path / "set" / "train-000000.tar", 100_000)
+    with pytest.raises(DataError, match="is cut off"):
+        dataset.read_crop(index, 200, 0, 64, 64)
+
+
+def test_a_disk_that_fails_is_an_error_that_names_the_shard(packed_npy, monkeypatch):
+    dataset = Dataset.open(packed_npy)
+    index = int(dataset.select("train")[0])
+    dataset.read(index)
+
+    def fail(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", fail)
+    monkeypatch.setattr(os, "pread", fail)
+    for read in (dataset.read, lambda i: dataset.read_crop(i, 0, 0, 8, 8)):
+        with pytest.raises(DataError, match=r"train-000000.tar: cannot be read \(Input/output error\)"):
+            read(index)
+
+
 def test_a_flipped_byte_is_named_with_shard_and_key(copy):
     dataset = Dataset.open(copy)
     index = int(dataset.select("train")[2])

@@ -27,7 +27,6 @@ class DegradeSummary:
 def degrade_folder(
     hr_dir: Path,
     out_dir: Path,
-    *,
     scale: int,
     kernel: Kernel = "matlab-bicubic",
     progress: Callable[[int, int], None] | None = None,
