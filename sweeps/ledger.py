@@ -58,14 +58,23 @@ class _Start:
 
 def sweep_ledger(runs: RunsFolder, plan: Plan, states: dict[str, PhaseState]) -> Ledger:
     """The ledger of a plan whose phases stand as `states` says; a phase that other sweeps share counts in full."""
+    events = {key: read_rows(runs.phase(key) / "events.jsonl") for key in plan.phases}
     total = Ledger()
-    for key in plan.phases:
-        folder = runs.phase(key)
-        note = read_json(folder / "submission.json") or {}
-        rows = read_rows(folder / "events.jsonl")
-        total += phase_ledger(rows, states[key], note.get("submitted"), time.time())
+    for key, phase in plan.phases.items():
+        rows = events[key]
+        note = read_json(runs.phase(key) / "submission.json") or {}
+        since = _could_start_at(note.get("submitted"), events[phase.parent] if phase.parent else None)
+        total += phase_ledger(rows, states[key], since, time.time())
         total += Ledger(on_gpu=any(row.get("device") == "cuda" for row in rows))
     return total
+
+
+def _could_start_at(submitted: float | None, parent_rows: list[dict[str, Any]] | None) -> float | None:
+    """From when a phase waited for a place, and no more for the phase before it; None where it does not yet."""
+    if submitted is None or parent_rows is None:
+        return submitted
+    finished = [float(row["time"]) for row in parent_rows if row.get("event") == "done"]
+    return max(submitted, finished[-1]) if finished else None
 
 
 def phase_ledger(rows: list[dict[str, Any]], state: PhaseState, submitted: float | None, now: float) -> Ledger:
@@ -73,7 +82,7 @@ def phase_ledger(rows: list[dict[str, Any]], state: PhaseState, submitted: float
 
     Args:
         rows: its events, in the order of time.
-        submitted: when it was last submitted, in Unix seconds.
+        submitted: since when it waited for a place, in Unix seconds; None where nobody asked for one.
     """
     starts = list(_starts(rows))
     if starts and starts[-1].ended is None:

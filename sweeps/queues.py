@@ -27,8 +27,10 @@ class Queues:
         return None if jobs is None else owner.job_id in jobs
 
     def job(self, owner: Owner) -> QueuedJob | None:
-        """The owner's job as the queue shows it."""
-        return (self._queue(owner.slurm_conf) or {}).get(owner.job_id or "")
+        """The owner's job as the queue shows it; None where it is none, or not there."""
+        if owner.job_id is None:
+            return None
+        return (self._queue(owner.slurm_conf) or {}).get(owner.job_id)
 
     def _queue(self, slurm_conf: str | None) -> dict[str, QueuedJob] | None:
         if time.monotonic() - self._asked.get(slurm_conf, float("-inf")) > self._ask_every_s:

@@ -90,7 +90,7 @@ def _row(run: PlannedRun, plan: Plan, states: dict[str, PhaseState], runs: RunsF
     return Row(
         run=run.name,
         axes=run.axes,
-        state="waiting" if state.state == "missing" else state.state,
+        state=_run_state(state, queues),
         phase=phase.name,
         step=step,
         total_steps=run.total_steps,
@@ -101,6 +101,14 @@ def _row(run: PlannedRun, plan: Plan, states: dict[str, PhaseState], runs: RunsF
         nodes=_nodes(state, queues),
         error=_error(runs, phase, state),
     )
+
+
+def _run_state(state: PhaseState, queues: Queues) -> RunState:
+    """A job that has its nodes runs, even where its trainer has not yet said so."""
+    if state.state == "missing":
+        return "waiting"
+    job = queues.job(state.owner) if state.state == "queued" and state.owner is not None else None
+    return "running" if job is not None and job.state == "RUNNING" else state.state
 
 
 def _nodes(state: PhaseState, queues: Queues) -> str:

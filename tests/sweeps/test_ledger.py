@@ -143,3 +143,26 @@ def test_training_on_a_gpu_anywhere_makes_gpu_hours(plan_of: Callable[..., Plan]
         runs.phase(key).mkdir(parents=True)
         (runs.phase(key) / "events.jsonl").write_text(json.dumps(event(0, "start", device=device)))
     assert sweep_ledger(runs, plan, dict.fromkeys(plan.phases, DONE)).on_gpu
+
+
+def test_waiting_for_the_phase_before_is_not_queueing(plan_of: Callable[..., Plan], tmp_path: Path) -> None:
+    plan = plan_of()
+    runs = RunsFolder(tmp_path)
+    histories = [
+        [event(2, "start"), event(2, "first_step", 1), event(5, "done", 9)],
+        [event(6, "start"), event(6, "first_step", 1), event(8, "done", 9)],
+    ]
+    for key, rows in zip(plan.phases, histories):
+        runs.phase(key).mkdir(parents=True)
+        (runs.phase(key) / "events.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        (runs.phase(key) / "submission.json").write_text(json.dumps({"submitted": 1 * H}))
+    check(sweep_ledger(runs, plan, dict.fromkeys(plan.phases, DONE)), useful_h=5, queued_h=1 + 1)
+
+
+def test_phase_whose_parent_is_not_done_queues_for_nothing_yet(plan_of: Callable[..., Plan], tmp_path: Path) -> None:
+    plan = plan_of()
+    runs = RunsFolder(tmp_path)
+    pretrain, adversarial = plan.phases
+    runs.phase(adversarial).mkdir(parents=True)
+    (runs.phase(adversarial) / "submission.json").write_text(json.dumps({"submitted": 1 * H}))
+    check(sweep_ledger(runs, plan, {pretrain: PhaseState("missing"), adversarial: PhaseState("queued")}))

@@ -86,6 +86,8 @@ def test_job_in_the_queue_shows_its_nodes_or_what_it_waits_for(
         nodes, reason = ("n1", "None") if state == "RUNNING" else ("", "Dependency")
         jobs[str(number)] = QueuedJob(str(number), state, reason, nodes, 0, "", "")
     monkeypatch.setattr(queues_module, "queue", lambda slurm_conf: jobs)
+    rows = sweep_status(sweep_folder.runs, plan, Queues()).rows
+    assert {(row.state, row.nodes) for row in rows} == {("running", "n1")}, "it has its nodes, but no first step yet"
     write_status(sweep_folder.runs.phase(next(iter(plan.phases))), state="running", step=1)
     rows = sweep_status(sweep_folder.runs, plan, Queues()).rows
     assert {(row.state, row.nodes) for row in rows} == {("running", "n1")}
