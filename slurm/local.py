@@ -188,7 +188,7 @@ class Supervisor:
             return subprocess.Popen(
                 [*command, str(own / "payload.json")],
                 env=self._rank_environment(name, rank, port, slot),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # closes when the supervisor ends, which the rank watches
                 stdout=output,
                 stderr=errors,
                 start_new_session=True,
@@ -208,7 +208,7 @@ class Supervisor:
             "SUBMITIT_LOCAL_GLOBALID": str(rank),
             "SUBMITIT_LOCAL_LOCALID": str(rank),
             "HARNESS_LOCAL_PORT": str(port),
-            "HARNESS_SUPERVISOR_PID": str(os.getpid()),
+            "HARNESS_SUPERVISED": "1",
         }
 
     def _reap(self, name: str) -> None:
@@ -227,6 +227,9 @@ class Supervisor:
                     _kill(rank)
             return
         del self._running[name]
+        for rank in running.ranks:
+            assert rank.stdin is not None
+            rank.stdin.close()
         code = running.first_bad if running.first_bad is not None else codes[0]
         assert code is not None
         self._settle(name, 128 - code if code < 0 else code)

@@ -15,7 +15,7 @@ from slurm.errors import ClusterError
 # What would make sbatch believe that it is inside another job, or hand a rank another job's place.
 _JOB_VARIABLES = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
-    *("HARNESS_SUPERVISOR_PID", "HARNESS_LOCAL_PORT"),
+    *("HARNESS_SUPERVISED", "HARNESS_LOCAL_PORT"),
 )
 
 

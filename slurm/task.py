@@ -114,14 +114,14 @@ def _leave_unstarted(number: int, frame: FrameType | None) -> None:
 
 def _watch_supervisor() -> None:
     """Ends this rank when the local supervisor that started it is gone."""
-    supervisor = os.environ.pop("HARNESS_SUPERVISOR_PID", "")
-    if supervisor:
-        threading.Thread(target=_end_with, args=(int(supervisor),), daemon=True).start()
+    if os.environ.pop("HARNESS_SUPERVISED", ""):
+        threading.Thread(target=_end_with_supervisor, daemon=True).start()
 
 
-def _end_with(supervisor: int) -> None:
-    while os.getppid() == supervisor:
-        time.sleep(0.5)
+def _end_with_supervisor() -> None:
+    """The supervisor holds the other end of this rank's input, which closes with it, however it ends."""
+    while os.read(0, 1):
+        pass
     print("the supervisor is gone: saving and leaving", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_ORPHAN_GRACE_S)

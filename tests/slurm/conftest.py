@@ -242,26 +242,36 @@ class TrainedOnCluster:
         assert [row["step"] for row in self.rows()] == list(range(1, TOTAL_STEPS + 1))
         assert self.rows() == reference.rows()
 
-    def comes_back(self, reference: TrainedOnCluster, stop: str, left_at: float, made_again: int = 0) -> None:
+    def comes_back(
+        self,
+        reference: TrainedOnCluster,
+        stop: str,
+        left_at: float,
+        made_again: int = 0,
+        hit_at: float | None = None,
+    ) -> None:
         """Lets the requeued run go on to its end, and checks all that has to be true then.
 
         Args:
             left_at: when the last rank had gone, for the table of stops.
             made_again: so many logged steps may have been lost, at most.
+            hit_at: when the run was hit, where no signal reached it.
         """
         reached = len(self.rows())
         self.pace()
         self.release()
         self.wait_done()
         lost = reached - self.events("start")[-1]["step"]
-        self.tell(stop, left_at, lost)
+        self.tell(stop, left_at, lost, hit_at)
         assert lost <= made_again
         self.check_equal(reference)
 
-    def tell(self, stop: str, left_at: float, lost: int) -> None:
+    def tell(self, stop: str, left_at: float, lost: int, hit_at: float | None = None) -> None:
         """Adds a row to the table of stops that the session ends with."""
         signals = self.events("signal")
-        grace = f"{left_at - signals[-1]['received_at']:.2f}" if signals else "-"
+        if hit_at is None and signals:
+            hit_at = signals[-1]["received_at"]
+        grace = f"{left_at - hit_at:.2f}" if hit_at is not None else "-"
         _STOPS.append((stop, grace, str(lost), self.fields()["Restarts"]))
 
 

@@ -100,11 +100,11 @@ def test_jobs_submitted_earlier_can_be_waited_for(sbatch, tmp_path):
 
 def test_a_job_does_not_inherit_the_place_of_the_rank_that_submits_it(sbatch, tmp_path, monkeypatch):
     (sbatch.parent / "sbatch").write_text(f"#!/bin/sh\nenv > {tmp_path}/env; echo Submitted batch job 1\n")
-    for name in ("RANK", "MASTER_PORT", "SLURM_JOB_ID", "SUBMITIT_EXECUTOR", "HARNESS_SUPERVISOR_PID", "KEPT"):
+    for name in ("RANK", "MASTER_PORT", "SLURM_JOB_ID", "SUBMITIT_EXECUTOR", "HARNESS_SUPERVISED", "KEPT"):
         monkeypatch.setenv(name, "5")
     launch.submit([Job("a", tmp_path / "a", "")], full_profile(slurm_conf="my.conf"), tmp_path / "slurm")
     seen = dict(line.split("=", 1) for line in (tmp_path / "env").read_text().splitlines() if "=" in line)
-    assert not {"RANK", "MASTER_PORT", "SLURM_JOB_ID", "SUBMITIT_EXECUTOR", "HARNESS_SUPERVISOR_PID"} & seen.keys()
+    assert not {"RANK", "MASTER_PORT", "SLURM_JOB_ID", "SUBMITIT_EXECUTOR", "HARNESS_SUPERVISED"} & seen.keys()
     assert seen["KEPT"] == "5" and seen["SLURM_CONF"] == str(Path("my.conf").absolute())
 
 

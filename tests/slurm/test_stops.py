@@ -76,7 +76,7 @@ def test_one_rank_killed_ends_all_and_the_run_comes_back(run, reference, profile
     os.kill(run.pid_of_rank(victim), signal.SIGKILL)
     left_at = run.wait_left(LEAVE_WITHIN_S)
     assert left_at - killed_at < LEAVE_WITHIN_S
-    run.comes_back(reference, f"5 SIGKILL of rank {victim}", left_at, made_again=SAVE_EVERY)
+    run.comes_back(reference, f"5 SIGKILL of rank {victim}", left_at, made_again=SAVE_EVERY, hit_at=killed_at)
 
 
 def test_slurmd_killed(run, reference, profile):
@@ -96,12 +96,13 @@ def test_slurmd_killed(run, reference, profile):
 def test_whole_node_lost(run, reference, profile):
     begin(run, profile, at_step=SAVE_EVERY + 8)
     _, lost_node = run.nodes()
+    lost_at = time.time()
     run.cluster.kill_node(lost_node)
     left_at = run.wait_left(90)
     run.wait_requeued()
     run.cluster.start_node(lost_node)
     run.until(lambda: run.cluster.node_states()[lost_node] == "idle", 60, "the node did not come back")
-    run.comes_back(reference, "6 whole node lost", left_at, made_again=SAVE_EVERY)
+    run.comes_back(reference, "6 whole node lost", left_at, made_again=SAVE_EVERY, hit_at=lost_at)
 
 
 def test_cancelled_run_saves_and_does_not_come_back(run, reference, profile):
@@ -143,8 +144,9 @@ def test_signal_at_an_unusual_place(run, reference, profile, place, times):
     run.pace(**{place: 1.5})
     run.submit(profile)
     run.wait_mark(place, times)
+    sent_at = time.time()
     signal_job(run, "TERM")
-    run.comes_back(reference, f"9 signal at '{place}' (+1.5 s)", run.wait_left())
+    run.comes_back(reference, f"9 signal at '{place}' (+1.5 s)", run.wait_left(), hit_at=sent_at)
 
 
 def test_torn_newest_checkpoint_falls_back_to_the_one_before(run, reference, profile):
