@@ -98,11 +98,16 @@ def plan(
 def run_here(worker: Worker, units: Sequence[Unit], progress: Progress | None = None) -> dict[str, str]:
     """Measures units in this process; returns the models that failed, with the reason."""
     total, done = sum(unit.num_images for unit in units), 0
-    for unit in units:
-        worker.run(unit)
-        done += unit.num_images
+
+    def tick(num_images: int) -> None:
+        nonlocal done
+        done += num_images
         if progress:
             progress(done, total)
+
+    worker.tick = tick
+    for unit in units:
+        worker.run(unit)
     return worker.failures
 
 

@@ -127,7 +127,7 @@ def _each(
 
 def unit_range(image_NHWC: np.ndarray, device: str = "cpu") -> torch.Tensor:
     """uint8 NHWC as float32 NCHW in [0, 1] on the device, channels last in memory."""
-    return torch.from_numpy(np.ascontiguousarray(image_NHWC)).to(device).permute(0, 3, 1, 2).to(torch.float32) / 255
+    return torch.from_numpy(np.array(image_NHWC)).to(device).permute(0, 3, 1, 2).to(torch.float32) / 255
 
 
 def _tints(image_NHWC: np.ndarray) -> torch.Tensor:
@@ -137,7 +137,7 @@ def _tints(image_NHWC: np.ndarray) -> torch.Tensor:
 
 def _levels_of_each(image_NHWC: np.ndarray) -> list[torch.Tensor]:
     """Each image as float64 levels, (1, C, H, W)."""
-    return [torch.from_numpy(np.ascontiguousarray(x)).permute(2, 0, 1)[None].to(torch.float64) for x in image_NHWC]
+    return [torch.from_numpy(np.array(x, np.float64)).permute(2, 0, 1)[None] for x in image_NHWC]
 
 
 def _cropped(image_NHWC: np.ndarray, border_px: int) -> np.ndarray:

@@ -147,6 +147,8 @@ class Worker:
         self._upsamplers: dict[int, Upsampler] = {}
         self.failures: dict[str, str] = {}
         """Models that could not be loaded or failed on an image, with the reason."""
+        self.tick: Callable[[int], None] = lambda num_images: None
+        """Called with the images that another model is done with."""
 
     def run(self, unit: Unit) -> dict[str, str]:
         """Measures and stores a unit; returns the failures so far."""
@@ -166,6 +168,7 @@ class Worker:
             for kernel, lr_NHWC in self._degraded(hr_NHWC, unit):
                 for index in [index for k, index in unit.todo if k == kernel]:
                     self._measure(images, lr_NHWC, reference, kernel, index, results[kernel, index])
+                    self.tick(len(images))
         self._store(unit, results, real_features)
         return self.failures
 

@@ -201,7 +201,7 @@ def test_a_killed_evaluation_continues_and_ends_with_the_same_table(tmp_path: Pa
     assert continued.images.equals(expected.images)
     assert 0 < len(second.forwards) < len(expected.images)
     repeated = set(first.forwards) & set(second.forwards)
-    assert len(repeated) <= 16, "at most the chunk whose file was torn"
+    assert len(repeated) <= 3 * 16, "at most the chunk that was at work, for both models, and the one that was torn"
 
 
 def test_an_output_that_is_not_finite_is_named_and_no_number_is_made_of_it(

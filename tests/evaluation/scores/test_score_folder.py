@@ -64,6 +64,20 @@ def test_rgb_measures_all_channels_and_mse_is_for_values_from_minus_one_to_one(f
     assert result["images"]["000"]["ssim"] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize("sr_mode", ["L", "RGB"])
+def test_a_grey_image_is_compared_as_grey(folders: tuple[Path, Path], sr_mode: str) -> None:
+    sr, hr = folders
+    for folder, mode in ((sr, sr_mode), (hr, "L")):
+        Image.open(folder / "000.png").convert(mode).save(folder / "000.png")
+    scores = score_folders(sr, hr, metrics=("psnr", "ssim"))["images"]["000"]
+    pair = [np.asarray(Image.open(folder / "000.png").convert("L")) for folder in (hr, sr)]
+    expected = structural_similarity(
+        *pair, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255
+    )
+    assert scores["ssim"] == pytest.approx(expected, abs=1e-4)
+    assert scores["psnr"] == pytest.approx(peak_signal_noise_ratio(*pair, data_range=255), abs=0.01)
+
+
 def test_other_suffixes_match_and_equal_images_are_infinitely_good(folders: tuple[Path, Path], tmp_path: Path) -> None:
     _, hr = folders
     Image.open(hr / "000.png").save(tmp_path / "a.bmp")
