@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,9 +15,13 @@ from harness.data import sidecar
 from harness.data.cache import NodeCache
 from harness.data.index import PICKLED, split_name
 from harness.data.shards import Dataset
+from harness.data.split import SPLITS
 from harness.data.store import LocalStore
 from harness.data.tar import list_members
 from harness.errors import DataError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _MOST_PROBLEMS = 100
 
@@ -78,6 +83,36 @@ def inspect(
         verified=verify,
         problems=problems,
     )
+
+
+def print_summary(console: Console, summary: Summary) -> None:
+    """Prints a summary: what it is, a table of classes and splits, and the problems."""
+    from rich.table import Table
+
+    splits = [split for split in SPLITS if split in summary.counts]
+    table = Table(title=f"{summary.path}: {summary.num_samples} samples in {summary.num_shards} shards")
+    table.add_column("class")
+    for split in splits:
+        table.add_column(f"{split}: images", justify="right")
+        table.add_column("samples", justify="right")
+    for class_name in summary.classes:
+        cells = [summary.counts[split].get(class_name, {"images": 0, "samples": 0}) for split in splits]
+        table.add_row(class_name, *[str(cell[name]) for cell in cells for name in ("images", "samples")])
+    console.print(table)
+    tile = f"tiles of {summary.tile_px} px" if summary.tile_px else "whole images"
+    lines = [
+        f"codec {summary.codec}, {tile}, {summary.num_bytes / 1e6:,.1f} MB, fingerprint {summary.fingerprint[:16]}",
+        f"smallest sample {_size(summary.smallest_px)}, largest {_size(summary.largest_px)}, {summary.num_grey} grey; "
+        f"{summary.num_skipped} files were left out when it was packed",
+    ]
+    if summary.verified:
+        lines.append("every sample is sound" if not summary.problems else f"{len(summary.problems)} problems:")
+    for line in [*lines, *summary.problems]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _size(height_width: tuple[int, int]) -> str:
+    return f"{height_width[1]} x {height_width[0]} px"
 
 
 def _verify(dataset: Dataset, progress: Callable[[int, int], None] | None) -> list[str]:

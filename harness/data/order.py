@@ -96,16 +96,18 @@ class Mixture:
         self._purpose = (seed, "mixture", name)
         self._source_of_slot = np.repeat(np.arange(len(orders)), self.share)
         self._rank_of_slot = np.concatenate([np.arange(share) for share in self.share])
+        self._kept: tuple[int, np.ndarray] | None = None
 
     def at(self, position_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(source, sample within the source) at these positions."""
         position_B = np.asarray(position_B, np.int64)
+        if len(self.orders) == 1:
+            return np.zeros(len(position_B), np.int64), self.orders[0].at(position_B)
         block_B, place_B = np.divmod(position_B, MIXTURE_BLOCK)
         slot_B = np.empty(len(position_B), np.int64)
         for block in np.unique(block_B):
             chosen = block_B == block
-            slots = random.permutation(random.key(*self._purpose, int(block)), MIXTURE_BLOCK)
-            slot_B[chosen] = _in_turn(self._source_of_slot[slots], self._rank_of_slot, self.share)[place_B[chosen]]
+            slot_B[chosen] = self._slots(int(block))[place_B[chosen]]
         source_B = self._source_of_slot[slot_B]
         sample_B = np.empty(len(position_B), np.int64)
         for source in np.unique(source_B):
@@ -114,8 +116,16 @@ class Mixture:
             sample_B[chosen] = self.orders[source].at(within)
         return source_B, sample_B
 
+    def _slots(self, block: int) -> np.ndarray:
+        """The slot of each place of a block; the last block is kept."""
+        kept = self._kept
+        if kept is None or kept[0] != block:
+            slots = random.permutation(random.key(*self._purpose, block), MIXTURE_BLOCK)
+            kept = self._kept = block, _in_turn(self._source_of_slot[slots], self.share)
+        return kept[1]
 
-def _in_turn(source_of_place: np.ndarray, rank_of_slot: np.ndarray, share: np.ndarray) -> np.ndarray:
+
+def _in_turn(source_of_place: np.ndarray, share: np.ndarray) -> np.ndarray:
     """The slot of each place, such that a source's slots are used in rising order (its shards stay in sequence)."""
     first_slot = np.cumsum(share) - share
     slot = np.empty(len(source_of_place), np.int64)

@@ -53,12 +53,17 @@ def find_files(sources: Sequence[Path]) -> list[tuple[str, str, str]]:
         if not source.is_dir():
             raise InputError(f"{source}: is not a folder; give a folder of images or of class folders.")
         for folder, subfolders, names in os.walk(source, followlinks=True):
-            subfolders.sort()
+            subfolders[:] = sorted(name for name in subfolders if not _leads_back(Path(folder), name))
             for name in sorted(names):
                 below = (Path(folder) / name).relative_to(source)
                 top = below.parts[0] if len(below.parts) > 1 else source.resolve().name
                 found.append((class_name_of(top), str(Path(folder) / name), f"{source.resolve().name}/{below}"))
     return sorted(set(found))
+
+
+def _leads_back(folder: Path, name: str) -> bool:
+    """Whether a subfolder is a link to a folder that it lies in."""
+    return (folder / name).is_symlink() and folder.resolve().is_relative_to((folder / name).resolve())
 
 
 def class_name_of(folder: str) -> str:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import re
 import shutil
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from harness.data.contact_sheet import write_contact_sheet
 from harness.data.degrade import degrade_image
 from harness.data.folders import degrade_folder
 from harness.data.images import encode_png, read_image
-from harness.data.inspect import inspect
+from harness.data.inspect import inspect, print_summary
 from harness.data.shards import Dataset
 from harness.errors import DataError, InputError
 
@@ -26,6 +29,17 @@ def test_counts_sizes_and_codec_are_told(packed):
     assert sum(cell["images"] for row in summary.counts.values() for cell in row.values()) == 21
     assert summary.smallest_px == (40, 40) and summary.codec in ("npy", "png") and not summary.verified
     assert inspect(str(packed), verify=True).problems == []
+
+
+def test_the_printed_summary_names_classes_splits_sizes_and_problems(packed):
+    console = Console(width=120, record=True, file=io.StringIO())
+    summary = inspect(str(packed), verify=True)
+    print_summary(console, summary)
+    print_summary(console, dataclasses.replace(summary, problems=["x.tar: sample 'y' is cut off."]))
+    text = console.export_text()
+    for word in ("hill", "train: images", "test: images", "codec", "40 x 40 px", "every sample is sound", "is cut off"):
+        assert word in text
+    assert str(summary.counts["train"]["hill"]["samples"]) in text
 
 
 def test_verify_lists_every_bad_sample_with_shard_and_key(packed, tmp_path):

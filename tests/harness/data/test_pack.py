@@ -209,6 +209,18 @@ def test_the_same_image_in_two_classes_lies_on_one_side(tmp_path, make_image):
     assert len(sides) == 30 and all(len(side) == 1 for side in sides.values())
 
 
+def test_links_are_followed_but_not_in_circles(tmp_path, make_image):
+    (tmp_path / "photos").mkdir()
+    for number in range(4):
+        Image.fromarray(make_image(number, 40, 40)).save(tmp_path / "photos" / f"{number}.png")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "photos")
+    (tmp_path / "photos" / "back").symlink_to(tmp_path / "photos")
+    summary = pack([tmp_path / "in"], tmp_path / "out", tile_px=32, workers=1)
+    assert summary.num_images == 4 and summary.skipped == []
+    assert list(summary.counts["train"]) == ["linked"]
+
+
 def test_grey_images_are_remembered(tmp_path, make_image):
     (tmp_path / "in").mkdir()
     for number in range(4):
