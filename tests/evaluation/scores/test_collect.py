@@ -189,7 +189,7 @@ def test_a_killed_evaluation_continues_and_ends_with_the_same_table(tmp_path: Pa
     expected = evaluate(models, CONFIG, tmp_path / "whole", source=Pictures(sizes), opener=CountingOpener())
 
     def kill_in_the_middle(done: int, total: int) -> None:
-        if done > total // 3:
+        if done > 0.6 * total:
             raise Killed
 
     first, second = CountingOpener(), CountingOpener()
