@@ -181,6 +181,12 @@ class TrainedOnCluster:
         """The job's nodes, rank 0's first."""
         return ask("scontrol", "show", "hostnames", self.fields()["NodeList"]).split()
 
+    def signals(self) -> list[tuple[float, str]]:
+        """When any rank got which signal."""
+        path = self.folder / "signals"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [(float(line.split()[0]), line.split()[1]) for line in lines]
+
     def status(self) -> dict[str, Any]:
         return json.loads((self.out / "status.json").read_text())
 
@@ -268,10 +274,8 @@ class TrainedOnCluster:
 
     def tell(self, stop: str, left_at: float, lost: int, hit_at: float | None = None) -> None:
         """Adds a row to the table of stops that the session ends with."""
-        signals = self.events("signal")
-        if hit_at is None and signals:
-            hit_at = signals[-1]["received_at"]
-        grace = f"{left_at - hit_at:.2f}" if hit_at is not None else "-"
+        hit_at = hit_at or min(at for at, _ in self.signals())
+        grace = f"{left_at - hit_at:.2f}"
         _STOPS.append((stop, grace, str(lost), self.fields()["Restarts"]))
 
 

@@ -66,7 +66,8 @@ def train(argument: str) -> int:
 
     argument: JSON of {run_file, notes}. `notes`/pace.json, read at each start, says how many seconds to wait at each
     place: step, validate, write, restore, phase, import. `notes`/marks gets a line whenever rank 0 comes to a place,
-    `notes`/pids the ranks' process ids, and, where pace has "keys", `notes`/keys_START_RANK each batch's sample keys.
+    `notes`/pids the ranks' process ids, `notes`/signals what they got and when; where pace has "keys", each batch's
+    sample keys go to `notes`/keys_START_RANK.
     """
     options = json.loads(argument)
     notes = Path(options["notes"])
@@ -87,6 +88,7 @@ def train(argument: str) -> int:
     import harness.train.checkpoint as checkpoint
     import harness.train.loop as loop
     import harness.train.phase as phase
+    import harness.train.stop as stop
     import harness.train.validate as validate
 
     def slow(module: Any, name: str, place: str) -> None:
@@ -98,6 +100,14 @@ def train(argument: str) -> int:
 
         setattr(module, name, waiting)
 
+    on_signal = stop.StopFlag._on_signal
+
+    def noting(self: Any, number: int, frame: Any) -> None:
+        with (notes / "signals").open("a") as file:
+            print(time.time(), signal.Signals(number).name, file=file)
+        on_signal(self, number, frame)
+
+    stop.StopFlag._on_signal = noting  # type: ignore[method-assign]
     slow(loop, "train_step", "step")
     slow(loop.Run, "restore", "restore")
     slow(loop, "_open_phase", "phase")
