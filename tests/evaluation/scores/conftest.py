@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def write_images(folder: Path, count: int, noise: float, edge_px: int = 48) -> list[np.ndarray]:
+def _write_images(folder: Path, count: int, noise: float, edge_px: int = 48) -> list[np.ndarray]:
     """Smooth random pictures (the same for every call) with more or less noise on them, as PNG."""
     folder.mkdir(parents=True, exist_ok=True)
     images = []
@@ -41,3 +42,9 @@ def write_images(folder: Path, count: int, noise: float, edge_px: int = 48) -> l
         Image.fromarray(image).save(folder / f"{number:03d}.png")
         images.append(image)
     return images
+
+
+@pytest.fixture(scope="session")
+def write_images() -> Callable[..., list[np.ndarray]]:
+    """write_images(folder, count, noise) writes PNG files and gives their pixels."""
+    return _write_images

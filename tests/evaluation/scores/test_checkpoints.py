@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,6 @@ from harness.data.pack import pack
 from harness.errors import CheckpointError, InputError
 from harness.models.build import build_generator
 from harness.train.checkpoint import Snapshot, write_checkpoint, write_weights
-
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import write_images
 
 
 def run_config(dataset: str) -> RunConfig:
@@ -65,7 +61,7 @@ def write_run(folder: Path, dataset: str, state: str, steps: tuple[int, ...]) ->
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> str:
+def packed(write_images, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("data")
     write_images(folder / "photos" / "calm", 5, 3.0)
     pack([folder / "photos"], folder / "packed", codec="npy", tile_px=32, test=2, val=0, seed=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,9 +27,6 @@ from harness.data.degrade import degrade_image, upscale_image
 from harness.data.pack import pack
 from harness.errors import InputError
 from harness.quality.psnr import psnr
-
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import write_images
 
 
 class Pictures:
@@ -325,7 +321,7 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path, monkeypatch) -> None
 
 
 @pytest.fixture
-def packed(tmp_path: Path) -> str:
+def packed(write_images, tmp_path: Path) -> str:
     for image_class, noise in [("calm", 3.0), ("rough", 25.0)]:
         write_images(tmp_path / "photos" / image_class, 6, noise)
     pack([tmp_path / "photos"], tmp_path / "packed", codec="npy", tile_px=32, test=2, val=0, seed=0)
@@ -413,7 +409,7 @@ def test_a_file_that_spandrel_reads_is_a_model(packed: str, tmp_path: Path) -> N
     assert "upscales by 4, not 2" in table.missing["theirs", "calm", "psnr"]
 
 
-def test_an_edited_dataset_makes_stored_cells_stale_instead_of_wrong(packed: str, tmp_path: Path) -> None:
+def test_an_edited_dataset_makes_stored_cells_stale_instead_of_wrong(write_images, packed: str, tmp_path: Path) -> None:
     models = [baseline("bicubic")]
     table = evaluate(models, on(packed), tmp_path / "out")
     assert not mark_stale(table, models, on(packed)).missing

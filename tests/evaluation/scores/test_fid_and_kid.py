@@ -18,9 +18,6 @@ from evaluation.frechet import FeatureStatistics, frechet_distance, kernel_dista
 from evaluation.inception import FIDInception
 from harness.errors import CheckpointError
 
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import write_images
-
 
 def statistics(features_ND: np.ndarray, piece: int = 1000) -> FeatureStatistics:
     result = FeatureStatistics()
@@ -52,7 +49,7 @@ def test_features_equal_those_of_pytorch_fid(inception_file: Path, monkeypatch) 
 
 
 @pytest.mark.slow
-def test_fid_equals_the_pytorch_fid_command(tmp_path: Path, inception_file: Path) -> None:
+def test_fid_equals_the_pytorch_fid_command(write_images, tmp_path: Path, inception_file: Path) -> None:
     network = FIDInception(inception_file)
     sets = []
     for name, noise in [("real", 5.0), ("fake", 30.0)]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,9 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from evaluation.score_folder import print_scores, score_folders, write_json
 from harness.errors import InputError
 
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import write_images
-
 
 @pytest.fixture
-def folders(tmp_path: Path) -> tuple[Path, Path]:
+def folders(write_images, tmp_path: Path) -> tuple[Path, Path]:
     write_images(tmp_path / "sr", 3, 20.0)
     write_images(tmp_path / "hr", 3, 4.0)
     return tmp_path / "sr", tmp_path / "hr"
