@@ -24,6 +24,7 @@ from harness.errors import DataError
 _CHUNK_BYTES = 8 << 20
 _SMALL_BYTES = 64 << 20
 _OPEN_ATTEMPTS = 5
+_PREFETCH_THREADS = 4
 
 
 class NodeCache:
@@ -145,7 +146,7 @@ class RemoteStore:
         self._wanted: queue.Queue[tuple[str, int]] = queue.Queue()
         self._asked: set[str] = set()
         self._kept: list[ShardFile] = []
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
 
     def pin(self, version: str) -> None:
         self.version = version
@@ -187,14 +188,14 @@ class RemoteStore:
         raise DataError(f"{self.name(file)}: is evicted from {self.cache.folder} again and again; raise data.cache_gb.")
 
     def prefetch(self, files: Iterable[tuple[str, int]]) -> None:
-        """Fetches files that will be wanted soon, in a thread of its own; a failure shows when the file is read."""
+        """Fetches files that will be wanted soon, in threads of its own; a failure shows when the file is read."""
         for file, size in files:
             if file not in self._asked:
                 self._asked.add(file)
                 self._wanted.put((file, size))
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True)
-            self._thread.start()
+        while len(self._threads) < _PREFETCH_THREADS:
+            self._threads.append(threading.Thread(target=self._work, name="prefetch", daemon=True))
+            self._threads[-1].start()
 
     def _work(self) -> None:
         while True:

@@ -151,7 +151,10 @@ def beach(rng: Rng, px: int) -> np.ndarray:
     along = np.float32(np.sin(angle)) * (x.astype(np.float32) / px - 0.5)
     across = np.float32(np.cos(angle)) * (y.astype(np.float32) / px - 0.5)
     wobble = fractal(rng, px, px, px / 4, 0.42, finest_px=4)
-    shore = across + along + 0.05 * wobble + rng.uniform(-0.12, 0.12)
+    shore = wobble
+    shore *= np.float32(0.05)
+    shore += across + np.float32(rng.uniform(-0.12, 0.12))
+    shore += along
     sand = _sand(rng, px, warm=rng.uniform(0, 1))
     wet = 1 - step(shore, 0.0, 0.1)
     sand *= 1 - 0.38 * wet
@@ -277,9 +280,10 @@ def _mix(low: tuple[float, ...], high: tuple[float, ...], share: np.ndarray) -> 
 def _over(image: np.ndarray, colour: np.ndarray | np.float32, cover: np.ndarray | np.float32) -> None:
     """Paints a colour (or another picture) over the image, in place, as opaque as `cover` says."""
     colours = np.broadcast_to(colour, (3, *np.shape(colour)[1:]))
-    for plane, tone in zip(image, colours):  # plane by plane: the temporaries stay in the processor's cache
-        difference = tone - plane
-        difference *= cover
+    difference = np.empty(image.shape[1:], np.float32)
+    for plane, tone in zip(image, colours):  # plane by plane: the temporary stays in the processor's cache
+        np.subtract(tone, plane, out=difference)
+        np.multiply(difference, cover, out=difference)
         plane += difference
 
 
