@@ -251,7 +251,8 @@ def _sky(
     if cover > -0.4:
         small = (rows + 1) // 2, (px + 1) // 2
         cloud = fractal(rng, *small, px / 6, 0.5).repeat(2, axis=0).repeat(2, axis=1)[:rows, :px]
-        white = step(cloud, 0.9 - cover, 2.4 - cover) * np.float32(0.9)
+        fade = np.clip(np.linspace(3.6, 0, rows, dtype=np.float32), 0, 0.9)[:, None]
+        white = step(cloud, 0.9 - cover, 2.4 - cover) * fade
         lit = _mix((0.72, 0.77, 0.85), (1.0, 1.0, 1.0), step(cloud, 0.9 - cover, 3.6 - cover))
         _over(image[:, :rows], lit, white)
     return image
