@@ -27,8 +27,8 @@ class NamedMatrix:
 
 
 def report_matrices(table: ScoreTable, config: EvaluateConfig) -> list[NamedMatrix]:
-    """The matrices that a report shows: one of classes for each measure, split and degradation, and, where several
-    degradations were measured, one of degradations for each measure and split.
+    """The matrices that a report shows, for each measure: where several degradations were measured, one of degradations
+    for each split; then one of classes for each split and degradation.
     """
     conditions = conditions_of(table)
     names = [name for name in table.metrics if name in (config.report.matrix_metrics or table.metrics)]
@@ -44,7 +44,7 @@ def _of_metric(table: ScoreTable, metric: str, conditions: Sequence[Condition], 
         stem = f"matrix_{metric}" + (f"_{split}_{kernel}" if number else "")
         title = _title(metric, "class") + (f" ({split}, {kernel})" if several else "")
         matrices.append(NamedMatrix(stem, build_matrix(table, METRICS[metric], chosen, "class", title)))
-    return matrices + _of_degradations(table, metric, [c for c in conditions if c.image_class != pool])
+    return _of_degradations(table, metric, [c for c in conditions if c.image_class != pool]) + matrices
 
 
 def _of_degradations(table: ScoreTable, metric: str, conditions: Sequence[Condition]) -> list[NamedMatrix]:

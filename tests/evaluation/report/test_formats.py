@@ -62,13 +62,13 @@ def test_absent_numbers_are_empty_in_the_csv(table, tmp_path):
 def test_several_degradations_give_a_matrix_each_and_one_over_degradations(table_maker):
     table = table_maker(kernels=("matlab-bicubic", "nearest"))
     stems = [named.stem for named in report_matrices(table, EvaluateConfig(report={"matrix_metrics": ["psnr"]}))]
-    assert stems == ["matrix_psnr", "matrix_psnr_test_nearest", "degradations_psnr"]
+    assert stems == ["degradations_psnr", "matrix_psnr", "matrix_psnr_test_nearest"]
 
 
 def test_pooled_row_is_shown_but_not_counted_twice_over_degradations(table_maker):
     table = table_maker(kernels=("matlab-bicubic", "nearest"))
     config = EvaluateConfig(pool="general", report={"matrix_metrics": ["psnr"]})
-    classes, _, degradations = report_matrices(table, config)
+    degradations, classes, _ = report_matrices(table, config)
     assert "general" in classes.matrix.rows
     expected = np.mean([table.mean("beach", f"nearest/{name}", "psnr") for name in ("beach", "mountain")])
     assert degradations.matrix.cells[1][0].value == pytest.approx(expected)
