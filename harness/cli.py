@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness.data.config import Kernel
 from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_WRONG_INPUT, InputError, TrainingError
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ app = typer.Typer(
 
 Runs = Annotated[Path, typer.Option("--runs", envvar="HARNESS_RUNS", help="Folder of all sweeps and runs.")]
 Cluster = Annotated[str, typer.Option(help="A cluster profile's name or file; auto takes SLURM where there is one.")]
-SweepName = Annotated[Optional[str], typer.Argument(help="Name of a sweep; may be left out where there is one.")]
-Overrides = Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the file.")]
+SweepName = Annotated[str | None, typer.Argument(help="Name of a sweep; may be left out where there is one.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the file.")]
 RUNS = Path("runs")
 
 
@@ -66,7 +67,7 @@ def synth(
     images_per_class: Annotated[int, typer.Option(help="Images drawn for each class.")] = 200,
     size: Annotated[int, typer.Option(help="Edge of the images in pixels.")] = 384,
     seed: Annotated[int, typer.Option(help="Another seed draws other images.")] = 0,
-    workers: Annotated[Optional[int], typer.Option(help="Processes; all cores unless given.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; all cores unless given.")] = None,
 ) -> None:
     """Draw the embedded dataset: procedural landscapes in classes, as PNG folders."""
     from harness.data.synth import write_dataset
@@ -74,7 +75,7 @@ def synth(
     console = _console()
     with _progress(console, "drawing") as progress:
         drawn = write_dataset(out, images_per_class, size, seed, workers, progress)
-    console.print(f"{out}: {drawn} images drawn", markup=False, highlight=False)
+    _say(console, f"{out}: {drawn} images drawn")
 
 
 @app.command()
@@ -83,7 +84,7 @@ def pack(
     out: Annotated[Path, typer.Option(help="Folder for the shards and their sidecar.")],
     codec: Annotated[str, typer.Option(help="npy (raw, fastest) or png (smaller).")] = "npy",
     tile: Annotated[int, typer.Option(help="Edge of the training tiles in pixels; 0 keeps whole images.")] = 192,
-    workers: Annotated[Optional[int], typer.Option(help="Processes; all cores unless given.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; all cores unless given.")] = None,
     shard_mb: Annotated[int, typer.Option(help="Size of a shard in MB.")] = 256,
     val: Annotated[float, typer.Option(help="Validation images a class: a share below 1, or a count.")] = 0.05,
     test: Annotated[float, typer.Option(help="Test images a class: a share below 1, or a count.")] = 0.1,
@@ -106,7 +107,45 @@ def pack(
             seed=seed,
             progress=progress,
         )
-    _tell_packed(summary, console)
+    _say_skipped(console, summary.skipped)
+    shards = f"{summary.num_images} images as {summary.num_samples} samples in {summary.num_shards} shards"
+    _say(console, f"{summary.path}: {shards}, {len(summary.skipped)} files skipped")
+
+
+@app.command()
+def index(
+    folder: Annotated[Path, typer.Argument(help="Folder of WebDataset shards that others wrote.")],
+    val: Annotated[float, typer.Option(help="Validation images a class: a share below 1, or a count.")] = 0.05,
+    test: Annotated[float, typer.Option(help="Test images a class: a share below 1, or a count.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Another seed splits otherwise.")] = 0,
+) -> None:
+    """Write the sidecar for WebDataset shards that others wrote."""
+    from harness.data.index import index as index_shards
+
+    console = _console()
+    with _progress(console, "indexing") as progress:
+        found = index_shards(folder, val=_count_or_share(val), test=_count_or_share(test), seed=seed, progress=progress)
+    _say(console, f"{folder}: {found.num_samples} samples in {found.num_shards} shards")
+
+
+@app.command()
+def inspect(
+    dataset: Annotated[str, typer.Argument(help="A packed dataset: a folder or an fsspec URL.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Read, check and decode every sample.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page with random samples of each class.")] = None,
+) -> int:
+    """Show a dataset's counts, classes and splits; with --verify also whether it is sound."""
+    from harness.data.contact_sheet import write_contact_sheet
+    from harness.data.inspect import inspect as inspect_dataset
+    from harness.data.inspect import print_summary
+
+    console = _console()
+    with _progress(console, "verifying") as progress:
+        summary = inspect_dataset(dataset, verify, progress)
+    print_summary(console, summary)
+    if html is not None:
+        _say(console, f"samples: {write_contact_sheet(dataset, html)}")
+    return EXIT_FAILURE if summary.problems else EXIT_DONE
 
 
 @app.command()
@@ -114,17 +153,16 @@ def degrade(
     hr_dir: Annotated[Path, typer.Argument(help="Folder of HR images.")],
     out_dir: Annotated[Path, typer.Argument(help="Folder for the LR images.")],
     scale: Annotated[int, typer.Option(help="How many times smaller.")] = 4,
-    kernel: Annotated[str, typer.Option(help="matlab-bicubic, pil-bicubic, cv2-cubic, bilinear, area or nearest.")] = (
-        "matlab-bicubic"
-    ),
+    kernel: Annotated[Kernel, typer.Option(help="How LR images are made.")] = "matlab-bicubic",
 ) -> None:
     """Write the LR images that training would see."""
     from harness.data.folders import degrade_folder
 
     console = _console()
     with _progress(console, "degrading") as progress:
-        count = degrade_folder(hr_dir, out_dir, scale, kernel, progress)
-    console.print(f"{out_dir}: {count} images", markup=False, highlight=False)
+        summary = degrade_folder(hr_dir, out_dir, scale, kernel, progress)
+    _say_skipped(console, summary.skipped)
+    _say(console, f"{out_dir}: {summary.num_images} images")
 
 
 # -- runs -------------------------------------------------------------------------------------------------------------
@@ -148,7 +186,7 @@ def sweep(
     sweep_file: Annotated[str, typer.Argument(help="A sweep file, or a name in the catalog.")],
     overrides: Overrides = None,
     cluster: Cluster = "auto",
-    data: Annotated[Optional[Path], typer.Option(help="Your own images instead: a folder of class folders.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Your own images instead: a folder of class folders.")] = None,
     runs: Runs = RUNS,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return once all is submitted (SLURM).")] = False,
@@ -176,14 +214,118 @@ def sweep(
     )
 
 
+@app.command()
+def preflight(
+    sweep_file: Annotated[str, typer.Argument(help="A sweep file, or a name in the catalog.")],
+    overrides: Overrides = None,
+    cluster: Cluster = "auto",
+    runs: Runs = RUNS,
+) -> int:
+    """Check what would make a sweep fail later, and nothing else."""
+    from sweeps.run import preflight_sweep
+
+    return preflight_sweep(sweep_file, cluster=cluster, overrides=overrides or [], runs_dir=runs, console=_console())
+
+
+@app.command()
+def status(
+    name: SweepName = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing until nothing runs any more.")] = False,
+    runs: Runs = RUNS,
+) -> int:
+    """Show a row for each run, and where the compute went."""
+    from sweeps.follow import print_status
+
+    return print_status(runs, name, watch=watch, console=_console())
+
+
+@app.command()
+def cancel(
+    name: SweepName = None,
+    run: Annotated[list[str] | None, typer.Option(help="Only this run; may be given several times.")] = None,
+    runs: Runs = RUNS,
+) -> int:
+    """Cancel a sweep: what runs is saved and leaves, what waits never starts."""
+    from sweeps.control import cancel_sweep, find_sweep_folder
+
+    return cancel_sweep(find_sweep_folder(runs, name), run or [], _console())
+
+
+@app.command()
+def resume(
+    name: SweepName = None,
+    cluster: Cluster = "auto",
+    detach: Annotated[bool, typer.Option("--detach", help="Return once all is submitted (SLURM).")] = False,
+    runs: Runs = RUNS,
+) -> int:
+    """Start failed and timed-out phases again, with the stored configuration."""
+    from sweeps.control import find_sweep_folder
+    from sweeps.run import resume_sweep
+
+    return resume_sweep(find_sweep_folder(runs, name), cluster=cluster, detach=detach, console=_console())
+
+
+@app.command()
+def logs(
+    run: Annotated[str, typer.Argument(help="A run's name.")],
+    name: Annotated[str | None, typer.Option("--sweep", help="Its sweep, where there are several.")] = None,
+    phase: Annotated[str | None, typer.Option(help="A phase's name; the newest unless given.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on printing what is added.")] = False,
+    runs: Runs = RUNS,
+) -> None:
+    """Print the log of a run's newest phase."""
+    from sweeps.control import find_sweep_folder, log_files, read_logs
+
+    for text in read_logs(log_files(find_sweep_folder(runs, name), run, phase), follow):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+@app.command()
+def board(
+    name: SweepName = None,
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 6006,
+    runs: Runs = RUNS,
+) -> int:
+    """Open TensorBoard on a sweep's runs, by their readable names."""
+    from sweeps.board import serve
+    from sweeps.control import find_sweep_folder
+
+    return serve(find_sweep_folder(runs, name), port, _console())
+
+
 # -- evaluation -------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def evaluate(
+    name: SweepName = None,
+    overrides: Overrides = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Score what is missing of a sweep and write its report; takes its name or its (edited) file."""
+    from sweeps.evaluate import evaluate_here, find_evaluation
+
+    evaluate_here(find_evaluation(name, overrides or [], runs), _console())
+
+
+@app.command()
+def report(
+    name: SweepName = None,
+    overrides: Overrides = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Write the matrices, tables, figures and report.html anew from what has been scored."""
+    from sweeps.evaluate import find_evaluation, report_here
+
+    report_here(find_evaluation(name, overrides or [], runs), _console())
 
 
 @app.command()
 def score(
     sr: Annotated[Path, typer.Option(help="Folder of the images to score.")],
     hr: Annotated[Path, typer.Option(help="Folder of the true images, of the same names.")],
-    json: Annotated[Optional[Path], typer.Option(help="Write the scores to this file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the scores to this file.")] = None,
     color: Annotated[str, typer.Option(help="y or rgb.")] = "y",
     crop_border: Annotated[int, typer.Option(help="Pixels cropped from each border.")] = 0,
     metrics: Annotated[str, typer.Option(help="Comma-separated names.")] = "psnr,ssim",
@@ -200,7 +342,117 @@ def score(
         write_json(result, json)
 
 
-# -- what the commands share --------------------------------------------------------------------------------------------
+# -- tools ------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def upscale(
+    inputs: Annotated[list[str], typer.Argument(help="Image files, folders or quoted patterns, then the output.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="A run, a checkpoint, or a weights file.")] = None,
+    method: Annotated[str | None, typer.Option(help="bicubic, bilinear or nearest instead of a network.")] = None,
+    scale: Annotated[int | None, typer.Option(help="How many times larger; needed for a method.")] = None,
+    tile: Annotated[int | None, typer.Option(help="Edge of a tile in input pixels; chosen unless given.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    samples: Annotated[int, typer.Option(help="Different outputs of each image.")] = 1,
+    noise: Annotated[float, typer.Option(help="Deviation of the noise on the input, in [0, 1].")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Another seed draws other noise.")] = 0,
+    format: Annotated[str, typer.Option(help="png, jpg, webp, tif, or same.")] = "png",
+) -> int:
+    """Upscale images with a network or an interpolation, in bounded memory."""
+    from harness.terminal import upscale_shown
+    from harness.upscale import Options
+
+    if len(inputs) < 2:
+        raise InputError("upscale: got one path; give the images and then the output, as in `harness upscale IN OUT`.")
+    options = Options(checkpoint, method, scale, tile, device, precision, samples, noise, seed, format)  # type: ignore[arg-type]
+    console = _console()
+    with _progress(console, "upscaling") as progress:
+        summary = upscale_shown(inputs[:-1], Path(inputs[-1]), options, console, progress)
+    for failure in summary.failures:
+        print(f"error: {failure.reason}", file=sys.stderr)
+    return EXIT_FAILURE if summary.failures else EXIT_DONE
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run, a checkpoint, or an exported file.")],
+    format: Annotated[str, typer.Option(help="basicsr, esrgan-old, safetensors or onnx.")],
+    out: Annotated[Path | None, typer.Option(help="The file; named after the run unless given.")] = None,
+) -> None:
+    """Write a generator as a file that other programs load."""
+    from harness.export import export as export_generator
+
+    _say(_console(), str(export_generator(run, format, out)))
+
+
+weights_app = typer.Typer(
+    help="The pretrained networks: list, fetch, verify.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(weights_app, name="weights")
+
+
+@weights_app.command("list")
+def weights_list() -> None:
+    """Show every pretrained network, and whether it is here."""
+    from harness.terminal import show_weights
+    from harness.weights import list_weights
+
+    show_weights(_console(), list_weights())
+
+
+@weights_app.command("verify")
+def weights_verify(
+    names: Annotated[list[str] | None, typer.Argument(help="Networks; all unless given.")] = None,
+) -> int:
+    """Check the files that are here against their checksums."""
+    from harness.terminal import show_weights
+    from harness.weights import verify
+
+    console = _console()
+    with _progress(console, "verifying") as progress:
+        statuses = verify(names or None, progress)
+    return EXIT_DONE if show_weights(console, statuses, verified=True) else EXIT_FAILURE
+
+
+@weights_app.command("fetch")
+def weights_fetch(names: Annotated[list[str], typer.Argument(help="Networks, or all.")]) -> None:
+    """Download networks where there is a network connection; compute nodes never do."""
+    from harness.weights import TABLE, fetch
+
+    console = _console()
+    for name in TABLE if names == ["all"] else names:
+        with _progress(console, f"fetching {name}") as progress:
+            _say(console, f"{name}: {fetch(name, progress=progress)}")
+
+
+@app.command()
+def bench(
+    part: Annotated[str, typer.Argument(help="data, step, eval, resume or all.")],
+    recipes: Annotated[list[str] | None, typer.Argument(help="For step: recipes; all unless given.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the figures to this file.")] = None,
+) -> None:
+    """Measure the speed figures that the documentation quotes."""
+    from sweeps.bench import run_bench
+
+    run_bench(part, recipes or [], json, _console())
+
+
+@app.command()
+def smoke(
+    recipes: Annotated[list[str] | None, typer.Argument(help="Recipes; all unless given.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the runs.")] = Path("runs/smoke"),
+) -> int:
+    """Train the smoke variant of every recipe and print one table."""
+    from sweeps.dataset import make_embedded
+    from sweeps.smoke import run_smoke
+
+    console = _console()
+    make_embedded(console)
+    return run_smoke(recipes or [], out, console)
+
+
+# -- what the commands share ------------------------------------------------------------------------------------------
 
 
 def _console() -> Console:
@@ -222,14 +474,12 @@ def _count_or_share(value: float) -> int | float:
     return int(value) if value >= 1 and value == int(value) else value
 
 
-def _tell_packed(summary, console: Console) -> None:  # type: ignore[no-untyped-def]
-    for skipped in summary.skipped[:10]:
-        console.print(f"skipped: {skipped.path}: {skipped.reason}", markup=False, highlight=False, soft_wrap=True)
-    more = f", {len(summary.skipped)} files skipped" if summary.skipped else ""
-    console.print(
-        f"{summary.path}: {summary.num_images} images as {summary.num_samples} samples in {summary.num_shards} shards"
-        f"{more}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _say_skipped(console: Console, skipped: Sequence[Any]) -> None:
+    for file in skipped[:10]:
+        _say(console, f"skipped: {file.path}: {file.reason}")
+    if len(skipped) > 10:
+        _say(console, f"... {len(skipped)} files skipped in all")

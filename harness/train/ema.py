@@ -17,8 +17,8 @@ class Ema:
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
-        self._averages = list(self.module.parameters())
-        self._values = list(module.parameters())
+        self._averages: list[torch.Tensor] = list(self.module.parameters())
+        self._values: list[torch.Tensor] = list(module.parameters())
         self._buffers = [
             (average, value) for average, value in zip(self.module.buffers(), module.buffers(), strict=True)
         ]

@@ -39,9 +39,10 @@ class Meter:
         sums = ranks.mean_tensor(torch.cat([self._sums[names] for names in groups])).tolist()
         totals: dict[str, float] = {}
         counts: dict[str, int] = {}
-        for names, name, value in ((names, name, sums.pop(0)) for names in groups for name in names):
-            totals[name] = totals.get(name, 0.0) + value
-            counts[name] = counts.get(name, 0) + self._counts[names]
+        for names in groups:
+            for name in names:
+                totals[name] = totals.get(name, 0.0) + sums.pop(0)
+                counts[name] = counts.get(name, 0) + self._counts[names]
         self._sums, self._counts = {}, {}
         return {name: totals[name] / counts[name] for name in sorted(totals)}
 

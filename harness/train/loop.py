@@ -83,7 +83,8 @@ class Run:
             self._take_over(read_checkpoint(path))
             if self.step < self.first_step:
                 raise CheckpointError(
-                    f"{path}: is of step {self.step}, not of step {self.first_step} where this phase begins; finish the phase before."
+                    f"{path}: is of step {self.step}, not of step {self.first_step} where this phase begins; "
+                    f"finish the phase before."
                 )
         elif self.config.init_from:
             self.nets.start_from(self.config.init_from)

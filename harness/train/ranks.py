@@ -41,7 +41,7 @@ class Ranks:
         self.world_size: int = self.accelerator.num_processes
         # Words between ranks go over the CPU, so that they never wait for the device's queue.
         needs_own_group = self.world_size > 1 and distributed.get_backend() != "gloo"
-        self._words = distributed.new_group(backend="gloo") if needs_own_group else None
+        self._words: Any = distributed.new_group(backend="gloo") if needs_own_group else None
 
     @property
     def is_main(self) -> bool:

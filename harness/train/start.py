@@ -67,7 +67,7 @@ def read_start_weights(path: Path, name: str = "generator") -> dict[str, torch.T
 def _read_generator(path: Path) -> tuple[dict[str, torch.Tensor], RunConfig]:
     from harness.config import RunConfig
 
-    if path.is_dir() and not (path / EXPORTED).exists() or (path / "manifest.json").exists():
+    if (path.is_dir() and not (path / EXPORTED).exists()) or (path / "manifest.json").exists():
         folder = _checkpoint_in(path)
         if folder is None:
             raise CheckpointError(f"{path}: holds neither {EXPORTED} nor a checkpoint; give a run's folder.")

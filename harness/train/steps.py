@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-
+from harness.augment.config import BcrConfig
+from harness.augment.consistency import bcr_terms
 from harness.losses import adversarial
 from harness.train.phase import Patches, Phase, no_reduction
 
@@ -100,6 +101,10 @@ def discriminator_loss(phase: Phase, part: Patches, fake: torch.Tensor, step: in
     if real_input.requires_grad:
         penalty = adversarial.r1_penalty(real_logits, real_input)
         loss = loss + game.r1_weight * game.r1_every * penalty
+    extra = _consistency_terms(phase, part, fake, real_logits, fake_logits)
+    for name, value in extra.items():
+        loss = loss + value
+        scalars[f"d/{name}"] = value
     controller = phase.augment.controller
     controller.update(real_logits, step - phase.first_step, phase.config.batch_size, phase.sum_over_ranks)
     if phase.config.augment.name == "ada":
@@ -123,6 +128,17 @@ def generator_loss(phase: Phase, part: Patches, fake: torch.Tensor, step: int) -
         scalars = {f"loss/{name}": value for name, value in terms.items()}
         scalars |= {"loss/total": loss, "sr/std": fake.std(), "sr/color_shift": shift}
     return loss, scalars
+
+
+def _consistency_terms(
+    phase: Phase, part: Patches, fake: torch.Tensor, real_logits: torch.Tensor, fake_logits: torch.Tensor
+) -> Scalars:
+    config = phase.config.augment
+    if not isinstance(config, BcrConfig) or phase.discriminator is None:
+        return {}
+    with phase.autocast():
+        images = (part.hr_image, fake, real_logits, fake_logits)
+        return bcr_terms(config, phase.discriminator, *images, phase.seed, part.position)
 
 
 def _adversarial_term(phase: Phase, part: Patches, fake: torch.Tensor, step: int) -> torch.Tensor:

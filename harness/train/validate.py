@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from harness.config import RunConfig
-from harness.data.config import SourceConfig
+from harness.data.config import Kernel, SourceConfig
 from harness.data.degrade import degrade_image, upscale_image
 from harness.data.shards import Dataset
 from harness.quality.color import luma
@@ -45,24 +45,28 @@ class Validation:
         mine = _first_images(sources, config.validation.max_images)[ranks.rank :: ranks.world_size]
         kernels = config.data.degradation.kernels
         kernel = max(kernels, key=lambda name: kernels[name])
-        self._pairs = [_pair(dataset, index, config.scale, kernel) for dataset, index in mine]
+        self.pairs = [_pair(dataset, index, config.scale, kernel) for dataset, index in mine]
 
     @torch.no_grad()
-    def run(self, pictures: Path) -> dict[str, float]:
-        """Mean PSNR (dB) and SSIM over all ranks' images; {} where there are none. Writes strips to `pictures`."""
+    def run(self, pictures: Path | None) -> dict[str, float]:
+        """Mean PSNR (dB) and SSIM over all images, {} where there are none; writes strips to `pictures`, where given."""
         self._ranks.broadcast_buffers(self._nets.ema.module)
         sums = [0.0, 0.0, 0.0]
-        strips = []
-        for pair in self._pairs:
+        strips: list[np.ndarray] = []
+        for pair in self.pairs:
             sr_image = self._super_resolve(pair.lr_image)
             values = _scores(sr_image, pair.hr_image, self._scale)
             sums = [a + b for a, b in zip(sums, (*values, 1.0))]
-            if len(strips) < self._num_pictures and self._ranks.is_main:
+            if pictures is not None and len(strips) < self._num_pictures and self._ranks.is_main:
                 strips.append(_strip(pair, sr_image, self._scale))
-        if strips:
+        if strips and pictures is not None:
             _write_strips(strips, pictures)
         psnr_sum, ssim_sum, count = self._ranks.total(sums)
         return {"val/psnr": psnr_sum / count, "val/ssim": ssim_sum / count} if count else {}
+
+    def psnr(self, sr_image: np.ndarray, pair: Pair) -> float:
+        """PSNR (dB) of any image against a pair's HR image, by the same rule."""
+        return _scores(sr_image, pair.hr_image, self._scale)[0]
 
     def _super_resolve(self, lr_image: np.ndarray) -> np.ndarray:
         batch = torch.from_numpy(lr_image).to(self._ranks.device).permute(2, 0, 1)[None].float() / 255.0
@@ -83,7 +87,7 @@ def _first_images(sources: tuple[SourceConfig, ...], count: int) -> list[tuple[D
     return chosen[:count]
 
 
-def _pair(dataset: Dataset, index: int, scale: int, kernel: str) -> Pair:
+def _pair(dataset: Dataset, index: int, scale: int, kernel: Kernel) -> Pair:
     image = dataset.read(index)
     height, width = (edge - edge % scale for edge in image.shape[:2])
     hr_image = np.ascontiguousarray(image[:height, :width])

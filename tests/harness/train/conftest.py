@@ -60,8 +60,12 @@ def recipe(dataset: Path) -> dict[str, Any]:
                 "iterations": 30,
                 "batch_size": 4,
                 "losses": [{"name": "l1"}],
-                "adversarial": {"weight": 0.01, "real_label": [0.7, 1.0], "instance_noise_std": 0.1,
-                                "instance_noise_steps": 20},
+                "adversarial": {
+                    "weight": 0.01,
+                    "real_label": [0.7, 1.0],
+                    "instance_noise_std": 0.1,
+                    "instance_noise_steps": 20,
+                },
                 "augment": {"name": "ada", "rule": "text"},
                 "generator_optimizer": adam,
                 "discriminator_optimizer": adam,
@@ -88,8 +92,14 @@ class Launcher:
 
     def start(self, run_file: Path, num_ranks: int = 1) -> list[subprocess.Popen[bytes]]:
         call = f"import sys; from harness.train.job import main; sys.exit(main({str(run_file)!r}))"
-        common = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks),
-                  "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        common = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "WORLD_SIZE": str(num_ranks),
+            "LOCAL_WORLD_SIZE": str(num_ranks),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(_free_port()),
+        }
         return [
             subprocess.Popen([sys.executable, "-c", call], env={**common, "RANK": str(r), "LOCAL_RANK": str(r)})
             for r in range(num_ranks)

@@ -121,7 +121,7 @@ def test_older_checkpoints_are_removed_only_after_the_new_one_is_there(tmp_path)
     for step in range(1, 5):
         write_checkpoint(tmp_path, snapshot(step))
         remove_old(tmp_path, keep=2)
-        assert [int(p.name[5:]) for p in checkpoint_folders(tmp_path)] == [step, step - 1][: step]
+        assert [int(p.name[5:]) for p in checkpoint_folders(tmp_path)] == [step, step - 1][:step]
 
 
 def test_a_manifest_cannot_name_files_elsewhere(tmp_path):

@@ -28,7 +28,9 @@ def logged_steps(out: Path) -> int:
     return path.read_text().count("\n") if path.exists() else 0
 
 
-def interrupt_after(processes: list[subprocess.Popen[bytes]], out: Path, step: int, number: int, victim: int) -> list[int]:
+def interrupt_after(
+    processes: list[subprocess.Popen[bytes]], out: Path, step: int, number: int, victim: int
+) -> list[int]:
     """Sends a signal to one rank as soon as `step` is logged; returns all exit codes."""
     deadline = time.monotonic() + 120
     while logged_steps(out) < step and time.monotonic() < deadline and processes[victim].poll() is None:

@@ -79,7 +79,15 @@ def test_cadence_is_youngs_and_dalys_within_the_bounds():
 
 
 def test_mean_time_between_stops_counts_signals_and_kills(tmp_path):
-    events = [("start", 0), ("checkpoint", 8), ("stop", 10), ("start", 20), ("checkpoint", 30), ("start", 40), ("done", 50)]
+    events = [
+        ("start", 0),
+        ("checkpoint", 8),
+        ("stop", 10),
+        ("start", 20),
+        ("checkpoint", 30),
+        ("start", 40),
+        ("done", 50),
+    ]
     path = tmp_path / "events.jsonl"
     path.write_text("".join(json.dumps({"event": e, "time": t}) + "\n" for e, t in events))
     assert mean_time_between_stops(path) == pytest.approx((10 + 10 + 10) / 2)

@@ -108,8 +108,10 @@ def assert_close(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tens
         torch.testing.assert_close(actual[name], value, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
-NO_NORM = {"generator": {"name": "srresnet", "num_blocks": 1, "num_channels": 8, "batch_norm": "none"},
-           "discriminator": {"name": "vgg", "num_channels": 4, "batch_norm": False}}
+NO_NORM = {
+    "generator": {"name": "srresnet", "num_blocks": 1, "num_channels": 8, "batch_norm": "none"},
+    "discriminator": {"name": "vgg", "num_channels": 4, "batch_norm": False},
+}
 
 
 def test_pixel_step_equals_the_reference_step(open_phase):
@@ -185,6 +187,17 @@ def test_r1_penalty_and_clipping_act_on_the_discriminator_only_when_due(open_pha
         train_step(phase, second, 2, log_norms=False)
     ours, theirs = weights_of(with_r1), weights_of(without)
     assert {name[0] for name in ours if not torch.allclose(ours[name], theirs[name], rtol=1e-4, atol=0)} >= {"d"}
+
+
+def test_consistency_terms_change_the_discriminator_and_are_logged(open_phase):
+    game = {"adversarial": {"weight": 0.1}, "discriminator_optimizer": ADAM}
+    with_bcr, without = open_phase(NO_NORM, augment={"name": "bcr"}, **game), open_phase(NO_NORM, **game)
+    (patches,) = patches_of(with_bcr, 1)
+    scalars = train_step(with_bcr, patches, 0, log_norms=False)
+    train_step(without, patches, 0, log_norms=False)
+    assert float(scalars["d/bcr_real"]) > 0 and float(scalars["d/bcr_fake"]) > 0
+    ours, theirs = weights_of(with_bcr), weights_of(without)
+    assert any(not torch.equal(ours[name], theirs[name]) for name in ours if name[0] == "d")
 
 
 def test_clipping_bounds_the_update(open_phase):
