@@ -59,8 +59,9 @@ def evaluate(
     units = [unit for unit in (still_missing(u, job, cache) for u in all_units(job)) if unit is not None]
     if units:
         networks = Networks(job.located, device_named(config.device))
-        job = _without(job, networks.missing)
-        units = [unit for unit in (still_missing(u, job, cache) for u in all_units(job)) if unit is not None]
+        if len(networks.missing) > len(job.located.missing):
+            job = _without(job, networks.missing)
+            units = [unit for unit in (still_missing(u, job, cache) for u in all_units(job)) if unit is not None]
         if config.workers > 1 and opener is None and len(units) > 1:
             failures = run_units(units, job, source.path, cache.folder, config.workers, progress)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,8 +92,13 @@ def _find(name: str) -> Path:
 
 
 def _file_identity(file: Path) -> str:
+    status = file.stat()
+    return _hash_of_ends(file, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=32)
+def _hash_of_ends(file: Path, size: int, changed_ns: int) -> str:
     """A hash of the size and both ends; the whole of 550 MB would take longer than a small evaluation."""
-    size = file.stat().st_size
     with file.open("rb") as content:
         head = content.read(_ENDS_BYTES)
         content.seek(max(0, size - _ENDS_BYTES))

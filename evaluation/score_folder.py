@@ -77,7 +77,7 @@ def match_folders(sr: Path, hr: Path) -> dict[str, tuple[Path, Path]]:
     only_sr, only_hr = sorted(sr_files.keys() - hr_files.keys()), sorted(hr_files.keys() - sr_files.keys())
     if only_sr or only_hr:
         raise InputError(
-            f"the images do not match: only in {sr}: {_shown(only_sr)}; only in {hr}: {_shown(only_hr)}; "
+            f"the images do not match: only in {sr}: {shown_names(only_sr)}; only in {hr}: {shown_names(only_hr)}; "
             "give both folders the same names (suffixes may differ)."
         )
     return {name: (sr_files[name], hr_files[name]) for name in sorted(hr_files)}
@@ -166,7 +166,7 @@ def _add_too_small(result: dict[str, Any], metrics: tuple[str, ...]) -> None:
     for metric in metrics:
         small = [name for name, scores in result["images"].items() if math.isnan(scores[metric])]
         if small:
-            result["notes"].append(f"{METRICS[metric].label}: too small to measure, left out: {_shown(small)}.")
+            result["notes"].append(f"{METRICS[metric].label}: too small to measure, left out: {shown_names(small)}.")
 
 
 def _add_set_scores(result: dict[str, Any], wanted: tuple[str, ...], real_ND: np.ndarray, fake_ND: np.ndarray) -> None:
@@ -190,7 +190,8 @@ def few_images_note(count: int) -> str:
     return f"FID on {count:,} images (fewer than {FEW_IMAGES_FOR_FID:,}) is far too high and not comparable; read KID."
 
 
-def _shown(names: list[str]) -> str:
+def shown_names(names: list[str]) -> str:
+    """The first few names, and how many more there are."""
     if not names:
         return "none"
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

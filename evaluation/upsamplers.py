@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +16,7 @@ from evaluation.checkpoints import find_weights
 from evaluation.device import float32_proper
 from evaluation.measures import unit_range
 from evaluation.model import METHODS, Model
-from evaluation.score_folder import list_images
+from evaluation.score_folder import list_images, shown_names
 from harness.data.degrade import UpscaleMethod, upscale_image
 from harness.data.images import decode
 from harness.errors import CheckpointError, DataError, InputError
@@ -114,15 +115,15 @@ class FolderUpsampler:
         """
         found = {key: self.find(key) for key in keys}
         absent = [_TILE_MARK.sub("", key) for key, file in found.items() if file is None]
-        used = [file for file in found.values() if file is not None]
+        used = Counter(file for file in found.values() if file is not None)
         if absent:
-            spare = [name for name, file in self.files.items() if file not in set(used)]
+            spare = [name for name, file in self.files.items() if file not in used]
             raise InputError(
-                f"{self.folder}: does not match the images: only in the dataset: {_shown(absent)}; only in the folder: "
-                f"{_shown(spare)}; name each file as the image (CLASS/FILE or FILE)."
+                f"{self.folder}: does not match the images: only in the dataset: {shown_names(absent)}; "
+                f"only in the folder: {shown_names(spare)}; name each file as the image (CLASS/FILE or FILE)."
             )
-        if len(set(used)) < len(used):
-            twice = next(file for file in used if used.count(file) > 1)
+        twice = next((file for file, count in used.items() if count > 1), None)
+        if twice is not None:
             raise InputError(f"{twice}: stands for several images; put the files into class folders (CLASS/FILE).")
 
     def __call__(self, lr_image: np.ndarray, key: str | None = None) -> np.ndarray:
@@ -186,8 +187,3 @@ def identity_of_file(model: Model) -> str:
             raise CheckpointError(f"{path}: no such weights file; give the path of one.")
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def _shown(names: list[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) or "none") + more
