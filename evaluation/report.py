@@ -82,14 +82,17 @@ def write_report(
     shown = [named.matrix for named in matrices]
     sentences = [diagonal_summary(matrix) for matrix in shown]
     sentences += [text for matrix in shown for text in baseline_summary(matrix)] + compare_summaries(comparisons)
+    results = [
+        matrix_section(matrices, matrix_grids, published if is_matrix else ()),
+        *table_section([*tables, *([] if is_matrix else published)]),
+    ]
     page = Page(
         name=name,
         subtitle=_subtitle(table),
         written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         code_version=metadata.version("sr-harness"),
         sections=[
-            matrix_section(matrices, matrix_grids, published if is_matrix else ()),
-            *table_section([*tables, *([] if is_matrix else published)]),
+            *(reversed(results) if all(len(matrix.rows) == 1 for matrix in shown) else results),
             *compare_section(comparisons),
             *pictures_section(table, config, pictures),
             *curves_section(curves, [run.name for run in runs]),
@@ -116,7 +119,8 @@ def _make_folder(out: Path) -> None:
 def _subtitle(table: ScoreTable) -> str:
     images = table.images["image"].nunique()
     measures = ", ".join(METRICS[name].label for name in table.metrics)
-    return f"{len(table.models)} models, {len(table.conditions)} conditions, {images:,} images; measures: {measures}"
+    counts = [(len(table.models), "model"), (len(table.conditions), "condition"), (images, "image")]
+    return ", ".join(f"{n:,} {noun}{'' if n == 1 else 's'}" for n, noun in counts) + f"; measures: {measures}"
 
 
 def _warnings(table: ScoreTable) -> list[str]:

@@ -110,12 +110,12 @@ def _cell(scores: CellScores, conditions: Sequence[str], group: Sequence[Column]
         return cells[0]
     values = [cell.value for cell in cells if cell.value is not None]
     notes = list(dict.fromkeys(cell.note for cell in cells if cell.note))
+    if not values:
+        return Cell(note="; ".join(notes[:3]), comparable=False)
     if len(values) < len(cells):
         notes.insert(0, f"mean of {len(values)} of {len(cells)} models")
     if len(group) > 1:
         notes.append(f"mean ± deviation over {len(cells)} models that differ in other axes")
-    if not values:
-        return Cell(note="; ".join(notes[:3]), comparable=False)
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
     comparable = all(cell.comparable for cell in cells)
     return Cell(float(np.mean(values)), deviation, cells[0].num_images, "; ".join(notes[:3]), comparable)

@@ -95,6 +95,15 @@ def test_only_the_measures_that_are_asked_for_are_shown(table, tmp_path, picture
     assert "Comparisons" not in text
 
 
+def test_sweep_over_one_condition_begins_with_the_table(table_maker, tmp_path):
+    config = EvaluateConfig(report={"num_strips": 0})
+    orders = []
+    for classes in (("beach", "mountain"), ("beach",)):
+        text = text_of(write_report("demo", table_maker(classes=classes), config, [], tmp_path))
+        orders.append(re.findall(r"<section id=\"(\w+)\"", text)[:2])
+    assert orders == [["matrices", "tables"], ["tables", "matrices"]]
+
+
 def test_unknown_reference_and_unwritable_folder_are_refused(table, tmp_path):
     with pytest.raises(InputError, match="no such table or file"):
         write_report("demo", table, EvaluateConfig(report={"reference": "nonsense"}), [], tmp_path)

@@ -47,6 +47,15 @@ def test_several_seeds_give_mean_and_deviation(table_maker):
     assert axis_table.frame().loc[0, "psnr_deviation"] == pytest.approx(np.std(means, ddof=1))
 
 
+def test_point_without_any_number_gives_the_reason_alone(table_maker):
+    table = table_maker(fractions(2))
+    for model in table.models:
+        for condition in table.conditions:
+            table.missing[model.name, condition, "psnr"] = "weights absent"
+    grid = table_grid(build_table(table, conditions_of(table), ["psnr"]))
+    assert grid.footnotes == (("a", "weights absent"),)
+
+
 def test_fewer_axes_average_over_the_others_and_say_so(table_maker):
     table = table_maker(fractions())
     grid = table_grid(build_table(table, conditions_of(table), ["psnr"], ["data"]))
