@@ -180,10 +180,10 @@ class RemoteStore:
             path = self.cache.fetch(self.name(file), size, version)
             try:
                 shard = ShardFile(path, path.stat().st_size if size is None else size)
-                fcntl.flock(shard.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                fcntl.flock(shard.fd, fcntl.LOCK_SH)  # whoever fetched or evicts it holds it for a moment only
                 if path.exists():
                     return shard
-            except (DataError, BlockingIOError, FileNotFoundError):
+            except (DataError, FileNotFoundError):
                 continue
         raise DataError(f"{self.name(file)}: is evicted from {self.cache.folder} again and again; raise data.cache_gb.")
 

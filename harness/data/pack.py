@@ -8,56 +8,27 @@ workers, and a killed pack goes on after its finished groups and shards.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import math
 import os
-import re
 import shutil
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
-import numpy as np
-
-from harness.data import images, sidecar, survey
+from harness.data import sidecar, survey
+from harness.data.layout import Codec, Group, Options, plan_shards
 from harness.data.sidecar import Sample
 from harness.data.survey import Skipped, SourceImage
-from harness.data.tar import END_OF_ARCHIVE, write_member
+from harness.data.tar import END_OF_ARCHIVE
 from harness.data.workers import Run, pool
+from harness.data.write_group import write_group, write_whole
 from harness.errors import DataError, InputError
 
-Codec = Literal["npy", "png"]
 Progress = Callable[[int, int], None]
-T = TypeVar("T")
 
 _BUILDING = ".building"
-_GROUP_BYTES = 16 << 20
-_PNG_SHARE = 0.6
-"""Guessed size of a PNG relative to its pixels; it only steers the size of shards."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What decides the bytes of a pack, besides the images."""
-
-    codec: Codec = "npy"
-    tile_px: int = 192
-    shard_mb: int = 256
-    val: float | int = 0.05
-    test: float | int = 0.1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.codec not in ("npy", "png"):
-            raise InputError(f"codec '{self.codec}' is unknown; choose npy (raw, fastest) or png (smaller).")
-        if self.tile_px and self.tile_px < survey.SMALLEST_PX:
-            raise InputError(f"--tile {self.tile_px} is too small; give at least {survey.SMALLEST_PX}, or 0 for none.")
-        if self.shard_mb < 1:
-            raise InputError(f"--shard-mb {self.shard_mb} is too small; give at least 1.")
 
 
 @dataclass(frozen=True)
@@ -72,14 +43,6 @@ class PackSummary:
     num_bytes: int
     counts: dict[str, dict[str, dict[str, int]]]
     skipped: list[Skipped]
-
-
-@dataclass(frozen=True)
-class _Group:
-    """A stretch of a shard, written by one worker."""
-
-    name: str
-    images: tuple[SourceImage, ...]
 
 
 def pack(
@@ -122,7 +85,7 @@ def pack(
         if not found:
             _remove_if_new(out, existed)
             raise DataError(_nothing(sources, skipped, tile_px))
-        shards = _plan(found, options)
+        shards = plan_shards(found, options)
         return _Builder(out, shards, options, found, skipped).run(run, progress)
 
 
@@ -152,60 +115,13 @@ def _try_decoding(image: SourceImage) -> tuple[str, Skipped | None]:
     return image.path, survey.try_decoding(image)
 
 
-def _plan(found: list[SourceImage], options: Options) -> list[tuple[str, list[_Group]]]:
-    """(shard file, its groups), in the order of the images; a shard holds one split."""
-    shards: list[tuple[str, list[_Group]]] = []
-    for split in ("train", "val", "test"):
-        chosen = [image for image in found if image.split == split]
-        shard_bytes = options.shard_mb << 20
-        pieces = _runs(chosen, min(_GROUP_BYTES, shard_bytes), partial(_guess_bytes, options))
-        groups = [_Group("", tuple(piece)) for piece in pieces]
-        parts = _runs(groups, shard_bytes, lambda g: sum(_guess_bytes(options, i) for i in g.images))
-        for number, part in enumerate(parts):
-            name = f"{split}-{number:06d}"
-            named = [replace(group, name=f"{name}-{place:04d}") for place, group in enumerate(part)]
-            shards.append((f"{name}.tar", named))
-    return shards
-
-
-def _runs(items: Sequence[T], bound: int, size: Callable[[T], int]) -> Iterator[list[T]]:
-    run: list[T] = []
-    total = 0
-    for item in items:
-        if run and total + size(item) > bound:
-            yield run
-            run, total = [], 0
-        run.append(item)
-        total += size(item)
-    if run:
-        yield run
-
-
-def _guess_bytes(options: Options, image: SourceImage) -> int:
-    share = 1.0 if options.codec == "npy" else _PNG_SHARE
-    places = tile_places(image.height, image.width, options.tile_px if image.split == "train" else 0)
-    return sum(int(height * width * 3 * share) + 2560 for _, _, height, width in places)
-
-
-def tile_places(height: int, width: int, tile_px: int) -> list[tuple[int, int, int, int]]:
-    """(top, left, height, width) of the tiles of an image: as few as cover it, evenly spaced; 0 is the whole image."""
-    if tile_px == 0:
-        return [(0, 0, height, width)]
-    return [(top, left, tile_px, tile_px) for top in _starts(height, tile_px) for left in _starts(width, tile_px)]
-
-
-def _starts(length: int, tile_px: int) -> list[int]:
-    count = math.ceil(length / tile_px)
-    return [0] if count == 1 else [place * (length - tile_px) // (count - 1) for place in range(count)]
-
-
 class _Builder:
     """Writes the planned shards into `out`, going on after whatever an earlier, killed pack finished."""
 
     def __init__(
         self,
         out: Path,
-        shards: list[tuple[str, list[_Group]]],
+        shards: list[tuple[str, list[Group]]],
         options: Options,
         found: list[SourceImage],
         skipped: list[Skipped],
@@ -230,7 +146,7 @@ class _Builder:
         ready = set(waiting) - {group.name for group in jobs}
         for name, groups in todo:
             self._join_if_ready(name, groups, ready)
-        for group_name, count in run(partial(_write_group, self.building, self.options), jobs):
+        for group_name, count in run(partial(write_group, self.building, self.options), jobs):
             ready.add(group_name)
             num_done += count
             self._join_if_ready(*waiting[group_name], ready)
@@ -262,7 +178,7 @@ class _Builder:
     def _record_of(self, shard: str) -> Path:
         return self.building / f"{shard}.json"
 
-    def _join_if_ready(self, shard: str, groups: list[_Group], ready: set[str]) -> None:
+    def _join_if_ready(self, shard: str, groups: list[Group], ready: set[str]) -> None:
         """Joins the groups of a shard once all are written; its record appears last."""
         if self._record_of(shard).exists() or not all(group.name in ready for group in groups):
             return
@@ -282,7 +198,7 @@ class _Builder:
             file.write(END_OF_ARCHIVE)
             size = file.tell()
         os.replace(part, self.building / shard)
-        _write_whole(self._record_of(shard), json.dumps({"samples": samples, "skipped": bad, "bytes": size}))
+        write_whole(self._record_of(shard), json.dumps({"samples": samples, "skipped": bad, "bytes": size}))
         for group in groups:
             (self.building / f"{group.name}.part").unlink()
             (self.building / f"{group.name}.json").unlink()
@@ -328,93 +244,6 @@ class _Builder:
 def _identity(image: SourceImage) -> dict[str, Any]:
     """What decides an image's samples: all but where its file lies."""
     return {name: value for name, value in asdict(image).items() if name != "path"}
-
-
-def _write_group(building: Path, options: Options, group: _Group) -> tuple[str, int]:
-    """Writes the tiles of some images as a piece of a tar, and the record of it last. Runs in a worker."""
-    samples: list[dict[str, Any]] = []
-    skipped: list[Skipped] = []
-    part = building / f"{group.name}.part"
-    with part.open("wb") as file:
-        for image in group.images:
-            bad = None
-            try:
-                pixels_HWC = images.decode(Path(image.path).read_bytes(), image.path)
-            except DataError as error:
-                bad = Skipped(image.path, str(error).removeprefix(f"{image.path}: "))
-            except OSError as error:
-                bad = Skipped(image.path, f"cannot be read ({error.strerror})")
-            if bad is not None:
-                skipped.append(bad)
-                continue
-            tile_px = options.tile_px if image.split == "train" else 0
-            for place in tile_places(pixels_HWC.shape[0], pixels_HWC.shape[1], tile_px):
-                samples.append(dict(vars(_write_sample(file, pixels_HWC, image, place, options.codec))))
-    record = {"samples": samples, "skipped": [asdict(item) for item in skipped]}
-    _write_whole(building / f"{group.name}.json", json.dumps(record))
-    return group.name, len(group.images)
-
-
-def _write_sample(
-    file: Any, pixels_HWC: np.ndarray, image: SourceImage, place: tuple[int, int, int, int], codec: Codec
-) -> Sample:
-    top, left, height, width = place
-    tile_HWC = np.ascontiguousarray(pixels_HWC[top : top + height, left : left + width])
-    key = sample_key(image, top, left)
-    header = b""
-    if codec == "npy":
-        header = npy_header(tile_HWC.shape)
-        content = header + tile_HWC.tobytes()
-    else:
-        content = images.encode_png(tile_HWC)
-    offset = write_member(file, f"{key}.{codec}", content)
-    about = {
-        "class": image.class_name,
-        "source": image.source,
-        "source_sha256": image.digest,
-        "split": image.split,
-        "top": top,
-        "left": left,
-        "height": height,
-        "width": width,
-        "grey": image.grey,
-    }
-    write_member(file, f"{key}.json", json.dumps(about, ensure_ascii=True).encode())
-    return Sample(
-        key=key,
-        class_name=image.class_name,
-        split=image.split,
-        source=image.source,
-        source_hash=int(image.digest[:16], 16),
-        shard="",
-        extension=codec,
-        offset=offset,
-        length=len(content),
-        header=len(header),
-        height=height,
-        width=width,
-        crc32=zlib.crc32(content),
-        grey=image.grey,
-    )
-
-
-def sample_key(image: SourceImage, top: int, left: int) -> str:
-    """`CLASS/STEM-CONTENT-TOPxLEFT`: unique, and without a dot, which ends a key in WebDataset."""
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(image.source).stem)[:40]
-    return f"{image.class_name}/{stem}-{image.digest[:10]}-{top}x{left}"
-
-
-def npy_header(shape: tuple[int, ...]) -> bytes:
-    """The header of a uint8 .npy file of this shape."""
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    return buffer.getvalue()
-
-
-def _write_whole(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".tmp")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def _check_writable(out: Path) -> None:

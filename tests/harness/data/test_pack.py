@@ -17,7 +17,8 @@ from PIL import Image
 
 from harness.data import bench_sidecar
 from harness.data.inspect import inspect
-from harness.data.pack import pack, tile_places
+from harness.data.layout import tile_places
+from harness.data.pack import pack
 from harness.data.shards import Dataset
 from harness.errors import DataError, InputError
 
@@ -87,8 +88,8 @@ def test_packing_again_changes_nothing_and_other_options_are_refused(image_folde
 KILLED = """
 import os, sys
 from pathlib import Path
-from harness.data import pack as module
-module._GROUP_BYTES = 60_000
+from harness.data import layout, pack as module
+layout.GROUP_BYTES = 60_000
 def progress(done, total):
     if done >= int(sys.argv[3]):
         os.kill(os.getpid(), 9)
@@ -98,7 +99,7 @@ module.pack([Path(sys.argv[1])], Path(sys.argv[2]), tile_px=32, workers=1, progr
 
 @pytest.mark.parametrize("killed_after", [4, 14])
 def test_a_killed_pack_goes_on_after_its_finished_pieces(image_folder, tmp_path, monkeypatch, killed_after):
-    monkeypatch.setattr("harness.data.pack._GROUP_BYTES", 60_000)
+    monkeypatch.setattr("harness.data.layout.GROUP_BYTES", 60_000)
     pack([image_folder], tmp_path / "whole", tile_px=32, workers=1)
     out = tmp_path / "killed"
     command = [sys.executable, "-c", KILLED, str(image_folder), str(out), str(killed_after)]
