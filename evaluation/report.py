@@ -12,12 +12,12 @@ from typing import Any
 from evaluation.compare import Comparison, compare_all, specialisation_questions, to_frame
 from evaluation.config import EvaluateConfig
 from evaluation.curves import read_curves
-from evaluation.exports import report_matrices, write_frame, write_grid_files, write_matrix_files
+from evaluation.exports import NamedMatrix, report_matrices, write_frame, write_grid_files, write_matrix_files
 from evaluation.grid import Grid
 from evaluation.matrix import Condition, conditions_of
 from evaluation.matrix_grid import baseline_summary, diagonal_summary
 from evaluation.metrics import METRICS
-from evaluation.page import Page, write_page
+from evaluation.page import Page, Section, write_page
 from evaluation.picture_source import PictureSource
 from evaluation.published import Published, load_published, published_grid
 from evaluation.scores import ScoreTable
@@ -71,40 +71,71 @@ def write_report(
         InputError: the folder cannot be written, or the published table or an axis does not exist.
     """
     _make_folder(out)
-    matrices = report_matrices(table, config)
-    matrix_grids = [write_matrix_files(matrix, out) for matrix in matrices]
-    reference = load_published(config.report.reference) if config.report.reference else None
-    tables = _write_tables(table, config, reference, out)
-    published = _write_published(reference, out)
-    is_matrix = reference is not None and reference.metric is not None
-    comparisons = _write_comparisons(table, config, out)
+    results = _write_results(table, config, out)
     curves = read_curves([(run.name, run.folders) for run in runs])
-    shown = [named.matrix for named in matrices]
-    sentences = [diagonal_summary(matrix) for matrix in shown]
-    sentences += [text for matrix in shown for text in baseline_summary(matrix)] + compare_summaries(comparisons)
-    results = [
-        matrix_section(matrices, matrix_grids, published if is_matrix else ()),
-        *table_section([*tables, *([] if is_matrix else published)]),
-    ]
     page = Page(
         name=name,
         subtitle=_subtitle(table),
         written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         code_version=metadata.version("sr-harness"),
         sections=[
-            *(reversed(results) if all(len(matrix.rows) == 1 for matrix in shown) else results),
-            *compare_section(comparisons),
+            *_result_sections(results),
             *pictures_section(table, config, pictures),
             *curves_section(curves, [run.name for run in runs]),
             *runs_section([(run.name, run.differences) for run in runs]),
             *ledger_section(ledger),
             reproduce_section(table, commands or _commands(out), _config_files(out, runs)),
         ],
-        sentences=merge_by_measure(sentences),
+        sentences=_sentences(results),
         warnings=_warnings(table),
     )
     write_page(page, out / "report.html")
     return out / "report.html"
+
+
+@dataclass(frozen=True)
+class _Results:
+    """Everything that follows from the scores alone."""
+
+    matrices: list[NamedMatrix]
+    matrix_grids: list[Grid]
+    tables: list[Grid]
+    published_matrix: list[Grid]
+    published_table: list[Grid]
+    comparisons: list[Comparison]
+
+
+def _write_results(table: ScoreTable, config: EvaluateConfig, out: Path) -> _Results:
+    reference = load_published(config.report.reference) if config.report.reference else None
+    matrices = report_matrices(table, config)
+    published = _write_published(reference, out)
+    is_matrix = reference is not None and reference.metric is not None
+    return _Results(
+        matrices=matrices,
+        matrix_grids=[write_matrix_files(named, out) for named in matrices],
+        tables=_write_tables(table, config, reference, out),
+        published_matrix=published if is_matrix else [],
+        published_table=[] if is_matrix else published,
+        comparisons=_write_comparisons(table, config, out),
+    )
+
+
+def _result_sections(results: _Results) -> list[Section]:
+    """Matrices, then tables; the other way round where every matrix has one row only."""
+    sections = [
+        matrix_section(results.matrices, results.matrix_grids, results.published_matrix),
+        *table_section([*results.tables, *results.published_table]),
+    ]
+    if all(len(named.matrix.rows) == 1 for named in results.matrices):
+        sections.reverse()
+    return [*sections, *compare_section(results.comparisons)]
+
+
+def _sentences(results: _Results) -> list[str]:
+    shown = [named.matrix for named in results.matrices]
+    own = [diagonal_summary(matrix) for matrix in shown]
+    against = [text for matrix in shown for text in baseline_summary(matrix)]
+    return merge_by_measure([*own, *against, *compare_summaries(results.comparisons)])
 
 
 def _make_folder(out: Path) -> None:
