@@ -49,7 +49,7 @@ class Validation:
 
     @torch.no_grad()
     def run(self, pictures: Path | None) -> dict[str, float]:
-        """Mean PSNR (dB) and SSIM over all images, {} where there are none; writes strips to `pictures`, where given."""
+        """Mean PSNR (dB) and SSIM over all images, {} where there are none; strips go to `pictures`, where given."""
         self._ranks.broadcast_buffers(self._nets.ema.module)
         sums = [0.0, 0.0, 0.0]
         strips: list[np.ndarray] = []
