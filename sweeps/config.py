@@ -184,7 +184,7 @@ def _override(values: dict[str, Any], overrides: list[str], source: str) -> dict
         if _is_sweep_key(key):
             values = apply_overrides(values, [override])
         else:
-            values["set"] = {**(values.get("set") or {}), **_one_setting(override, key)}
+            values["set"] = {**_settings(values, source), **_one_setting(override, key)}
     return values
 
 
@@ -193,12 +193,22 @@ def _with_variant(values: dict[str, Any], variants: Any, name: str, source: str)
         known = ", ".join(map(str, variants)) or "none"
         raise InputError(f"{source}: has no variant '{name}'; its variants are: {known}.")
     changed: dict[str, Any] = apply_overrides(values, [])
-    for key, value in (variants[name] or {}).items():
+    changes = variants[name] or {}
+    if not isinstance(changes, dict):
+        raise InputError(f"{source}: variant '{name}': expected keys and values, got {changes!r}; write `seed: 1`.")
+    for key, value in changes.items():
         if key == "set":
-            changed["set"] = {**(changed.get("set") or {}), **value}
+            changed["set"] = {**_settings(changed, source), **_settings({"set": value}, source)}
         else:
             set_key(changed, key, value, f"{source}: variant '{name}'")
     return changed
+
+
+def _settings(values: dict[str, Any], source: str) -> dict[str, Any]:
+    given = values.get("set") or {}
+    if not isinstance(given, dict):
+        raise InputError(f"{source}: key 'set': expected dotted keys and values, got {given!r}; write `seed: 1`.")
+    return given
 
 
 def _is_sweep_key(key: str) -> bool:
@@ -207,10 +217,13 @@ def _is_sweep_key(key: str) -> bool:
 
 
 def _one_setting(override: str, key: str) -> dict[str, Any]:
-    parsed = apply_overrides({}, [f"value={override.partition('=')[2]}"]) if "=" in override else None
-    if parsed is None or not key:
-        raise InputError(f"override '{override}': expected key=value; write for example seed=1.")
-    return {key: parsed["value"]}
+    _, found, text = override.partition("=")
+    if not found or not key:
+        raise InputError(f"override {override!r}: expected key=value; write for example seed=1.")
+    try:
+        return {key: _plain(yaml.safe_load(text))}
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise InputError(f"override {override!r}: the value is not valid YAML; quote it.") from None
 
 
 def _find_recipe(recipe: str, sweep_file: Path) -> Path:
