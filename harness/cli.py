@@ -322,6 +322,21 @@ def report(
 
 
 @app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="A model of the sweep.")],
+    second: Annotated[str, typer.Argument(help="Another one, or a baseline.")],
+    metric: Annotated[str, typer.Option(help="A measure that was evaluated.")] = "psnr",
+    name: Annotated[str | None, typer.Option("--sweep", help="Their sweep, where there are several.")] = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Test whether one model is better than another, class by class (paired bootstrap)."""
+    from sweeps.compare import compare_here
+    from sweeps.evaluate import find_evaluation
+
+    compare_here(find_evaluation(name, [], runs), first, second, metric, _console())
+
+
+@app.command()
 def score(
     sr: Annotated[Path, typer.Option(help="Folder of the images to score.")],
     hr: Annotated[Path, typer.Option(help="Folder of the true images, of the same names.")],

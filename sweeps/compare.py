@@ -1,0 +1,31 @@
+"""`harness compare`: one model of a sweep against another, class by class."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from harness.errors import InputError
+from sweeps.evaluate import Evaluation
+
+
+def compare_here(evaluation: Evaluation, first: str, second: str, metric: str, console: Console) -> None:
+    """Prints the paired bootstrap of two models on every condition, from the scores that there are.
+
+    Raises:
+        InputError: nothing has been scored, or a model or measure is not among the scores.
+    """
+    from evaluation.compare import compare, pair_questions
+    from evaluation.matrix import conditions_of
+    from evaluation.metrics import METRICS
+    from evaluation.scores import ScoreTable
+    from evaluation.terminal import print_comparisons
+
+    if not (evaluation.folder.report / "scores.parquet").exists():
+        raise InputError(f"{evaluation.folder.report}: holds no scores; run `harness evaluate` first.")
+    table = ScoreTable.load(evaluation.folder.report)
+    scored = [name for name in METRICS if name in table.images.columns]
+    if metric not in scored:
+        raise InputError(f"compare: '{metric}' was not scored for each image; choose one of {', '.join(scored)}.")
+    questions = pair_questions(table, conditions_of(table), [(first, second)])
+    config = evaluation.config.report
+    print_comparisons(console, compare(table, METRICS[metric], questions, config.resamples, config.seed))
