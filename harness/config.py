@@ -25,20 +25,25 @@ class PhaseConfig(Section):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")
     iterations: int = Field(gt=0)
+    """Steps of this phase; each updates the discriminator, where there is one."""
     batch_size: int = Field(gt=0)
     """Global batch, over all ranks."""
     losses: tuple[LossConfig, ...] = ()
+    """The generator's terms beside the adversarial one; each name once."""
     adversarial: AdversarialConfig | None = None
+    """The game with the discriminator; null trains the generator alone."""
     generator_optimizer: OptimizerConfig
     discriminator_optimizer: OptimizerConfig | None = None
     generator_every: int = Field(1, gt=0)
     """The generator is updated in every so-manieth iteration; the discriminator in each."""
     augment: AugmentConfig = NoAugmentConfig()
+    """What the discriminator sees instead of the plain images."""
     sources: tuple[SourceConfig, ...] | None = None
     """This phase's own training data instead of the run's."""
     reinit_last: int = Field(0, ge=0)
     """The generator's last so many convolutions start anew from a normal distribution."""
     reinit_std: float = Field(0.02, ge=0)
+    """Deviation of that normal distribution."""
     train_last: int | None = Field(None, gt=0)
     """Only the generator's last so many convolutions are trained; null trains all."""
     accumulate: int = Field(1, gt=0)
@@ -62,22 +67,32 @@ class RunConfig(Section):
 
     name: str = "run"
     seed: int = Field(0, ge=0)
+    """Every random number of the run follows from it."""
     scale: Literal[2, 4, 8] = 4
+    """How many times larger the SR image is than the LR image."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 computes the networks under autocast; weights and losses stay fp32."""
     channels_last: bool = True
+    """Networks in torch's channels_last memory format, faster with convolutions; the result is the same up to rounding."""
     deterministic: bool = False
+    """Bitwise repeatable on a GPU too, at some cost in speed."""
     data: DataConfig
     generator: GeneratorConfig
     discriminator: DiscriminatorConfig | None = None
+    """Needed as soon as a phase is adversarial."""
     init_from: str | None = None
     """Weights that the generator starts from: a checkpoint folder, a finished run, or a weights file."""
     init_discriminator_from: str | None = None
+    """The same for the discriminator."""
     ema_decay: float = Field(0.999, ge=0, lt=1)
+    """Decay of the averaged generator, per update; 0 does not average."""
     phases: tuple[PhaseConfig, ...] = Field(min_length=1)
+    """Trained one after the other; each continues the weights of the one before."""
     validation: ValidationConfig = ValidationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     watch: WatchConfig = WatchConfig()
     log_every: int = Field(50, gt=0)
+    """Steps between two rows of metrics.jsonl."""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
 
     @model_validator(mode="after")

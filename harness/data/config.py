@@ -23,6 +23,7 @@ class SourceConfig(Section):
     fraction: float = Field(1.0, gt=0, le=1)
     """Share of the split's source images, per class; smaller fractions lie inside larger ones."""
     fraction_seed: int = 0
+    """Another seed draws another family of fractions."""
     weight: float | None = Field(None, gt=0)
     """Relative share of this source in a mixture; null weighs it by its number of samples."""
 
@@ -63,6 +64,7 @@ class DataConfig(Section):
     crops_per_tile: int = Field(1, gt=0)
     """Crops taken from a tile each time it is decoded; the tile is then visited that many times in one window."""
     on_bad_sample: Literal["stop", "replace"] = "stop"
+    """Whether a damaged sample ends training, or is replaced by another and logged."""
     read_threads: int = Field(1, ge=0)
     """Threads that read ahead; 0 reads in the training thread."""
     cache_gb: float = Field(20.0, gt=0)

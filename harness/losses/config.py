@@ -72,11 +72,13 @@ class AdversarialConfig(Section):
     """The game between generator and discriminator; the labels are the discriminator's only."""
 
     form: Literal["vanilla", "least_squares", "hinge", "relativistic", "relativistic_average"] = "vanilla"
+    """Which adversarial loss."""
     weight: float = Field(gt=0)
     """Weight of the generator's adversarial term."""
     real_label: tuple[float, float] = (1.0, 1.0)
     """Range of the label of real images, drawn per sample: [0.9, 0.9] smooths one side, [0.7, 1.0] is random."""
     fake_label: tuple[float, float] = (0.0, 0.0)
+    """The same for generated images."""
     label_noise_std: float = Field(0.0, ge=0)
     """Gaussian noise on each label, which is then kept within [0, 1]."""
     label_flip_probability: float = Field(0.0, ge=0, le=1)

@@ -19,7 +19,9 @@ class MultiStepSchedule(Section):
 
     name: Literal["multistep"]
     milestones: tuple[int, ...]
+    """Steps within the phase."""
     factor: float = Field(0.5, gt=0, le=1)
+    """What the learning rate is multiplied by."""
     warmup_steps: int = Field(0, ge=0)
 
 
@@ -28,6 +30,7 @@ class CosineSchedule(Section):
 
     name: Literal["cosine"]
     period_steps: int = Field(gt=0)
+    """Steps from one restart to the next."""
     minimum: float = Field(0.0, ge=0)
     warmup_steps: int = Field(0, ge=0)
 
@@ -51,6 +54,7 @@ class ValidationConfig(Section):
     """Images of the sources' `val` split, scored whole while training."""
 
     every: int = Field(1000, gt=0)
+    """Steps between two validations."""
     max_images: int = Field(16, ge=0)
     """0 validates never."""
     sample_images: int = Field(4, ge=0)
@@ -65,6 +69,7 @@ class CheckpointConfig(Section):
     min_every: int = Field(1, gt=0)
     """Fewest steps between two checkpoints when the cadence is chosen from the measured save time."""
     keep: int = Field(2, gt=0)
+    """How many checkpoints stay."""
 
     @model_validator(mode="after")
     def _bounds(self) -> CheckpointConfig:
@@ -77,7 +82,9 @@ class WatchConfig(Section):
     """What happens when the numbers say that something is wrong."""
 
     on_non_finite: Literal["stop", "rollback"] = "stop"
+    """Whether a loss or weight that is not finite stops the run, or takes it back to the last checkpoint."""
     max_rollbacks: int = Field(3, ge=0)
+    """After so many the run stops."""
     perfect_discriminator_steps: int = Field(0, ge=0)
     """Stop when the discriminator was right about everything for this many steps; 0 never stops."""
     collapsed_range: float = Field(0.0, ge=0)
