@@ -16,6 +16,9 @@ from harness import random
 from harness.data.config import DataConfig
 from harness.data.degrade import ROUNDS_BETWEEN, ROWS_FIRST, resize_matrix
 
+_HALF = 0.5001
+"""Rounds halves up whatever the last bits of a float32 sum are (the sums of MATLAB's weights are exact: dyadic)."""
+
 
 class Prepare:
     """Makes (lr_image, hr_image) from a batch of the loader.
@@ -108,21 +111,24 @@ class Degrade:
             levels_BHWC = torch.where(turned, levels_BHWC.transpose(1, 2), levels_BHWC)
         vertical = self._down(matrix, levels_BHWC.reshape(size_B, px, px * channels))
         vertical = self._round_between(vertical, rounds)
-        out_px = vertical.shape[1]
-        across = vertical.reshape(size_B, out_px, px, channels).permute(0, 3, 1, 2).reshape(size_B, -1, px)
+        out_px = matrix.shape[-2]
+        split = vertical.reshape(vertical.shape[0], size_B, -1, px, channels)
+        across = split.permute(1, 4, 0, 2, 3).reshape(size_B, -1, px)
         lr = _to_levels(torch.matmul(across, matrix.transpose(-1, -2))).reshape(size_B, channels, out_px, out_px)
         return torch.where(turned, lr.transpose(2, 3), lr) if self._any_turned else lr
 
     def _down(self, matrix: torch.Tensor, rows_BHX: torch.Tensor) -> torch.Tensor:
-        """matrix @ rows. On a CPU in bands of output rows, each with the input rows that have a weight: half the time.
+        """matrix @ rows, as bands x B x rows of a band x X.
 
-        What is left out is multiplied by zero, so the result is the same.
+        On a CPU each band of output rows takes only the input rows that have a weight, which is half the time; what is
+        left out is multiplied by zero, so the result is the same.
         """
-        if rows_BHX.device.type != "cpu":
-            return torch.matmul(matrix, rows_BHX)
-        result = rows_BHX.new_empty(rows_BHX.shape[0], matrix.shape[-2], rows_BHX.shape[2])
-        for out, used in self._bands:
-            result[:, out] = torch.matmul(matrix[..., out, used], rows_BHX[:, used])
+        if rows_BHX.device.type != "cpu" or len(self._bands) == 1:
+            return torch.matmul(matrix, rows_BHX)[None]
+        band_rows = matrix.shape[-2] // len(self._bands)
+        result = rows_BHX.new_empty(len(self._bands), rows_BHX.shape[0], band_rows, rows_BHX.shape[2])
+        for number, (out, used) in enumerate(self._bands):
+            torch.matmul(matrix[..., out, used], rows_BHX[:, used], out=result[number])
         return result
 
     def _chosen(self, position_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -137,8 +143,9 @@ class Degrade:
     def _round_between(self, values: torch.Tensor, rounds: torch.Tensor) -> torch.Tensor:
         if self._never_rounds:
             return values
-        rounded = _to_levels(values)
-        return rounded if self._always_rounds else torch.where(rounds, rounded, values)
+        if self._always_rounds:
+            return values.add_(_HALF).floor_().clamp_(0, 255)
+        return torch.where(rounds, _to_levels(values), values)
 
     def _move(self, device: torch.device) -> None:
         if self._matrix_KOI.device != device:
@@ -149,9 +156,10 @@ class Degrade:
 
 
 def _bands(weighted_OI: np.ndarray, count: int = 4) -> list[tuple[slice, slice]]:
-    """(output rows, input rows they need) of `count` bands of a resampling matrix's pattern of weights."""
+    """(output rows, input rows they need) of `count` equal bands of a resampling matrix's pattern of weights."""
+    count = count if weighted_OI.shape[0] % count == 0 else 1
     bands = []
-    for out in np.array_split(np.arange(weighted_OI.shape[0]), min(count, weighted_OI.shape[0])):
+    for out in np.split(np.arange(weighted_OI.shape[0]), count):
         used = np.flatnonzero(weighted_OI[out].any(axis=0))
         bands.append((slice(int(out[0]), int(out[-1]) + 1), slice(int(used[0]), int(used[-1]) + 1)))
     return bands
@@ -162,8 +170,8 @@ def _where(chosen_B: torch.Tensor, then: torch.Tensor, otherwise: torch.Tensor) 
 
 
 def _to_levels(values: torch.Tensor) -> torch.Tensor:
-    """Whole levels 0..255, rounded half up; a half survives the last bits of float32 sums (exact ones are dyadic)."""
-    return (values + 0.5001).floor_().clamp_(0, 255)
+    """Whole levels 0..255, rounded half up."""
+    return (values + _HALF).floor_().clamp_(0, 255)
 
 
 @contextmanager
