@@ -200,7 +200,10 @@ def check_same_result(stored: RunConfig, given: RunConfig, where: Path) -> list[
 
 
 def _is_harmless(path: str) -> bool:
-    return path.split(".")[0] in HARMLESS_KEYS or path in {f"data.{key}" for key in _HARMLESS_DATA_KEYS}
+    """Where a dataset lies is harmless, too: what it holds is guarded by its fingerprint."""
+    is_source_path = ".sources." in f".{path}" and path.endswith(".path")
+    is_watching = path.split(".")[0] in HARMLESS_KEYS or path in {f"data.{key}" for key in _HARMLESS_DATA_KEYS}
+    return is_watching or is_source_path
 
 
 def _differences(old: Any, new: Any, path: str) -> list[tuple[str, str]]:

@@ -72,11 +72,12 @@ class RunLog:
         self._metrics = out / "metrics.jsonl"
         self._status_path = out / "status.json"
         self._events = out / "events.jsonl"
+        self._before = self._read_status()
         self._status: dict[str, Any] = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "world_size": ranks.world_size,
-            "starts": self._count_starts() + 1,
+            "starts": self._before.get("starts", 0) + 1,
             "error": None,
         }
 
@@ -119,11 +120,17 @@ class RunLog:
         if self._writes:
             write_atomically(self._status_path, json.dumps(self._status))
 
-    def _count_starts(self) -> int:
+    def started(self, step: int) -> None:
+        """The event of a start, with how far the start before it had come: a killed run cannot tell that itself."""
+        facts = {"last_updated": self._before.get("updated"), "last_step": self._before.get("step")}
+        self.event("start", step, device=self._ranks.device.type, **facts)
+
+    def _read_status(self) -> dict[str, Any]:
         try:
-            return int(json.loads(self._status_path.read_text(encoding="utf-8"))["starts"])
-        except (OSError, ValueError, KeyError):
-            return 0
+            status = json.loads(self._status_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return status if isinstance(status, dict) else {}
 
 
 def _step_of(line: str) -> float:

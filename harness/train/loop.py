@@ -184,7 +184,7 @@ def train(stretch: Stretch) -> int:
         run = Run(stretch, ranks, flag)
         run.restore()
         run.log.start_trackers(run.step, stretch.config)
-        run.log.event("start", run.step)
+        run.log.started(run.step)
         run.log.status(state="running", step=run.step, total_steps=run.last_step, first_step=run.first_step)
         try:
             return _train_phases(run)

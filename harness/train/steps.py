@@ -52,6 +52,7 @@ def discriminator_step(
     clip = phase.config.discriminator_optimizer.clip_norm if phase.config.discriminator_optimizer else None
     norms = _clip(phase.discriminator, clip, log_norms, "discriminator")
     optimizer.step()
+    phase.augment.controller.end_step(step - phase.first_step, phase.config.batch_size, phase.sum_over_ranks)
     return _mean(means) | norms
 
 
@@ -106,7 +107,7 @@ def discriminator_loss(phase: Phase, part: Patches, fake: torch.Tensor, step: in
         loss = loss + value
         scalars[f"d/{name}"] = value
     controller = phase.augment.controller
-    controller.update(real_logits, step - phase.first_step, phase.config.batch_size, phase.sum_over_ranks)
+    controller.note(real_logits)
     if phase.config.augment.name == "ada":
         scalars |= {"augment/p": controller.p, "augment/r_t": controller.r_t}
     return loss, scalars

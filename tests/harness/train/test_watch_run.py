@@ -1,0 +1,105 @@
+"""A run whose numbers go wrong stops with a checkpoint from before, or goes back to it, as the recipe says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from harness.config import RunConfig
+from harness.errors import EXIT_DONE, EXIT_FAILURE
+from harness.train import loop
+from harness.train.checkpoint import newest_good
+from harness.train.job import train_recipe
+
+
+def short(recipe: dict[str, Any], **changes: Any) -> RunConfig:
+    phases = [{**recipe["phases"][0], "iterations": 30}]
+    return RunConfig.model_validate({**recipe, "phases": phases, "validation": {"max_images": 0}, **changes})
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, at_step: int, times: int) -> None:
+    """A weight becomes NaN after `at_step`, the first `times` times that this step is trained."""
+    real, left = loop.train_step, [times]
+
+    def step(phase, patches, number, log_norms):
+        scalars = real(phase, patches, number, log_norms)
+        if number == at_step and left[0]:
+            left[0] -= 1
+            with torch.no_grad():
+                next(phase.nets.generator.parameters()).fill_(float("nan"))
+        return scalars
+
+    monkeypatch.setattr(loop, "train_step", step)
+
+
+def events(out: Path, name: str) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["event"] == name]
+
+
+def test_a_non_finite_weight_stops_the_run_and_is_never_saved(recipe, tmp_path, monkeypatch, capfd):
+    poison(monkeypatch, at_step=17, times=1)
+    out = tmp_path / "run"
+    assert train_recipe(short(recipe), out) == EXIT_FAILURE
+    assert "newest checkpoint is step_000000010" in capfd.readouterr().err
+    assert json.loads((out / "status.json").read_text())["state"] == "failed"
+    good = newest_good(out / "checkpoints")
+    assert good is not None and good.name == "step_000000010"
+    weights = safetensors.torch.load_file(good / "generator.safetensors")
+    assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+def test_a_weight_that_breaks_just_before_a_save_is_not_saved(recipe, tmp_path, monkeypatch):
+    poison(monkeypatch, at_step=19, times=1)  # step 20 is saved, and its loss was still finite
+    assert train_recipe(short(recipe), tmp_path / "run") == EXIT_FAILURE
+    assert newest_good(tmp_path / "run" / "checkpoints").name == "step_000000010"
+
+
+def test_rolling_back_goes_on_from_the_checkpoint_before_at_half_the_rate(recipe, tmp_path, monkeypatch):
+    poison(monkeypatch, at_step=17, times=2)
+    out = tmp_path / "run"
+    assert train_recipe(short(recipe, watch={"on_non_finite": "rollback"}), out) == EXIT_DONE
+    assert len(events(out, "rollback")) == 2
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 31))
+    assert rows[9]["learning_rate/generator"] == pytest.approx(1e-3)
+    assert rows[10]["learning_rate/generator"] == pytest.approx(0.25e-3)
+
+
+def test_rolling_back_ends_after_the_allowed_times(recipe, tmp_path, monkeypatch):
+    poison(monkeypatch, at_step=17, times=99)
+    watch = {"on_non_finite": "rollback", "max_rollbacks": 2}
+    assert train_recipe(short(recipe, watch=watch), tmp_path / "run") == EXIT_FAILURE
+    assert len(events(tmp_path / "run", "rollback")) == 2
+
+
+def test_a_real_divergence_is_noticed(recipe, tmp_path, capfd):
+    config = short(recipe, generator={"name": "srresnet", "num_blocks": 1, "num_channels": 8})
+    phase = config.phases[0].model_copy(
+        update={"generator_optimizer": config.phases[0].generator_optimizer.model_copy(update={"learning_rate": 1e25})}
+    )
+    assert train_recipe(config.model_copy(update={"phases": (phase,)}), tmp_path / "run") == EXIT_FAILURE
+    assert "no longer finite" in (said := capfd.readouterr().err) or "became" in said
+
+
+def test_collapsed_images_stop_the_run(recipe, tmp_path, capfd):
+    assert train_recipe(short(recipe, watch={"collapsed_range": 100.0}), tmp_path / "run") == EXIT_FAILURE
+    assert "have collapsed" in capfd.readouterr().err
+
+
+def test_a_discriminator_that_is_always_right_stops_the_run(recipe, tmp_path, monkeypatch, capfd):
+    real = loop.train_step
+
+    def always_right(phase, patches, number, log_norms):
+        return real(phase, patches, number, log_norms) | {"d/accuracy": torch.tensor(1.0)}
+
+    monkeypatch.setattr(loop, "train_step", always_right)
+    watch = {"perfect_discriminator_steps": 10}
+    assert train_recipe(short(recipe, watch=watch), tmp_path / "run") == EXIT_FAILURE
+    assert "right about every image for 10 steps" in capfd.readouterr().err
+    assert newest_good(tmp_path / "run" / "checkpoints") is not None
