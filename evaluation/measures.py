@@ -110,10 +110,10 @@ class Measures:
         cropped_NHWC = _cropped(image_NHWC, self.border_px)
         if cropped_NHWC.size == 0:
             return None
+        if self.color_space == "y" and not grey:
+            return [color.luma_of_pixels(torch.from_numpy(np.array(image)))[None, None] for image in cropped_NHWC]
         levels = _levels_of_each(cropped_NHWC)
-        if grey:
-            return [_grey(image) for image in levels]
-        return [color.luma(image) for image in levels] if self.color_space == "y" else levels
+        return [_grey(image) for image in levels] if grey else levels
 
 
 def _each(

@@ -32,6 +32,12 @@ def luma(image_BCHW: torch.Tensor) -> torch.Tensor:
     return torch.einsum("bchw,c->bhw", image_BCHW, weights)[:, None] + _LUMA_OFFSET
 
 
+def luma_of_pixels(image_HWC: torch.Tensor) -> torch.Tensor:
+    """`luma` of a uint8 RGB image in memory order, (H, W) float64: one product, without reordering the pixels."""
+    weights = torch.tensor(_LUMA_WEIGHTS, dtype=torch.float64) / 255.0
+    return (image_HWC.reshape(-1, 3).to(torch.float64) @ weights).view(image_HWC.shape[:2]) + _LUMA_OFFSET
+
+
 def lab(image_BCHW: torch.Tensor) -> torch.Tensor:
     """CIELAB (D65, 2 degrees) of sRGB levels 0 to 255, shape (B, 3, H, W): L* 0 to 100, a* and b* about -100 to 100."""
     if image_BCHW.shape[1] == 1:

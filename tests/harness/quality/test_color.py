@@ -7,7 +7,7 @@ import pytest
 import torch
 from skimage.color import rgb2lab, rgb2ycbcr
 
-from harness.quality.color import lab, luma, tint_shift
+from harness.quality.color import lab, luma, luma_of_pixels, tint_shift
 
 
 @pytest.fixture
@@ -22,6 +22,7 @@ def as_batch(image_HWC: np.ndarray) -> torch.Tensor:
 def test_luma_equals_scikit_image(image_HWC: np.ndarray) -> None:
     expected = rgb2ycbcr(image_HWC)[..., 0]
     assert np.allclose(luma(as_batch(image_HWC))[0, 0].numpy(), expected, atol=1e-9)
+    assert np.allclose(luma_of_pixels(torch.from_numpy(image_HWC)).numpy(), expected, atol=1e-9)
 
 
 def test_a_grey_image_is_its_own_luma() -> None:
