@@ -7,7 +7,7 @@ RUNS ?= runs
 ARGS ?=
 export HARNESS_RUNS = $(RUNS)
 
-.PHONY: install lint test test-all test-slurm smoke bench sweep board slurm-dev clean
+.PHONY: install lint test test-all test-slurm smoke bench sweep slurm-dev slurm-dev-stop clean
 
 install: $(VENV)/installed
 
@@ -39,6 +39,9 @@ sweep: install
 
 slurm-dev: install
 	$(BIN)/python -m slurm.devcluster start
+
+slurm-dev-stop: install
+	$(BIN)/python -m slurm.devcluster stop
 
 clean:
 	rm -rf $(VENV) build *.egg-info

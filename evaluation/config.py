@@ -52,7 +52,7 @@ class EvaluateConfig(Section):
     pool: str | None = None
     """Name of one more row that holds the images of all classes together; null has none."""
     kernels: tuple[Kernel, ...] = ("matlab-bicubic",)
-    scale: Literal[2, 4, 8] | None = None
+    scale: Literal[2, 4, 8, 16] | None = None
     """Null takes the models' own; needed where no model says it."""
     max_images: int | None = Field(default=None, gt=0)
     """At most so many images of each class and split, chosen by the dataset's order; null takes all."""

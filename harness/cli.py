@@ -145,7 +145,7 @@ def inspect(
     print_summary(console, summary)
     if html is not None:
         _say(console, f"samples: {write_contact_sheet(dataset, html)}")
-    return EXIT_FAILURE if summary.problems else EXIT_DONE
+    return EXIT_WRONG_INPUT if summary.problems else EXIT_DONE
 
 
 @app.command()

@@ -68,12 +68,12 @@ class RunConfig(Section):
     name: str = "run"
     seed: int = Field(0, ge=0)
     """Every random number of the run follows from it."""
-    scale: Literal[2, 4, 8] = 4
+    scale: Literal[2, 4, 8, 16] = 4
     """How many times larger the SR image is than the LR image."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 computes the networks under autocast; weights and losses stay fp32."""
     channels_last: bool = True
-    """Networks in torch's channels_last memory format, faster with convolutions; the result is the same up to rounding."""
+    """Networks in torch's channels_last memory format, faster with convolutions; equal up to rounding."""
     deterministic: bool = False
     """Bitwise repeatable on a GPU too, at some cost in speed."""
     data: DataConfig
@@ -122,6 +122,16 @@ class RunConfig(Section):
     def sources(self, phase: int) -> tuple[SourceConfig, ...]:
         """The training sources of phase number `phase`."""
         return self.phases[phase].sources or self.data.sources
+
+
+def pretrained_networks(config: RunConfig, phase: PhaseConfig) -> list[str]:
+    """Names of the pretrained networks that a phase's losses and discriminator need (see `harness.weights`)."""
+    losses = [loss for loss in phase.losses if loss.name == "features" and loss.weights == "pretrained"]
+    names = [loss.network for loss in losses]
+    discriminator = config.discriminator if phase.adversarial else None
+    if discriminator is not None and discriminator.name == "vgg16" and discriminator.weights == "pretrained":
+        names.append("vgg16")
+    return list(dict.fromkeys(names))
 
 
 def load_run_config(path: Path, overrides: list[str] | None = None) -> RunConfig:

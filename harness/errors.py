@@ -6,6 +6,8 @@ EXIT_DONE = 0
 EXIT_FAILURE = 1
 EXIT_WRONG_INPUT = 2
 EXIT_SAVED = 75
+EXIT_LOST_RANK = 76
+"""Another rank went away in the middle (it was killed, its node was lost): run me again."""
 
 
 class InputError(ValueError):

@@ -159,7 +159,12 @@ def _fill_machine(profile: ClusterProfile) -> ClusterProfile:
     if profile.executor == "slurm" or "cpus_per_task" in profile.model_fields_set:
         return profile
     ranks = profile.max_parallel * profile.ranks_per_node
-    return profile.model_copy(update={"cpus_per_task": max(1, len(os.sched_getaffinity(0)) // ranks)})
+    return profile.model_copy(update={"cpus_per_task": max(1, _num_cores() // ranks)})
+
+
+def _num_cores() -> int:
+    """Cores that this process may use; not every system can tell those from all it has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def slurm_answers() -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from harness.config import PhaseConfig, RunConfig
+from harness.config import PhaseConfig, RunConfig, pretrained_networks
 from harness.errors import InputError
 from harness.weights import find
 from slurm.preflight import cluster_reasons
@@ -51,22 +51,12 @@ def _sources(plan: Plan) -> Iterator[str]:
 
 def _weights(configs: Iterable[RunConfig]) -> Iterator[str]:
     """Pretrained networks that a loss or a discriminator needs and that are nowhere."""
-    needed = dict.fromkeys(name for config in configs for name in _networks(config))
+    needed = dict.fromkeys(name for config in configs for name in pretrained_networks(config, _last_phase(config)))
     for name in needed:
         try:
             find(name)
         except InputError as error:
             yield str(error)
-
-
-def _networks(config: RunConfig) -> Iterator[str]:
-    phase = _last_phase(config)
-    for loss in phase.losses:
-        if loss.name == "features" and loss.weights == "pretrained":
-            yield loss.network
-    discriminator = config.discriminator if phase.adversarial else None
-    if discriminator is not None and discriminator.name == "vgg16" and discriminator.weights == "pretrained":
-        yield "vgg16"
 
 
 def _batches(plan: Plan, profile: ClusterProfile) -> Iterator[str]:

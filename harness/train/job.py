@@ -8,9 +8,11 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.config import RunConfig, check_same_result, dump_yaml
-from harness.errors import EXIT_FAILURE, EXIT_WRONG_INPUT, InputError, TrainingError
+from harness.config import RunConfig, check_same_result, dump_yaml, pretrained_networks
+from harness.errors import EXIT_FAILURE, EXIT_LOST_RANK, EXIT_WRONG_INPUT, InputError, TrainingError
 from harness.schema import Section, parse, read_yaml
+from harness.train.lost import lost_a_rank
+from harness.weights import find
 
 
 class RunFile(Section):
@@ -44,9 +46,12 @@ def _train_file(run: RunFile) -> int:
     out = Path(run.out)
     if run.phase is not None and run.phase >= len(run.config.phases):
         raise InputError(f"phase {run.phase} does not exist; the run has {len(run.config.phases)} phases.")
+    first, last = (0, len(run.config.phases) - 1) if run.phase is None else (run.phase, run.phase)
+    for phase in run.config.phases[first : last + 1]:
+        for name in pretrained_networks(run.config, phase):
+            find(name)  # now, and not when that phase begins after a million steps
     prepare_folder(out, run.config)
     make_deterministic() if run.config.deterministic else make_fast()
-    first, last = (0, len(run.config.phases) - 1) if run.phase is None else (run.phase, run.phase)
     return train(Stretch(run.config, out, first, last, Path(run.parent) if run.parent else None))
 
 
@@ -80,6 +85,6 @@ def _coded(train: Callable[[], int]) -> int:
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return EXIT_FAILURE
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
-        return EXIT_FAILURE
+        return EXIT_LOST_RANK if lost_a_rank(error) else EXIT_FAILURE

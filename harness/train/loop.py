@@ -22,6 +22,7 @@ from harness.train.checkpoint import (
     write_weights,
 )
 from harness.train.log import Meter, RunLog
+from harness.train.lost import lost_a_rank
 from harness.train.nets import Nets
 from harness.train.phase import Phase
 from harness.train.ranks import Ranks
@@ -177,9 +178,10 @@ def train(stretch: Stretch) -> int:
         InputError: the configuration, data or stored state do not fit.
         TrainingError: the numbers went wrong.
     """
+    ranks = Ranks(stretch.config, str(stretch.out))
+    # Only now: until all ranks have met there is nothing to save, and a signal may end this one at once.
     flag = StopFlag()
     flag.install()
-    ranks = Ranks(stretch.config, str(stretch.out))
     try:
         run = Run(stretch, ranks, flag)
         run.restore()
@@ -190,8 +192,9 @@ def train(stretch: Stretch) -> int:
             return _train_phases(run)
         except Exception as error:
             run.writer.wait()
-            run.log.event("failed", run.step, error=str(error))
-            run.log.status(state="failed", step=run.step, error=f"{type(error).__name__}: {error}")
+            if not lost_a_rank(error):
+                run.log.event("failed", run.step, error=str(error))
+                run.log.status(state="failed", step=run.step, error=f"{type(error).__name__}: {error}")
             raise
     finally:
         ranks.close()
@@ -202,6 +205,9 @@ def _train_phases(run: Run) -> int:
     for number in range(run.stretch.first_phase, run.stretch.last_phase + 1):
         if run.step >= run.config.first_step(number + 1):
             continue
+        if run.has_checkpoint and run.saved_step == run.step and run.agreement.reached(run.step):
+            _note_signal(run)
+            return _leave_saved(run)
         while True:
             try:
                 code = _train_phase(run, number)
@@ -272,10 +278,14 @@ def _open_phase(run: Run, number: int) -> Phase:
 
 
 def _stop(run: Run, phase: Phase, number: int) -> int:
-    run.log.event("signal", run.step, signal=run.flag.signal_name, received_at=run.flag.received_at)
+    _note_signal(run)
     if run.saved_step != run.step or not run.has_checkpoint:
         run.save(phase, number)
     return EXIT_SAVED
+
+
+def _note_signal(run: Run) -> None:
+    run.log.event("signal", run.step, signal=run.flag.signal_name, received_at=run.flag.received_at)
 
 
 def _leave_saved(run: Run) -> int:

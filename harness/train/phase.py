@@ -140,6 +140,7 @@ class Phase:
         generator.requires_grad_(True).train()
         if self.config.train_last is not None:
             trainable_last(generator, self.config.train_last)
+            _freeze_statistics(generator)
         self.generator = self.nets.wrap(generator)
         self.optimizers = {"generator": _adam(generator, self.config.generator_optimizer)}
         self.discriminator: nn.Module | None = None
@@ -156,6 +157,13 @@ def no_reduction(module: nn.Module, last: bool) -> AbstractContextManager[Any]:
     if last or not isinstance(module, DistributedDataParallel):
         return nullcontext()
     return module.no_sync()
+
+
+def _freeze_statistics(module: nn.Module) -> None:
+    """Keeps the running statistics of frozen batch norm: a layer that is not trained shall not change."""
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not any(p.requires_grad for p in layer.parameters()):
+            layer.eval()
 
 
 def _adam(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -87,7 +87,7 @@ def discriminator_loss(phase: Phase, part: Patches, fake: torch.Tensor, step: in
         real_input = _shown(phase, part.hr_image, part.position, "real", step)
         fake_input = _shown(phase, fake, part.position, "fake", step)
         if game.r1_weight and step % game.r1_every == 0:
-            real_input.requires_grad_(True)
+            real_input = real_input.detach().requires_grad_(True)
         real_logits = phase.discriminator(real_input).float()
         fake_logits = phase.discriminator(fake_input).float()
     real_label = adversarial.labels(game, phase.seed, part.position, "real")
@@ -97,7 +97,7 @@ def discriminator_loss(phase: Phase, part: Patches, fake: torch.Tensor, step: in
         "d/loss": loss,
         "d/real": real_logits.mean(),
         "d/fake": fake_logits.mean(),
-        "d/accuracy": 0.5 * ((real_logits > 0).float().mean() + (fake_logits < 0).float().mean()),
+        "d/accuracy": _accuracy(game.form, real_logits, fake_logits),
     }
     if real_input.requires_grad:
         penalty = adversarial.r1_penalty(real_logits, real_input)
@@ -129,6 +129,16 @@ def generator_loss(phase: Phase, part: Patches, fake: torch.Tensor, step: int) -
         scalars = {f"loss/{name}": value for name, value in terms.items()}
         scalars |= {"loss/total": loss, "sr/std": fake.std(), "sr/color_shift": shift}
     return loss, scalars
+
+
+@torch.no_grad()
+def _accuracy(form: str, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
+    """Share of the images that the discriminator judges rightly; a relativistic one only ever compares."""
+    if adversarial.needs_real_logits(form):
+        return 0.5 * (
+            (real_logits > fake_logits.mean()).float().mean() + (fake_logits < real_logits.mean()).float().mean()
+        )
+    return 0.5 * ((real_logits > 0).float().mean() + (fake_logits < 0).float().mean())
 
 
 def _consistency_terms(
