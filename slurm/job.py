@@ -28,8 +28,6 @@ class Job:
     after: tuple[str, ...] = ()
     """Names of jobs that have to be done first."""
     target: str = "harness.train.job:main"
-    width: int | None = None
-    """How many jobs there are beside it at most, itself included; fewer than the machine has places for share those."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -55,7 +55,7 @@ class LocalState:
 @dataclass
 class _Running:
     ranks: list[subprocess.Popen[bytes]]
-    slots: tuple[int, ...]
+    slot: int
     first_bad: int | None = None
     kill_at: float = float("inf")
     codes: list[int | None] = field(default_factory=list)
@@ -146,34 +146,28 @@ class Supervisor:
 
     def _start_ready(self) -> None:
         for name, state in self.states.items():
-            used = {slot for running in self._running.values() for slot in running.slots}
+            used = {running.slot for running in self._running.values()}
             free = [slot for slot in range(self.profile.max_parallel) if slot not in used]
+            if not free:
+                return
             ready = all(self.states[parent].state == "done" for parent in self.jobs[name].after)
-            wanted = self._places(self.jobs[name])
-            if state.state == "waiting" and ready and len(free) >= wanted:
-                self._start(name, tuple(free[:wanted]))
+            if state.state == "waiting" and ready:
+                self._start(name, free[0])
 
-    def _places(self, job: Job) -> int:
-        """How many of the machine's places a job takes: on the CPU, those that no job beside it could use."""
-        if job.width is None or self.profile.gpus_per_node:
-            return 1
-        return max(1, self.profile.max_parallel // job.width)
-
-    def _start(self, name: str, slots: tuple[int, ...]) -> None:
+    def _start(self, name: str, slot: int) -> None:
         state = self.states[name]
         if not state.starts:
             self._prepare(self.jobs[name])
         port = _free_port()
-        ranks = [self._start_rank(name, rank, port, slots[0]) for rank in range(self.profile.ranks_per_node)]
-        self._running[name] = _Running(ranks, slots)
+        ranks = [self._start_rank(name, rank, port, slot) for rank in range(self.profile.ranks_per_node)]
+        self._running[name] = _Running(ranks, slot)
         state.state = "running"
         state.starts += 1
         state.pids = tuple(rank.pid for rank in ranks)
 
     def _prepare(self, job: Job) -> None:
         own = make_private(self.folder / self._ids[job.name])
-        payload = payload_of({0: job}, self.profile)
-        write_payload(own / "payload.json", replace(payload, threads=payload.threads * self._places(job)))
+        write_payload(own / "payload.json", payload_of({0: job}, self.profile))
         job_id = self._ids[job.name]
         note_submission(job, Submission(job.name, job_id, "local", self.profile.name, str(own), "*_log.*"), None)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -176,7 +175,6 @@ def claim_phases(runs: RunsFolder, keys: Iterable[str], job_alive: JobAlive) -> 
 
 def jobs_for(runs: RunsFolder, plan: Plan, keys: Iterable[str], finished: set[str]) -> list[Job]:
     """One job per phase; it waits for its parent unless that is finished."""
-    widths = Counter(depth(plan, key) for key in plan.phases)
     return [
         Job(
             name=key,
@@ -184,16 +182,9 @@ def jobs_for(runs: RunsFolder, plan: Plan, keys: Iterable[str], finished: set[st
             argument=str((runs.phase(key) / RUN_FILE).absolute()),
             after=tuple(parent for parent in [plan.phases[key].parent] if parent and parent not in finished),
             target=TRAIN_TARGET,
-            width=widths[depth(plan, key)],
         )
         for key in keys
     ]
-
-
-def depth(plan: Plan, key: str) -> int:
-    """How many phases come before one."""
-    parent = plan.phases[key].parent
-    return 0 if parent is None else depth(plan, parent) + 1
 
 
 def ready(plan: Plan, keys: Iterable[str], states: dict[str, PhaseState], also: Iterable[str] = ()) -> list[str]:
