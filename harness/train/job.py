@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from harness.config import RunConfig, check_same_result, dump_yaml, pretrained_networks
 from harness.errors import EXIT_FAILURE, EXIT_LOST_RANK, EXIT_WRONG_INPUT, InputError, TrainingError
 from harness.schema import Section, parse, read_yaml
+from harness.train.alone import alone_in
 from harness.train.lost import lost_a_rank
 from harness.weights import find
 
@@ -50,9 +52,24 @@ def _train_file(run: RunFile) -> int:
     for phase in run.config.phases[first : last + 1]:
         for name in pretrained_networks(run.config, phase):
             find(name)  # now, and not when that phase begins after a million steps
-    prepare_folder(out, run.config)
-    make_deterministic() if run.config.deterministic else make_fast()
-    return train(Stretch(run.config, out, first, last, Path(run.parent) if run.parent else None))
+    with _own_folder(out, run.config):
+        make_deterministic() if run.config.deterministic else make_fast()
+        return train(Stretch(run.config, out, first, last, Path(run.parent) if run.parent else None))
+
+
+@contextmanager
+def _own_folder(out: Path, config: RunConfig) -> Iterator[None]:
+    """A run folder of this run, held against other trainers; rank 0 does both for all ranks."""
+    prepare_folder(out, config)
+    if _rank() != 0:
+        yield
+        return
+    with alone_in(out):
+        yield
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
 
 
 def prepare_folder(out: Path, config: RunConfig) -> None:
@@ -65,7 +82,7 @@ def prepare_folder(out: Path, config: RunConfig) -> None:
     if stored.exists():
         for line in check_same_result(parse(RunConfig, read_yaml(stored), str(stored)), config, out):
             print(f"note: continued with {line}", flush=True)
-    if int(os.environ.get("RANK", "0")) != 0:
+    if _rank() != 0:
         return
     try:
         out.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,0 +1,59 @@
+"""One trainer a folder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.errors import InputError
+from harness.train.alone import alone_in
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from harness.train.alone import alone_in
+with alone_in(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_second_trainer_is_refused_and_a_killed_one_holds_nothing(
+    holder: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="is being trained by another process"), alone_in(tmp_path, patience_s=0.2):
+        pytest.fail("two trainers in one folder")
+    holder.kill()
+    with alone_in(tmp_path):
+        pass
+
+
+def test_a_trainer_waits_for_one_that_is_leaving(tmp_path: Path) -> None:
+    with alone_in(tmp_path):
+        begin = time.monotonic()
+        with pytest.raises(InputError), alone_in(tmp_path, patience_s=0.5):
+            pytest.fail("two trainers in one folder")
+        assert time.monotonic() - begin >= 0.5
+    with alone_in(tmp_path, patience_s=0):
+        pass
+
+
+def test_another_folder_is_another_trainers(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with alone_in(tmp_path / "a"), alone_in(tmp_path / "b", patience_s=0):
+        pass
