@@ -54,7 +54,9 @@ def main() -> None:
 
 
 def _leave(message: str, code: int) -> None:
-    print(message, file=sys.stderr)
+    # Names out of files could hold sequences that command a terminal.
+    shown = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in message)
+    print(shown, file=sys.stderr)
     sys.exit(code)
 
 

@@ -23,6 +23,10 @@ class Section(BaseModel):
 
 S = TypeVar("S", bound=BaseModel)
 
+_MOST_VALUES = 1_000_000
+# What the YAML reader raises besides its own errors: for impossible dates and numbers, and for nesting without end.
+BAD_YAML = (yaml.YAMLError, RecursionError, ValueError, AttributeError, TypeError)
+
 
 def parse(cls: type[S], values: Any, source: str) -> S:
     """Validates `values` as `cls`; a mistake becomes one sentence that names `source` and the key.
@@ -48,15 +52,34 @@ def read_yaml(path: Path) -> Any:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        return yaml.safe_load(text)
+        return load_yaml(text)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; give the path of a YAML file.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); give a readable YAML file.") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except BAD_YAML as error:
         place = getattr(error, "problem_mark", None)
         where = f" at line {place.line + 1}" if place else ""
         raise InputError(f"{path}: is not valid YAML{where}; mend the indentation or quoting there.") from None
+
+
+def load_yaml(text: str) -> Any:
+    """What a YAML text says, with its aliases written out.
+
+    Raises:
+        BAD_YAML: it is not YAML, cannot be written back, or has aliases inside themselves or without measure.
+    """
+    value = yaml.safe_load(text)
+    todo, seen = [value], 0
+    while todo:
+        node = todo.pop()
+        seen += 1
+        if seen > _MOST_VALUES:
+            raise ValueError("its aliases have no end")
+        if isinstance(node, str):
+            node.encode()  # half of a surrogate pair could be read, but never written
+        todo += [*node, *node.values()] if isinstance(node, dict) else node if isinstance(node, list) else ()
+    return _copy(value)
 
 
 def apply_overrides(values: Any, overrides: list[str]) -> Any:
@@ -65,17 +88,28 @@ def apply_overrides(values: Any, overrides: list[str]) -> Any:
     Raises:
         InputError: an override has no `=`, or its path leads through something that has no keys.
     """
-    result = json.loads(json.dumps(values))
+    result = _copy(values)
     for override in overrides:
         path, found, text = override.partition("=")
         if not found or not path:
             raise InputError(f"override '{override}': expected key=value; write for example seed=1.")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            value = load_yaml(text)
+        except BAD_YAML:
             raise InputError(f"override '{override}': the value is not valid YAML; quote it.") from None
         set_key(result, path, value, f"override '{override}'")
     return result
+
+
+def _copy(value: Any) -> Any:
+    """Nested keys and values of their own, each once; keys are text, whatever YAML takes them for."""
+    if isinstance(value, dict):
+        return {_key_text(key): _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value
+
+
+def _key_text(key: Any) -> str:
+    return key if isinstance(key, str) else json.dumps(key) if isinstance(key, (bool, int, float)) else str(key)
 
 
 def set_key(values: Any, path: str, value: Any, source: str) -> None:
@@ -103,7 +137,7 @@ def _child(node: Any, part: str, path: str, source: str) -> Any:
 
 
 def _index(node: list[Any], part: str, path: str, source: str) -> int:
-    if part.isdigit() and int(part) < len(node):
+    if part.isdecimal() and part.isascii() and len(part) < 10 and int(part) < len(node):
         return int(part)
     raise InputError(
         f"{source}: '{part}' in '{path}' is not a place in a list of {len(node)}; use 0 to {len(node) - 1}."

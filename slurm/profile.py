@@ -204,7 +204,7 @@ def _read(path: Path) -> Any:
         raise ClusterError(f"{path}: no such file; give the path of a cluster profile.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ClusterError(f"{path}: cannot be read ({error}); give a readable YAML file.") from None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, AttributeError, TypeError, RecursionError):  # impossible dates, endless nesting
         raise ClusterError(f"{path}: is not valid YAML; mend the indentation or quoting.") from None
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from evaluation.config import EvaluateConfig
 from harness.errors import InputError
-from harness.schema import Section, apply_overrides, parse, read_yaml, set_key
+from harness.schema import BAD_YAML, Section, apply_overrides, load_yaml, parse, read_yaml, set_key
 
 RECIPES = Path(__file__).parent / "recipes"
 CATALOG = Path(__file__).parent / "catalog"
@@ -221,8 +221,8 @@ def _one_setting(override: str, key: str) -> dict[str, Any]:
     if not found or not key:
         raise InputError(f"override {override!r}: expected key=value; write for example seed=1.")
     try:
-        return {key: _plain(yaml.safe_load(text))}
-    except (yaml.YAMLError, ValueError, RecursionError):
+        return {key: _plain(load_yaml(text))}
+    except BAD_YAML:
         raise InputError(f"override {override!r}: the value is not valid YAML; quote it.") from None
 
 

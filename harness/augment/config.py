@@ -105,8 +105,8 @@ class AdaConfig(PipelineConfig):
     @model_validator(mode="before")
     @classmethod
     def _fill_rule(cls, values: Any) -> Any:
-        defaults = _RULE_DEFAULTS.get(values.get("rule", "")) if isinstance(values, dict) else None
-        return values if defaults is None else {**defaults, **values}
+        rule = values.get("rule") if isinstance(values, dict) else None
+        return {**_RULE_DEFAULTS[rule], **values} if isinstance(rule, str) and rule in _RULE_DEFAULTS else values
 
     @model_validator(mode="after")
     def _one_rule(self) -> AdaConfig:
