@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness import cli_tools as tools
+from harness.cli_tools import RUNS, Runs, SweepName
 from harness.data.config import Kernel
 from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_WRONG_INPUT, InputError, TrainingError
+from harness.screen import make_console, progress_bar, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,11 +26,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Runs = Annotated[Path, typer.Option("--runs", envvar="HARNESS_RUNS", help="Folder of all sweeps and runs.")]
 Cluster = Annotated[str, typer.Option(help="A cluster profile's name or file; auto takes SLURM where there is one.")]
-SweepName = Annotated[str | None, typer.Argument(help="Name of a sweep; may be left out where there is one.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the file.")]
-RUNS = Path("runs")
 
 
 def main() -> None:
@@ -74,10 +72,10 @@ def synth(
     """Draw the embedded dataset: procedural landscapes in classes, as PNG folders."""
     from harness.data.synth import write_dataset
 
-    console = _console()
-    with _progress(console, "drawing") as progress:
+    console = make_console()
+    with progress_bar(console, "drawing") as progress:
         drawn = write_dataset(out, images_per_class, size, seed, workers, progress)
-    _say(console, f"{out}: {drawn} images drawn")
+    say(console, f"{out}: {drawn} images drawn")
 
 
 @app.command()
@@ -95,8 +93,8 @@ def pack(
     """Pack images into shards with a sidecar."""
     from harness.data.pack import pack as pack_images
 
-    console = _console()
-    with _progress(console, "packing") as progress:
+    console = make_console()
+    with progress_bar(console, "packing") as progress:
         summary = pack_images(
             sources,
             out,
@@ -111,7 +109,7 @@ def pack(
         )
     _say_skipped(console, summary.skipped)
     shards = f"{summary.num_images} images as {summary.num_samples} samples in {summary.num_shards} shards"
-    _say(console, f"{summary.path}: {shards}, {len(summary.skipped)} files skipped")
+    say(console, f"{summary.path}: {shards}, {len(summary.skipped)} files skipped")
 
 
 @app.command()
@@ -124,10 +122,10 @@ def index(
     """Write the sidecar for WebDataset shards that others wrote."""
     from harness.data.index import index as index_shards
 
-    console = _console()
-    with _progress(console, "indexing") as progress:
+    console = make_console()
+    with progress_bar(console, "indexing") as progress:
         found = index_shards(folder, val=_count_or_share(val), test=_count_or_share(test), seed=seed, progress=progress)
-    _say(console, f"{folder}: {found.num_samples} samples in {found.num_shards} shards")
+    say(console, f"{folder}: {found.num_samples} samples in {found.num_shards} shards")
 
 
 @app.command()
@@ -141,12 +139,12 @@ def inspect(
     from harness.data.inspect import inspect as inspect_dataset
     from harness.data.inspect import print_summary
 
-    console = _console()
-    with _progress(console, "verifying") as progress:
+    console = make_console()
+    with progress_bar(console, "verifying") as progress:
         summary = inspect_dataset(dataset, verify, progress)
     print_summary(console, summary)
     if html is not None:
-        _say(console, f"samples: {write_contact_sheet(dataset, html)}")
+        say(console, f"samples: {write_contact_sheet(dataset, html)}")
     return EXIT_WRONG_INPUT if summary.problems else EXIT_DONE
 
 
@@ -160,11 +158,11 @@ def degrade(
     """Write the LR images that training would see."""
     from harness.data.folders import degrade_folder
 
-    console = _console()
-    with _progress(console, "degrading") as progress:
+    console = make_console()
+    with progress_bar(console, "degrading") as progress:
         summary = degrade_folder(hr_dir, out_dir, scale, kernel, progress)
     _say_skipped(console, summary.skipped)
-    _say(console, f"{out_dir}: {summary.num_images} images")
+    say(console, f"{out_dir}: {summary.num_images} images")
 
 
 # -- runs -------------------------------------------------------------------------------------------------------------
@@ -200,7 +198,7 @@ def sweep(
     from sweeps.dataset import provide
     from sweeps.run import run_sweep
 
-    console = _console()
+    console = make_console()
     changes = [*(overrides or []), *provide(sweep_file, overrides or [], data, console)]
     return run_sweep(
         sweep_file,
@@ -226,7 +224,9 @@ def preflight(
     """Check what would make a sweep fail later, and nothing else."""
     from sweeps.run import preflight_sweep
 
-    return preflight_sweep(sweep_file, cluster=cluster, overrides=overrides or [], runs_dir=runs, console=_console())
+    return preflight_sweep(
+        sweep_file, cluster=cluster, overrides=overrides or [], runs_dir=runs, console=make_console()
+    )
 
 
 @app.command()
@@ -238,7 +238,7 @@ def status(
     """Show a row for each run, and where the compute went."""
     from sweeps.follow import print_status
 
-    return print_status(runs, name, watch=watch, console=_console())
+    return print_status(runs, name, watch=watch, console=make_console())
 
 
 @app.command()
@@ -250,7 +250,7 @@ def cancel(
     """Cancel a sweep: what runs is saved and leaves, what waits never starts."""
     from sweeps.control import cancel_sweep, find_sweep_folder
 
-    return cancel_sweep(find_sweep_folder(runs, name), run or [], _console())
+    return cancel_sweep(find_sweep_folder(runs, name), run or [], make_console())
 
 
 @app.command()
@@ -264,7 +264,7 @@ def resume(
     from sweeps.control import find_sweep_folder
     from sweeps.run import resume_sweep
 
-    return resume_sweep(find_sweep_folder(runs, name), cluster=cluster, detach=detach, console=_console())
+    return resume_sweep(find_sweep_folder(runs, name), cluster=cluster, detach=detach, console=make_console())
 
 
 @app.command()
@@ -283,19 +283,6 @@ def logs(
         sys.stdout.flush()
 
 
-@app.command()
-def board(
-    name: SweepName = None,
-    port: Annotated[int, typer.Option(help="Port on this machine.")] = 6006,
-    runs: Runs = RUNS,
-) -> int:
-    """Open TensorBoard on a sweep's runs, by their readable names."""
-    from sweeps.board import serve
-    from sweeps.control import find_sweep_folder
-
-    return serve(find_sweep_folder(runs, name), port, _console())
-
-
 # -- evaluation -------------------------------------------------------------------------------------------------------
 
 
@@ -308,7 +295,7 @@ def evaluate(
     """Score what is missing of a sweep and write its report; takes its name or its (edited) file."""
     from sweeps.evaluate import evaluate_here, find_evaluation
 
-    evaluate_here(find_evaluation(name, overrides or [], runs), _console())
+    evaluate_here(find_evaluation(name, overrides or [], runs), make_console())
 
 
 @app.command()
@@ -320,7 +307,7 @@ def report(
     """Write the matrices, tables, figures and report.html anew from what has been scored."""
     from sweeps.evaluate import find_evaluation, report_here
 
-    report_here(find_evaluation(name, overrides or [], runs), _console())
+    report_here(find_evaluation(name, overrides or [], runs), make_console())
 
 
 @app.command()
@@ -335,7 +322,7 @@ def compare(
     from sweeps.compare import compare_here
     from sweeps.evaluate import find_evaluation
 
-    compare_here(find_evaluation(name, [], runs), first, second, metric, _console())
+    compare_here(find_evaluation(name, [], runs), first, second, metric, make_console())
 
 
 @app.command()
@@ -350,8 +337,8 @@ def score(
     """Score any system's output images."""
     from evaluation.score_folder import print_scores, score_folders, write_json
 
-    console = _console()
-    with _progress(console, "scoring") as progress:
+    console = make_console()
+    with progress_bar(console, "scoring") as progress:
         names = tuple(name.strip() for name in metrics.split(",") if name.strip())
         result = score_folders(sr, hr, color, crop_border, names, progress)
     print_scores(console, result)
@@ -359,144 +346,19 @@ def score(
         write_json(result, json)
 
 
-# -- tools ------------------------------------------------------------------------------------------------------------
-
-
-@app.command()
-def upscale(
-    inputs: Annotated[list[str], typer.Argument(help="Image files, folders or quoted patterns, then the output.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="A run, a checkpoint, or a weights file.")] = None,
-    method: Annotated[str | None, typer.Option(help="bicubic, bilinear or nearest instead of a network.")] = None,
-    scale: Annotated[int | None, typer.Option(help="How many times larger; needed for a method.")] = None,
-    tile: Annotated[int | None, typer.Option(help="Edge of a tile in input pixels; chosen unless given.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
-    samples: Annotated[int, typer.Option(help="Different outputs of each image.")] = 1,
-    noise: Annotated[float, typer.Option(help="Deviation of the noise on the input, in [0, 1].")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Another seed draws other noise.")] = 0,
-    format: Annotated[str, typer.Option(help="png, jpg, webp, tif, or same.")] = "png",
-) -> int:
-    """Upscale images with a network or an interpolation, in bounded memory."""
-    from harness.terminal import upscale_shown
-    from harness.upscale import Options
-
-    if len(inputs) < 2:
-        raise InputError("upscale: got one path; give the images and then the output, as in `harness upscale IN OUT`.")
-    options = Options(checkpoint, method, scale, tile, device, precision, samples, noise, seed, format)  # type: ignore[arg-type]
-    console = _console()
-    with _progress(console, "upscaling") as progress:
-        summary = upscale_shown(inputs[:-1], Path(inputs[-1]), options, console, progress)
-    for failure in summary.failures:
-        print(f"error: {failure.reason}", file=sys.stderr)
-    return EXIT_FAILURE if summary.failures else EXIT_DONE
-
-
-@app.command()
-def export(
-    run: Annotated[Path, typer.Argument(help="A run, a checkpoint, or an exported file.")],
-    format: Annotated[str, typer.Option(help="basicsr, esrgan-old, safetensors or onnx.")],
-    out: Annotated[Path | None, typer.Option(help="The file; named after the run unless given.")] = None,
-) -> None:
-    """Write a generator as a file that other programs load."""
-    from harness.export import export as export_generator
-
-    _say(_console(), str(export_generator(run, format, out)))
-
-
-weights_app = typer.Typer(
-    help="The pretrained networks: list, fetch, verify.", no_args_is_help=True, rich_markup_mode=None
-)
-app.add_typer(weights_app, name="weights")
-
-
-@weights_app.command("list")
-def weights_list() -> None:
-    """Show every pretrained network, and whether it is here."""
-    from harness.terminal import show_weights
-    from harness.weights import list_weights
-
-    show_weights(_console(), list_weights())
-
-
-@weights_app.command("verify")
-def weights_verify(
-    names: Annotated[list[str] | None, typer.Argument(help="Networks; all unless given.")] = None,
-) -> int:
-    """Check the files that are here against their checksums."""
-    from harness.terminal import show_weights
-    from harness.weights import verify
-
-    console = _console()
-    with _progress(console, "verifying") as progress:
-        statuses = verify(names or None, progress)
-    return EXIT_DONE if show_weights(console, statuses, verified=True) else EXIT_FAILURE
-
-
-@weights_app.command("fetch")
-def weights_fetch(names: Annotated[list[str], typer.Argument(help="Networks, or all.")]) -> None:
-    """Download networks where there is a network connection; compute nodes never do."""
-    from harness.weights import TABLE, fetch
-
-    console = _console()
-    for name in TABLE if names == ["all"] else names:
-        with _progress(console, f"fetching {name}") as progress:
-            _say(console, f"{name}: {fetch(name, progress=progress)}")
-
-
-@app.command()
-def bench(
-    part: Annotated[str, typer.Argument(help="data, step, eval, resume or all.")],
-    recipes: Annotated[list[str] | None, typer.Argument(help="For step: recipes; all unless given.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the figures to this file.")] = None,
-) -> None:
-    """Measure the speed figures that the documentation quotes."""
-    from sweeps.bench import run_bench
-
-    run_bench(part, recipes or [], json, _console())
-
-
-@app.command()
-def smoke(
-    recipes: Annotated[list[str] | None, typer.Argument(help="Recipes; all unless given.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the runs.")] = Path("runs/smoke"),
-) -> int:
-    """Train the smoke variant of every recipe and print one table."""
-    from sweeps.dataset import make_embedded
-    from sweeps.smoke import run_smoke
-
-    console = _console()
-    make_embedded(console)
-    return run_smoke(recipes or [], out, console)
+app.registered_commands += tools.app.registered_commands
+app.registered_groups += tools.app.registered_groups
 
 
 # -- what the commands share ------------------------------------------------------------------------------------------
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    # A log file has no width: do not wrap sentences there.
-    return Console() if sys.stdout.isatty() else Console(width=int(os.environ.get("COLUMNS", "120")))
-
-
-@contextmanager
-def _progress(console: Console, title: str) -> Iterator[Callable[[int, int], None]]:
-    from sweeps.evaluate import progress_bar
-
-    with progress_bar(console, title) as progress:
-        yield progress
 
 
 def _count_or_share(value: float) -> int | float:
     return int(value) if value >= 1 and value == int(value) else value
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
 def _say_skipped(console: Console, skipped: Sequence[Any]) -> None:
     for file in skipped[:10]:
-        _say(console, f"skipped: {file.path}: {file.reason}")
+        say(console, f"skipped: {file.path}: {file.reason}")
     if len(skipped) > 10:
-        _say(console, f"... {len(skipped)} files skipped in all")
+        say(console, f"... {len(skipped)} files skipped in all")

@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.errors import InputError
+from harness.screen import progress_bar
 from sweeps.config import load_sweep, safe_name
-from sweeps.evaluate import progress_bar
 from sweeps.grid import expand
 
 EMBEDDED = Path("data/demo")

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import Progress
 
 from evaluation.config import EvaluateConfig
 from evaluation.model import Model, baseline
 from harness.errors import EXIT_DONE, EXIT_WRONG_INPUT, InputError
+from harness.screen import progress_bar
 from sweeps.config import SweepConfig, load_sweep
 from sweeps.control import find_sweep_folder, is_sweep_file
 from sweeps.layout import RunsFolder, SweepFolder
@@ -163,14 +162,6 @@ def print_matrices(console: Console, table: ScoreTable, config: EvaluateConfig) 
     for named in report_matrices(table, config):
         print_matrix(console, named.matrix)
         console.print()
-
-
-@contextlib.contextmanager
-def progress_bar(console: Console, title: str) -> Iterator[Callable[[int, int], None]]:
-    """Gives a function of (done, total) that moves a bar; where the output is no terminal there is no bar."""
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def main(sweep_folder: str) -> int:
