@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -95,18 +96,41 @@ class ScoreTable:
             InputError: a file is absent or damaged.
         """
         try:
-            models = json.loads((folder / MODELS_FILE).read_text())
-            missing = json.loads((folder / MISSING_FILE).read_text())
-            return cls(
-                images=pd.read_parquet(folder / SCORES_FILE),
-                sets=pd.read_parquet(folder / SET_SCORES_FILE),
-                missing={(row["model"], row["condition"], row["metric"]): row["reason"] for row in missing},
-                models=[Model(**values) for values in models["models"]],
-                conditions=models["conditions"],
-                notes=models["notes"],
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{folder}: holds no score table ({error}); run `harness evaluate` first.") from None
+            return cls._read(folder)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"{folder}: holds no score table ({reason}); run `harness evaluate` first.") from None
+
+    @classmethod
+    def _read(cls, folder: Path) -> ScoreTable:
+        models = json.loads((folder / MODELS_FILE).read_text(encoding="utf-8"))
+        missing = json.loads((folder / MISSING_FILE).read_text(encoding="utf-8"))
+        reasons = {(row["model"], row["condition"], row["metric"]): row["reason"] for row in missing}
+        return cls(
+            images=_read_parquet(folder / SCORES_FILE, ("model", "condition", "image"), "image"),
+            sets=_read_parquet(folder / SET_SCORES_FILE, ("model", "condition", "metric", "value"), "set"),
+            missing={_texts(key): _texts((why,))[0] for key, why in reasons.items()},
+            models=[Model(**values) for values in models["models"]],
+            conditions=list(_texts(models["conditions"])),
+            notes=list(_texts(models["notes"])),
+        )
+
+
+def _texts(values: Any) -> Any:
+    if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{values!r} are not texts")
+    return values
+
+
+def _read_parquet(path: Path, keys: tuple[str, ...], scope: str) -> pd.DataFrame:
+    table = pd.read_parquet(path)
+    lacking = [key for key in keys if key not in table.columns]
+    if lacking:
+        raise ValueError(f"{path.name} has no column {lacking[0]}")
+    for name in ["value"] if scope == "set" else [name for name in METRICS if name in table.columns]:
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            raise ValueError(f"column {name} of {path.name} holds no numbers")
+    return table
 
 
 def empty_sets() -> pd.DataFrame:
@@ -123,5 +147,5 @@ def _write_parquet(path: Path, table: pd.DataFrame) -> None:
 
 def _write_json(path: Path, content: object) -> None:
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1, ensure_ascii=False))
+    part.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
     part.replace(path)

@@ -52,7 +52,7 @@ class Dataset:
         self.width: np.ndarray = columns["width"]
         self.crc32: np.ndarray = columns["crc32"]
         self.grey: np.ndarray = columns["grey"]
-        self.checked = np.zeros(self.num_samples, bool)
+        self.checked = np.zeros(len(self.offset), bool)
         """Which samples were compared with their checksum since the dataset was opened."""
         self._open: OrderedDict[int, ShardFile] = OrderedDict()
         self._lock = threading.Lock()
@@ -243,4 +243,4 @@ class Dataset:
         height, width = self.height[part].astype(np.int64), self.width[part]
         wrong = (offset < 0) | (length <= 0) | (height <= 0) | (width <= 0) | (header < 0)
         wrong |= (header > 0) & (header + height * width * 3 != length)
-        return wrong | (offset + length > size_S[self.shard_code[part]])
+        return wrong | (offset > size_S[self.shard_code[part]] - length)  # a sum could overflow

@@ -20,6 +20,7 @@ VERSION = 1
 INDEX_NAME = "index.parquet"
 DESCRIPTION_NAME = "dataset.json"
 ROW_GROUP = 1 << 16
+_TOO_LARGE = 1 << 62
 
 SCHEMA = pa.schema(
     [
@@ -192,14 +193,29 @@ def read_description(content: bytes, name: str) -> Description:
         version = values["version"]
         if version == VERSION:
             description = Description(**{field.name: values[field.name] for field in fields(Description)})
-            if all(_plain(shard) and isinstance(size, int) for shard, size in description.shards.items()):
+            if not all(
+                _plain(shard) and type(size) is int and 0 <= size < _TOO_LARGE
+                for shard, size in description.shards.items()
+            ):
+                raise DataError(f"{name}: a shard has a name with a folder in it or no size; pack the images again.")
+            if _sound(description):
                 return description
-            raise DataError(f"{name}: a shard has a name with a folder in it or no size; pack the images again.")
+            raise ValueError
     except DataError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DataError(f"{name}: is not the description of a dataset; pack or index the images again.") from None
     raise DataError(f"{name}: has version {version!r}, this program reads {VERSION}; pack the images again.")
+
+
+def _sound(description: Description) -> bool:
+    """Whether every value has the type that readers rely on."""
+    texts = (description.fingerprint, description.index_sha256, description.codec, *description.classes)
+    numbers = (description.num_samples, description.tile_px)
+    cells = [cell for row in description.counts.values() for cell in row.values()]
+    counted = all(type(cell[key]) is int for cell in cells for key in ("images", "samples"))
+    lists = isinstance(description.classes, list) and isinstance(description.options, dict)
+    return counted and lists and all(isinstance(t, str) for t in texts) and all(type(n) is int for n in numbers)
 
 
 def _plain(shard: str) -> bool:
@@ -214,7 +230,10 @@ def read_columns(path: Path, columns: list[str]) -> pa.Table:
     """
     try:
         table = pq.read_table(path, columns=columns, use_threads=False, pre_buffer=False, memory_map=True)
-        return table.cast(pa.schema([SCHEMA.field(name) for name in columns]))
+        table = table.cast(pa.schema([SCHEMA.field(name) for name in columns]))
+        if any(column.null_count for column in table.columns):
+            raise ValueError("a value is missing")
+        return table
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: is not a sound index ({reason}); run `harness index` or pack again.") from None

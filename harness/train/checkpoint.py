@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import os
-import pickle
 import shutil
 import threading
 import time
@@ -207,12 +206,22 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        complete = {"step", "files", "config"} <= manifest.keys() and all("/" not in name for name in manifest["files"])
-    except (OSError, ValueError, AttributeError, TypeError):
+        complete = _is_manifest(manifest)
+    except (OSError, ValueError, RecursionError):
         complete = False
     if not complete:
         raise CheckpointError(f"{path}: has no readable {MANIFEST}, so it is no complete checkpoint; use another one.")
     return manifest
+
+
+def _is_manifest(values: Any) -> bool:
+    """Whether it says what a checkpoint holds, in file names that stay within its folder."""
+    if not isinstance(values, dict) or not isinstance(values.get("config"), dict):
+        return False
+    step, files = values.get("step"), values.get("files")
+    if type(step) is not int or step < 0 or not isinstance(files, dict):
+        return False
+    return all(isinstance(files[name], str) and not set(name) & set("/\0") for name in files)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -222,24 +231,32 @@ def read_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: it is torn or changed.
     """
     manifest = verify(path)
-    weights = {
-        name.removesuffix(".safetensors"): safetensors.torch.load_file(path / name)
-        for name in manifest["files"]
-        if name.endswith(".safetensors")
-    }
-    try:
-        training = torch.load(path / TRAINING_STATE, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        first = str(error).splitlines()[0]
-        raise CheckpointError(f"{path / TRAINING_STATE}: cannot be read ({first}); use another checkpoint.") from None
+    names = [name for name in manifest["files"] if name.endswith(".safetensors")]
+    weights = {name.removesuffix(".safetensors"): _read(path / name, safetensors.torch.load_file) for name in names}
+    training = _read(path / TRAINING_STATE, lambda file: torch.load(file, map_location="cpu", weights_only=True))
     return Checkpoint(path, manifest["step"], manifest, weights, training)
+
+
+def _read(path: Path, read: Callable[[Path], Any]) -> dict[str, Any]:
+    try:
+        content = read(path)
+    except Exception as error:  # bytes that fit their checksum and nothing else end these readers in any way
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path}: cannot be read ({first}); use another checkpoint.") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not named values; use another checkpoint.")
+    return content
 
 
 def write_weights(path: Path, weights: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     """Writes one safetensors file durably, under its name only when it is whole."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    _write_durably(temporary, _safetensors(weights, metadata))
-    os.replace(temporary, path)
+    try:
+        _write_durably(temporary, _safetensors(weights, metadata))
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _contents(snapshot: Snapshot) -> list[tuple[str, bytes]]:

@@ -78,7 +78,11 @@ def _read_generator(path: Path) -> tuple[dict[str, torch.Tensor], RunConfig]:
     weights, metadata = _read_safetensors(file)
     if "harness" not in metadata:
         raise CheckpointError(f"{file}: carries no configuration, so it is no export of this project; give one.")
-    return weights, parse(RunConfig, json.loads(metadata["harness"])["config"], str(file))
+    try:
+        values = json.loads(metadata["harness"])["config"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise CheckpointError(f"{file}: its configuration cannot be read; export the run again.") from None
+    return weights, parse(RunConfig, values, str(file))
 
 
 def _checkpoint_in(path: Path) -> Path | None:
