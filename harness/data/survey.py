@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,9 +47,10 @@ def find_files(sources: Sequence[Path]) -> list[tuple[str, str, str]]:
     The first folder level below a source is the class; files directly in a source belong to a class named after it.
 
     Raises:
-        InputError: a source is no folder.
+        InputError: a source is no folder, or two folders of different names would become one class.
     """
     found = []
+    folders: dict[str, str] = {}
     for source in sources:
         if not source.is_dir():
             raise InputError(f"{source}: is not a folder; give a folder of images or of class folders.")
@@ -57,7 +59,13 @@ def find_files(sources: Sequence[Path]) -> list[tuple[str, str, str]]:
             for name in sorted(names):
                 below = (Path(folder) / name).relative_to(source)
                 top = below.parts[0] if len(below.parts) > 1 else source.resolve().name
-                found.append((class_name_of(top), str(Path(folder) / name), f"{source.resolve().name}/{below}"))
+                name_of_class = class_name_of(top)
+                if folders.setdefault(name_of_class, top) != top:
+                    raise InputError(
+                        f"{source}: the folders '{folders[name_of_class]}' and '{top}' would both be the class "
+                        f"'{name_of_class}'; rename one."
+                    )
+                found.append((name_of_class, str(Path(folder) / name), f"{source.resolve().name}/{below}"))
     return sorted(set(found))
 
 
@@ -67,8 +75,9 @@ def _leads_back(folder: Path, name: str) -> bool:
 
 
 def class_name_of(folder: str) -> str:
-    """A folder's name as a class name: letters, digits, `-` and `_`, at most 40 characters."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", folder)[:40] or "_"
+    """A folder's name as a class name: letters of any script, digits, `-` and `_`, at most 40 bytes of UTF-8."""
+    kept = re.sub(r"[^\w-]+", "_", unicodedata.normalize("NFC", folder))
+    return kept.encode("utf-8", "replace")[:40].decode("utf-8", "ignore") or "_"
 
 
 def judge(file: tuple[str, str, str], smallest_px: int) -> SourceImage | Skipped:

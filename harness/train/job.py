@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -15,6 +16,8 @@ from harness.schema import Section, parse, read_yaml
 from harness.train.alone import alone_in
 from harness.train.lost import lost_a_rank
 from harness.weights import find
+
+_NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
 
 class RunFile(Section):
@@ -103,5 +106,9 @@ def _coded(train: Callable[[], int]) -> int:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return EXIT_FAILURE
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _NO_PLACE:
+            name = error.filename or "the output folder"
+            print(f"error: {name}: {error.strerror}; free space or mend its rights.", file=sys.stderr, flush=True)
+            return EXIT_FAILURE
         traceback.print_exc()
         return EXIT_LOST_RANK if lost_a_rank(error) else EXIT_FAILURE
