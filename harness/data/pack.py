@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness.alone import alone_in
 from harness.data import sidecar, survey
 from harness.data.layout import Codec, Group, Options, plan_shards
 from harness.data.sidecar import Sample
@@ -86,7 +87,8 @@ def pack(
             _remove_if_new(out, existed)
             raise DataError(_nothing(sources, skipped, tile_px))
         shards = plan_shards(found, options)
-        return _Builder(out, shards, options, found, skipped).run(run, progress)
+        with alone_in(out, lock=None):
+            return _Builder(out, shards, options, found, skipped).run(run, progress)
 
 
 def _survey(files: list[tuple[str, str, str]], options: Options, run: Run) -> tuple[list[SourceImage], list[Skipped]]:

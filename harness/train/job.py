@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from harness.alone import alone_in
 from harness.config import RunConfig, check_same_result, dump_yaml, pretrained_networks
 from harness.errors import EXIT_FAILURE, EXIT_LOST_RANK, EXIT_WRONG_INPUT, InputError, TrainingError
 from harness.schema import Section, parse, read_yaml
-from harness.train.alone import alone_in
 from harness.train.lost import lost_a_rank
 from harness.weights import find
 
@@ -67,7 +67,7 @@ def _own_folder(out: Path, config: RunConfig) -> Iterator[None]:
     if _rank() != 0:
         yield
         return
-    with alone_in(out):
+    with alone_in(out, lock=".trainer"):
         yield
 
 

@@ -1,4 +1,4 @@
-"""One trainer a folder."""
+"""One process a folder."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from harness.alone import alone_in
 from harness.errors import InputError
-from harness.train.alone import alone_in
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from harness.train.alone import alone_in
+from harness.alone import alone_in
 with alone_in(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -32,27 +32,27 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
-def test_a_second_trainer_is_refused_and_a_killed_one_holds_nothing(
+def test_a_second_process_is_refused_and_a_killed_one_holds_nothing(
     holder: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="is being trained by another process"), alone_in(tmp_path, patience_s=0.2):
-        pytest.fail("two trainers in one folder")
+    with pytest.raises(InputError, match="another process is at work there"), alone_in(tmp_path, patience_s=0.2):
+        pytest.fail("two processes in one folder")
     holder.kill()
     with alone_in(tmp_path):
         pass
 
 
-def test_a_trainer_waits_for_one_that_is_leaving(tmp_path: Path) -> None:
+def test_a_process_waits_for_one_that_is_leaving(tmp_path: Path) -> None:
     with alone_in(tmp_path):
         begin = time.monotonic()
         with pytest.raises(InputError), alone_in(tmp_path, patience_s=0.5):
-            pytest.fail("two trainers in one folder")
+            pytest.fail("two processes in one folder")
         assert time.monotonic() - begin >= 0.5
     with alone_in(tmp_path, patience_s=0):
         pass
 
 
-def test_another_folder_is_another_trainers(tmp_path: Path) -> None:
+def test_other_folders_are_free(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     with alone_in(tmp_path / "a"), alone_in(tmp_path / "b", patience_s=0):
