@@ -128,7 +128,7 @@ def _read_parquet(path: Path, keys: tuple[str, ...], scope: str) -> pd.DataFrame
     if lacking:
         raise ValueError(f"{path.name} has no column {lacking[0]}")
     for name in ["value"] if scope == "set" else [name for name in METRICS if name in table.columns]:
-        if not pd.api.types.is_numeric_dtype(table[name]):
+        if len(table) and not pd.api.types.is_numeric_dtype(table[name]):  # without rows there is no kind either
             raise ValueError(f"column {name} of {path.name} holds no numbers")
     return table
 
