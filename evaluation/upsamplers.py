@@ -21,7 +21,7 @@ from harness.data.degrade import UpscaleMethod, upscale_image
 from harness.data.images import decode
 from harness.errors import CheckpointError, DataError, InputError
 from harness.networks import Network, open_network
-from harness.tiles import TiledNetwork
+from harness.tiles import NotFiniteError, TiledNetwork
 
 _WHOLE_PX = 256 * 256
 """LR pixels up to which an image goes through a network whole."""
@@ -81,9 +81,22 @@ class NetworkUpsampler:
     def _forward(self, lr_NHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         height, width = lr_NHWC.shape[1:3]
         if height * width > self.whole_px and self.network.tileable:
-            return np.stack([self.tiled(image) for image in lr_NHWC]), np.ones(len(lr_NHWC), bool)
+            return self._in_tiles(lr_NHWC)
         self.network.place(0, 0, height, width)
         return _to_levels(self.network.module(unit_range(lr_NHWC, self.device)).float())
+
+    def _in_tiles(self, lr_NHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """One image after the other, so that one that is not finite leaves the others what they are."""
+        num_images, height, width, channels = lr_NHWC.shape
+        scale = self.network.scale
+        sr_NHWC = np.zeros((num_images, height * scale, width * scale, channels), np.uint8)
+        finite_N = np.ones(num_images, bool)
+        for number, lr_image in enumerate(lr_NHWC):
+            try:
+                sr_NHWC[number] = self.tiled(lr_image)
+            except NotFiniteError:
+                finite_N[number] = False
+        return sr_NHWC, finite_N
 
 
 def _to_levels(sr_BCHW: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -28,6 +28,10 @@ _SHARE_OF_FREE = 0.25
 """Of the free memory, for the tensors of one tile; convolution libraries take about as much again."""
 
 
+class NotFiniteError(InputError):
+    """A network gave NaN or infinity for an image; others may be fine."""
+
+
 @dataclass(frozen=True)
 class Span:
     """A tile along one axis."""
@@ -129,7 +133,8 @@ class TiledNetwork:
         """The image (uint8 or uint16, H x W x 3), larger by the network's scale, of the same type.
 
         Raises:
-            InputError: even the smallest tile does not fit into memory, or the output is not finite.
+            InputError: even the smallest tile does not fit into memory.
+            NotFiniteError: the output is not finite.
         """
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             if not self.network.tileable:
@@ -202,7 +207,7 @@ def _quantise(values_CHW: torch.Tensor, result_HWC: np.ndarray) -> None:
     for start in _strips(values_CHW.shape[1]):
         strip = values_CHW[:, start : start + _STRIP_ROWS]
         if not strip.isfinite().all():
-            raise InputError("the network's output is not finite; train it again or use another checkpoint.")
+            raise NotFiniteError("the network's output is not finite; train it again or use another checkpoint.")
         rounded = strip.clamp(0, 1).mul_(levels).round_().permute(1, 2, 0).numpy()
         result_HWC[start : start + _STRIP_ROWS] = rounded.astype(result_HWC.dtype)
 
