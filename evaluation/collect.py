@@ -6,8 +6,6 @@ models, the configuration and the dataset, and the cache takes each result as a 
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +22,9 @@ from evaluation.networks import Finder, Networks, locate
 from evaluation.parallel import run_units
 from evaluation.roster import Entry, dataset_of, model_of, roster_of, scale_of
 from evaluation.scores import ScoreTable
+from evaluation.shares import CACHE_FOLDER
 from evaluation.work import Job, Opener, Unit, Worker, all_units, still_missing
-from harness.errors import EXIT_DONE
-from harness.schema import parse
 
-CACHE_FOLDER = "cache"
 Progress = Callable[[int, int], None]
 
 
@@ -62,8 +58,9 @@ def evaluate(
         if len(networks.missing) > len(job.located.missing):
             job = _without(job, networks.missing)
             units = [unit for unit in (still_missing(u, job, cache) for u in all_units(job)) if unit is not None]
-        if config.workers > 1 and opener is None and len(units) > 1:
-            failures = run_units(units, job, source.path, cache.folder, config.workers, progress)
+        num_workers = min(config.workers or 1, len(units))
+        if num_workers > 1 and opener is None:
+            failures = run_units(units, job, source.path, cache.folder, num_workers, progress)
         else:
             failures = run_here(Worker(job, source, cache, networks, opener), units, progress)
     table = Assembler(job, cache, failures, job.located.missing).table()
@@ -128,30 +125,6 @@ def mark_stale(table: ScoreTable, models: Sequence[Model], config: EvaluateConfi
     return replace(table, missing=missing)
 
 
-def write_shares(models: Sequence[Model], config: EvaluateConfig, out_dir: Path, num_shares: int) -> list[Path]:
-    """Writes one file per job of a cluster; `run_share` takes its path. `evaluate` then gathers what they measured."""
-    files = []
-    out_dir.mkdir(parents=True, exist_ok=True)
-    for share in range(num_shares):
-        file = out_dir / f"share_{share:03d}.json"
-        content: dict[str, object] = {"models": [m.as_dict() for m in models], "config": config.model_dump(mode="json")}
-        content |= {"out_dir": str(out_dir), "share": share, "num_shares": num_shares}
-        file.write_text(json.dumps(content, indent=1))
-        files.append(file)
-    return files
-
-
-def run_share(share_file: str) -> int:
-    """Measures one share of an evaluation (a job's entry); ranks divide it further. Returns the exit code."""
-    content = json.loads(Path(share_file).read_text())
-    models = [Model(**values) for values in content["models"]]
-    config = parse(EvaluateConfig, content["config"], share_file)
-    ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    first, step = content["share"] * ranks + rank, content["num_shares"] * ranks
-    measure_share(models, config, Path(content["out_dir"]) / CACHE_FOLDER, first, step)
-    return EXIT_DONE
-
-
 def measure_share(
     models: Sequence[Model], config: EvaluateConfig, cache_dir: Path, share: int, num_shares: int
 ) -> dict[str, str]:
@@ -166,6 +139,22 @@ def measure_share(
     job = _without(job, networks.missing)
     mine = (still_missing(unit, job, cache) for unit in all_units(job)[share::num_shares])
     return run_here(Worker(job, source, cache, networks), [unit for unit in mine if unit is not None])
+
+
+class Remaining:
+    """How much of an evaluation that others measure is still to come; made once, asked often."""
+
+    def __init__(self, models: Sequence[Model], config: EvaluateConfig, cache_dir: Path) -> None:
+        self._job, _ = plan(models, config)
+        self._cache = ScoreCache(cache_dir)
+        self._units = all_units(self._job)
+        self.total = self.count()
+        """Images x models that were missing at the start."""
+
+    def count(self) -> int:
+        """Images x models that no cache holds yet; a unit that was seen complete is not looked at again."""
+        self._units = [unit for unit in (still_missing(u, self._job, self._cache) for u in self._units) if unit]
+        return sum(unit.num_images for unit in self._units)
 
 
 def _without(job: Job, missing: dict[str, str]) -> Job:

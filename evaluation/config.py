@@ -71,8 +71,8 @@ class EvaluateConfig(Section):
     diversity: DiversityConfig = DiversityConfig()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where networks run; auto takes a GPU where there is one. Always in float32 proper (no TF32)."""
-    workers: int = Field(default=1, gt=0)
-    """Local processes that share the work."""
+    workers: int | None = Field(default=None, gt=0)
+    """Processes that share the work on one machine; null takes as many as the cluster profile runs jobs at once."""
     report: ReportConfig = ReportConfig()
 
     @field_validator("splits", "kernels", "metrics")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from slurm.job import Job
@@ -10,10 +9,12 @@ from slurm.launch import submit
 from slurm.profile import ClusterProfile
 from slurm.queue import cancel
 from sweeps.apply import claim_phases, jobs_for, pending, ready
+from sweeps.evaluate import evaluation_of
 from sweeps.layout import SweepFolder
 from sweeps.owner import Owner
 from sweeps.plan import Plan
 from sweeps.queues import Queues
+from sweeps.shares import evaluation_jobs, queue_name, share_jobs
 from sweeps.state import PhaseState, phase_states, submitted_job
 
 EVALUATION_TARGET = "sweeps.evaluate:main"
@@ -25,7 +26,7 @@ class Submitted:
 
     phases: tuple[str, ...]
     evaluation: str | None
-    """SLURM id of the evaluation; None where it was in the queue already, or nothing is trained."""
+    """SLURM id of the job that gathers the scores; None where it was in the queue already, or nothing is trained."""
     elsewhere: dict[str, Owner]
     """Phases that somebody else has; where that is not a job, nothing can wait for them here."""
 
@@ -53,9 +54,11 @@ def submit_plan(
     done = {key for key, state in states.items() if state.state == "done"}
     jobs = jobs_for(folder.runs, plan, mine, done)
     try:
-        evaluation = _evaluation(plan, folder, done | set(queued) | set(mine), done, bool(jobs), queues)
+        evaluation = _evaluation(plan, folder, profile, done | set(queued) | set(mine), done, bool(jobs), queues)
         known = {name: queued[name] for job in (*jobs, *evaluation) for name in job.after if name in queued}
-        submissions = submit([*jobs, *evaluation], profile, folder.jobs, label=_label(plan), submitted=known, hold=hold)
+        submissions = submit(
+            [*jobs, *evaluation], profile, folder.jobs, label=queue_name(plan.sweep), submitted=known, hold=hold
+        )
         for key in mine:
             owner = Owner("", 0, "", submissions[key].job_id, submissions[key].slurm_conf)
             claims.mine.pop(key).hand_over(owner)
@@ -63,7 +66,7 @@ def submit_plan(
         for claimed in claims.mine.values():
             claimed.release()
     ids = [submissions[job.name].job_id for job in evaluation]
-    return Submitted(tuple(mine), ids[0] if ids else None, _held_elsewhere(states) | claims.others)
+    return Submitted(tuple(mine), ids[-1] if ids else None, _held_elsewhere(states) | claims.others)
 
 
 def _queued_jobs(states: dict[str, PhaseState]) -> dict[str, str]:
@@ -78,30 +81,29 @@ def _held_elsewhere(states: dict[str, PhaseState]) -> dict[str, Owner]:
 
 
 def _evaluation(
-    plan: Plan, folder: SweepFolder, coming: set[str], done: set[str], something_new: bool, queues: Queues
+    plan: Plan,
+    folder: SweepFolder,
+    profile: ClusterProfile,
+    coming: set[str],
+    done: set[str],
+    something_new: bool,
+    queues: Queues,
 ) -> list[Job]:
-    """The evaluation as a job behind every last phase that is still to come.
+    """The jobs of the evaluation behind every last phase that is still to come: the shares, then the one that gathers.
 
-    One that waits already is replaced where there is something new to wait for, else left alone.
+    Those that wait already are replaced where there is something new to wait for, else left alone. A training that
+    fails takes them out of the queue: half a matrix is for `harness evaluate` to make, when it is asked for.
     """
-    waiting = submitted_job(folder.evaluation, queues)
-    if waiting is not None and not something_new:
+    if submitted_job(folder.evaluation, queues) is not None and not something_new:
         return []
-    if waiting is not None:
+    for waiting in evaluation_jobs(folder, queues):
         cancel([str(waiting.job_id)], waiting.slurm_conf)
     last = list(dict.fromkeys(run.phases[-1] for run in plan.runs))
     after = tuple(key for key in last if key in coming and key not in done)
-    return [
-        Job(
-            _label(plan) + "-evaluate",
-            folder.evaluation.absolute(),
-            str(folder.path.absolute()),
-            after,
-            EVALUATION_TARGET,
-        )
-    ]
-
-
-def _label(plan: Plan) -> str:
-    """A name for the queue, which knows no other letters than ASCII's."""
-    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", plan.sweep).strip("-") or "sweep"
+    name = queue_name(plan.sweep) + "-evaluate"
+    evaluation = evaluation_of(folder)
+    num_shares = min(profile.max_parallel, len(evaluation.models))
+    shares = share_jobs(folder, evaluation.models, evaluation.config, num_shares, name, after)
+    gathers_after = tuple(job.name for job in shares) or after
+    place = folder.evaluation.absolute()
+    return [*shares, Job(name, place, str(folder.path.absolute()), gathers_after, EVALUATION_TARGET)]

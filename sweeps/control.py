@@ -18,7 +18,8 @@ from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.owner import Owner, process_start, this_machine
 from sweeps.plan import Plan, read_plan
 from sweeps.queues import Queues
-from sweeps.state import phase_state, submitted_job
+from sweeps.shares import evaluation_jobs
+from sweeps.state import phase_state
 
 
 def find_sweep_folder(runs_dir: str | Path, name: str | None = None) -> SweepFolder:
@@ -112,10 +113,10 @@ def _stop_process(owner: Owner) -> None:
 
 
 def _cancel_evaluation(folder: SweepFolder, console: Console) -> None:
-    waiting = submitted_job(folder.evaluation, Queues())
-    if waiting is not None:
-        _cancel_jobs([waiting])
-        console.print(f"cancelled the evaluation ({waiting.shown})", markup=False)
+    jobs = evaluation_jobs(folder, Queues())
+    if jobs:
+        _cancel_jobs(jobs)
+        console.print(f"cancelled the evaluation ({jobs[-1].shown})", markup=False)
 
 
 def log_files(folder: SweepFolder, run: str, phase: str | None = None) -> list[Path]:

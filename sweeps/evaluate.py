@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +15,15 @@ from evaluation.config import EvaluateConfig
 from evaluation.model import Model, baseline
 from harness.errors import EXIT_DONE, EXIT_WRONG_INPUT, InputError
 from harness.screen import progress_bar
+from slurm.profile import ClusterProfile, load_profile
 from sweeps.config import SweepConfig, load_sweep
 from sweeps.control import find_sweep_folder, is_sweep_file
 from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.ledger import sweep_ledger
 from sweeps.plan import Plan, read_plan
 from sweeps.queues import Queues
-from sweeps.state import last_error_line, phase_states
+from sweeps.shares import evaluation_error, measure_on_cluster
+from sweeps.state import phase_states
 
 if TYPE_CHECKING:
     from evaluation.scores import ScoreTable
@@ -108,10 +110,23 @@ def evaluate_sweep(
     return table, evaluation.write_report(table)
 
 
-def evaluate_here(evaluation: Evaluation, console: Console) -> Path:
-    """Evaluates with a progress bar, prints the matrices and where the report lies; returns the report's path."""
+def evaluate_here(evaluation: Evaluation, console: Console, *, cluster: str | ClusterProfile = "local") -> Path:
+    """Evaluates with a progress bar, prints the matrices and where the report lies; returns the report's path.
+
+    With a SLURM profile the measuring is shared among jobs, which are waited for. Otherwise as many processes measure
+    here as the profile runs jobs at once, unless `evaluate.workers` says how many.
+
+    Raises:
+        InputError: there is nothing to evaluate. ClusterError: the profile is wrong, or a job was lost.
+    """
+    profile = load_profile(cluster) if isinstance(cluster, str) else cluster
+    config = evaluation.config
     with progress_bar(console, "evaluating") as progress:
-        table, report = evaluate_sweep(evaluation, progress)
+        if profile.executor == "slurm":
+            measure_on_cluster(evaluation.folder, evaluation.models, config, profile, progress)
+        elif config.workers is None:
+            config = config.model_copy(update={"workers": profile.max_parallel})
+        table, report = evaluate_sweep(replace(evaluation, config=config), progress)
     print_matrices(console, table, evaluation.config)
     _tell_report(report, console)
     return report
@@ -142,7 +157,7 @@ def show_results(evaluation: Evaluation, console: Console) -> bool:
     folder = evaluation.folder
     report = folder.report / "report.html"
     if not report.exists():
-        reason = last_error_line(folder.evaluation) or "not every run is done; `harness evaluate` scores those that are"
+        reason = evaluation_error(folder) or "not every run is done; `harness evaluate` scores those that are"
         console.print(f"no report yet: {reason}", markup=False, soft_wrap=True)
         return False
     print_matrices(console, ScoreTable.load(folder.report), evaluation.config)

@@ -168,7 +168,7 @@ def _on_this_machine(planned: Planned, profile: ClusterProfile, retry_failed: bo
     if outcome.interrupted:
         console.print("interrupted: everything is saved; the same command goes on from here", markup=False)
         return EXIT_SAVED
-    return _report(folder, status, console)
+    return _report(folder, status, profile, console)
 
 
 def _on_slurm(planned: Planned, profile: ClusterProfile, detach: bool, retry_failed: bool, console: Console) -> int:
@@ -202,11 +202,11 @@ def _tell_submitted(submitted: Submitted, console: Console) -> None:
         )
 
 
-def _report(folder: SweepFolder, status: SweepStatus, console: Console) -> int:
+def _report(folder: SweepFolder, status: SweepStatus, profile: ClusterProfile, console: Console) -> int:
     """Evaluates here what is trained, and says what is not."""
     some = any(row.state == "done" for row in status.rows)
     if some:
-        evaluate_here(evaluation_of(folder), console)
+        evaluate_here(evaluation_of(folder), console, cluster=profile)
     return _outcome(status, some, console)
 
 

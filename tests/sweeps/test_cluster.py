@@ -7,25 +7,34 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+from rich.console import Console
 
+from evaluation import collect
+from evaluation.scores import ScoreTable
+from harness.data.pack import pack
 from slurm.devcluster import DevCluster, why_not
 from slurm.errors import ClusterError
 from slurm.job import Job
 from slurm.profile import ClusterProfile
 from slurm.queue import QueuedJob, ask, client_environment
 from slurm.submission import Submission, note_submission
-from sweeps import apply, cluster
+from sweeps import apply, cluster, shares
 from sweeps import queues as queues_module
 from sweeps.apply import claim_phases, store
 from sweeps.cluster import submit_plan
 from sweeps.config import SweepConfig
-from sweeps.layout import SweepFolder
+from sweeps.evaluate import evaluate_here, evaluation_of
+from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.owner import this_process
 from sweeps.plan import Plan
 from sweeps.queues import Queues
+from sweeps.shares import evaluation_jobs, measure_on_cluster
 from sweeps.state import phase_states
 from sweeps.status import sweep_status
 
@@ -43,6 +52,7 @@ class FakeQueue:
         self.submitted: list[tuple[list[Job], dict[str, str]]] = []
         self.refuses = False
         self.cancelled: list[str] = []
+        self.last_id = 0
 
     def submit(
         self,
@@ -61,7 +71,8 @@ class FakeQueue:
         self.submitted.append((list(jobs), dict(submitted)))
         found = {}
         for job in jobs:
-            job_id = str(len(self.jobs) + 1)
+            self.last_id += 1
+            job_id = str(self.last_id)
             self.jobs[job_id] = QueuedJob(job_id, "PENDING", "None", "", 0, "", "")
             found[job.name] = Submission(job.name, job_id, "slurm", "test", str(folder), f"{job_id}_*_log.*", None)
             note_submission(job, found[job.name], None)
@@ -195,6 +206,72 @@ def test_finished_sweep_submits_its_evaluation_alone(
     assert [job.after for job in queue.submitted[0][0]] == [()]
 
 
+SHARED = ClusterProfile(name="test", executor="slurm", max_parallel=3)
+
+
+def test_evaluation_is_shared_among_as_many_jobs_as_may_run_and_gathered_behind_them(
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue
+) -> None:
+    plan = plan_of(SEEDS)
+    store(sweep_of(SEEDS), plan, sweep_folder)
+    submitted = submit_plan(plan, sweep_folder, SHARED, fresh())
+    jobs = {job.name: job for job in queue.submitted[0][0]}
+    _, first, second = plan.phases
+    names = [f"s-evaluate-{number}" for number in range(3)]
+    assert all(jobs[name].after == (first, second) for name in names)
+    assert jobs["s-evaluate"].after == tuple(names)
+    assert submitted.evaluation == "7", "the job that gathers"
+    contents = [json.loads(Path(jobs[name].argument).read_text()) for name in names]
+    assert [content["share"] for content in contents] == [0, 1, 2]
+    assert all(content["num_shares"] == 3 for content in contents)
+    assert [model["name"] for model in contents[0]["models"]][-2:] == ["nearest", "bicubic"]
+    assert all(Path(model["path"]).is_absolute() for model in contents[0]["models"][:2])
+
+
+def test_no_more_shares_than_models(
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue
+) -> None:
+    plan = plan_of(SEEDS)
+    store(sweep_of(SEEDS), plan, sweep_folder)
+    submit_plan(plan, sweep_folder, SHARED.model_copy(update={"max_parallel": 50}), fresh())
+    assert sum(job.target == "evaluation.shares:run_share" for job in queue.submitted[0][0]) == 4
+
+
+def test_waiting_shares_are_left_alone_replaced_and_cancelled_with_the_job_that_gathers(
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue, finish: Callable[[str], None]
+) -> None:
+    plan = plan_of(SEEDS)
+    pretrain, first, second = plan.phases
+    store(sweep_of(SEEDS), plan, sweep_folder)
+    submit_plan(plan, sweep_folder, SHARED, fresh())
+    submit_plan(plan, sweep_folder, SHARED, fresh())
+    assert len(queue.submitted[-1][0]) == 0 and not queue.cancelled
+    finish(pretrain)
+    del queue.jobs["1"], queue.jobs["2"]  # the second phase left without a word
+    submit_plan(plan, sweep_folder, SHARED, fresh())
+    assert sorted(queue.cancelled) == ["4", "5", "6", "7"]
+    waiting = {owner.job_id for owner in evaluation_jobs(sweep_folder, fresh())}
+    assert len(waiting) == 4 and waiting <= set(queue.jobs)
+    assert all(job.after == (first, second) for job in queue.submitted[-1][0] if "run_share" in job.target)
+
+
+def test_shares_that_are_lost_are_told_with_their_last_words(
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(SEEDS)
+    store(sweep_of(SEEDS), plan, sweep_folder)
+    evaluation = evaluation_of(sweep_folder)
+    asked: list[Job] = []
+    monkeypatch.setattr(shares, "submit", lambda jobs, *args, **more: asked.extend(jobs))
+    monkeypatch.setattr(collect, "Remaining", lambda *args: SimpleNamespace(total=8, count=lambda: 4))
+    seen: list[tuple[int, int]] = []
+    with pytest.raises(ClusterError, match=r"3 of 3 jobs of the evaluation left before their end.*it continues"):
+        measure_on_cluster(
+            sweep_folder, evaluation.models, evaluation.config, SHARED, lambda *now: seen.append(now), 0.01
+        )
+    assert len(asked) == 3 and seen[-1] == (4, 8)
+
+
 @pytest.fixture(scope="module")
 def dev_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevCluster]:
     if why_not():
@@ -239,6 +316,32 @@ def test_sweep_on_a_real_slurm_trains_every_phase_and_evaluates_after_them(
         1,
         1,
     ]
+
+
+@pytest.mark.slurm
+def test_evaluation_on_a_real_slurm_is_the_same_as_here(
+    plan_of: PlanOf, sweep_of: SweepOf, tmp_path: Path, dev_cluster: DevCluster
+) -> None:
+    random = np.random.default_rng(0)
+    for number in range(6):
+        path = tmp_path / "photos" / "sea" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(path)
+    pack([tmp_path / "photos"], tmp_path / "packed", codec="npy", tile_px=32, test=4, val=0, seed=0)
+    evaluate = {"dataset": str(tmp_path / "packed"), "scale": 4, "metrics": ["psnr", "ssim"]}
+    profile = ClusterProfile(
+        name="dev", executor="slurm", partition="low", max_parallel=2, slurm_conf=str(dev_cluster.conf)
+    )
+    scores = []
+    for number, cluster_profile in enumerate([profile, ClusterProfile(max_parallel=1)]):
+        folder = RunsFolder(tmp_path / str(number)).sweep("s")
+        store(sweep_of(SEEDS, evaluate=evaluate), plan_of(SEEDS), folder)
+        with Console(quiet=True) as console:
+            evaluate_here(evaluation_of(folder), console, cluster=cluster_profile)
+        scores.append(ScoreTable.load(folder.report).images)
+    submissions = list((tmp_path / "0" / "s" / "evaluation" / "shares-now").glob("share_*/submission.json"))
+    assert len(submissions) == 2 and len(scores[0]) == 8, "both baselines on four images"
+    assert scores[0].equals(scores[1])
 
 
 @pytest.mark.slurm

@@ -70,7 +70,7 @@ def sweep_file(tmp_path: Path, recipe: dict[str, Any], photos: Path) -> Path:
 def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[Evaluation]:
     """The evaluations that were asked for; nothing is measured."""
     asked: list[Evaluation] = []
-    monkeypatch.setattr(run, "evaluate_here", lambda evaluation, console: asked.append(evaluation))
+    monkeypatch.setattr(run, "evaluate_here", lambda evaluation, console, cluster: asked.append(evaluation))
     return asked
 
 
@@ -231,7 +231,7 @@ def test_followed_log_gives_what_is_added(tmp_path: Path) -> None:
 def _sweep_in_a_process(sweep_file: Path, runs: Path) -> subprocess.Popen[bytes]:
     code = (
         "import sys; from sweeps import apply, run; apply.TRAIN_TARGET = 'fake_trainer:main';"
-        "run.evaluate_here = lambda evaluation, console: None;"
+        "run.evaluate_here = lambda evaluation, console, cluster: None;"
         "sys.exit(run.run_sweep(sys.argv[1], cluster='local', runs_dir=sys.argv[2], check=False))"
     )
     return subprocess.Popen(

@@ -14,7 +14,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from evaluation.collect import evaluate, mark_stale, run_share, write_shares
+from evaluation.collect import Remaining, evaluate, mark_stale
 from evaluation.config import EvaluateConfig
 from evaluation.frechet import unbiased_mmd
 from evaluation.images import ImageInfo
@@ -22,10 +22,12 @@ from evaluation.inception import FIDInception
 from evaluation.model import Model, baseline
 from evaluation.roster import Entry
 from evaluation.scores import ScoreTable
-from evaluation.upsamplers import MethodUpsampler
+from evaluation.shares import finished_mark, run_share, write_shares
+from evaluation.upsamplers import MethodUpsampler, NetworkUpsampler
 from harness.data.degrade import degrade_image, upscale_image
 from harness.data.pack import pack
 from harness.errors import InputError
+from harness.networks import Network
 from harness.quality.psnr import psnr
 
 
@@ -217,6 +219,31 @@ def test_an_output_that_is_not_finite_is_named_and_no_number_is_made_of_it(
     assert opener.forwards["bad|sea/1"] == 1 + config.diversity.num_samples, "it is not tried again"
 
 
+class _NaNWhereBlack(torch.nn.Module):
+    def forward(self, lr_image_BCHW: torch.Tensor) -> torch.Tensor:
+        sr_BCHW = torch.nn.functional.interpolate(lr_image_BCHW, scale_factor=4.0)
+        return torch.where(sr_BCHW == 0, torch.nan, sr_BCHW)
+
+
+@pytest.mark.parametrize("tile_px", [None, 16])
+def test_an_image_that_turns_to_nan_fails_its_cell_alone_whole_or_in_tiles(tmp_path: Path, tile_px: int | None) -> None:
+    class Half(Pictures):
+        def read(self, image: ImageInfo) -> np.ndarray:
+            pixels = np.full((image.height, image.width, 3), 90, np.uint8)
+            pixels[100:140, 100:140] = 0 if image.key == "sea/1" else 90
+            return pixels
+
+    def opened(entry: Entry, scale: int, tile_px: int | None, device: str) -> NetworkUpsampler:
+        return NetworkUpsampler(Network(_NaNWhereBlack(), 4), entry.model.name, tile_px)
+
+    config = CONFIG.model_copy(update={"tile_px": tile_px})
+    pictures = Half({"sea": [(160, 160)] * 3, "sand": [(160, 160)] * 2})
+    table = evaluate(stand_ins(tmp_path, "a"), config, tmp_path, source=pictures, opener=opened)
+    assert set(table.missing) == {("a", "sea", metric) for metric in CONFIG.metrics}
+    assert "sea/1 of 3 images is not finite" in table.missing["a", "sea", "psnr"]
+    assert table.mean("a", "sand", "mse") == 0
+
+
 def test_a_model_that_cannot_be_read_says_so_in_each_of_its_cells_and_the_others_are_scored(tmp_path: Path) -> None:
     models = [*stand_ins(tmp_path, "a", "b"), Model("gone", "checkpoint", str(tmp_path / "gone"))]
     opener = CountingOpener(broken={"a": "unreadable"})
@@ -342,13 +369,27 @@ def test_two_processes_give_the_same_table_as_one(packed: str, tmp_path: Path) -
 
 
 def test_shares_of_a_cluster_measure_everything_between_them(packed: str, tmp_path: Path) -> None:
-    models = [baseline("bicubic"), baseline("nearest")]
-    for file in write_shares(models, on(packed), tmp_path / "out", 2):
+    models, out = [baseline("bicubic"), baseline("nearest")], tmp_path / "out"
+    files = write_shares(models, on(packed), out, 2, tmp_path / "shares")
+    remaining = Remaining(models, on(packed), out / "cache")
+    counts = [remaining.count()]
+    for file in files:
+        assert not finished_mark(file).exists()
         assert run_share(str(file)) == 0
-    stored = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cache").rglob("*.json")}
-    table = evaluate(models, on(packed), tmp_path / "out")
+        assert finished_mark(file).exists()
+        counts.append(remaining.count())
+    assert counts == [8, 4, 0] and remaining.total == 8
+    stored = {path: path.stat().st_mtime_ns for path in (out / "cache").rglob("*.json")}
+    table = evaluate(models, on(packed), out)
     assert not table.missing and len(table.images) == 8
-    assert stored == {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cache").rglob("*.json")}
+    assert stored == {path: path.stat().st_mtime_ns for path in (out / "cache").rglob("*.json")}
+
+
+def test_a_share_that_cannot_be_measured_leaves_with_wrong_input(tmp_path: Path, capsys) -> None:
+    config = EvaluateConfig(scale=4, dataset=str(tmp_path / "gone"))
+    (file,) = write_shares([baseline("bicubic")], config, tmp_path / "out", 1, tmp_path / "shares")
+    assert run_share(str(file)) == 2
+    assert "gone" in capsys.readouterr().err and not finished_mark(file).exists()
 
 
 def save_sr_images(table: ScoreTable, packed: str, folder: Path) -> None:
