@@ -12,7 +12,7 @@ import typer
 from harness import cli_tools as tools
 from harness.cli_tools import RUNS, Runs, SweepName
 from harness.data.config import Kernel
-from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_WRONG_INPUT, InputError, TrainingError
+from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SAVED, EXIT_WRONG_INPUT, InputError, TrainingError
 from harness.screen import make_console, progress_bar, say
 
 if TYPE_CHECKING:
@@ -168,6 +168,12 @@ def degrade(
 # -- runs -------------------------------------------------------------------------------------------------------------
 
 
+_HOW_TRAINING_ENDED = {
+    EXIT_DONE: "finished; its generator is generator.safetensors",
+    EXIT_SAVED: "saved; the same command goes on from here",
+}
+
+
 @app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="A run's configuration.")],
@@ -178,7 +184,10 @@ def train(
     from harness.config import load_run_config
     from harness.train.job import train_recipe
 
-    return train_recipe(load_run_config(recipe, overrides or []), out)
+    code = train_recipe(load_run_config(recipe, overrides or []), out)
+    if code in _HOW_TRAINING_ENDED:
+        say(make_console(), f"{out}: {_HOW_TRAINING_ENDED[code]}")
+    return code
 
 
 @app.command()

@@ -128,6 +128,7 @@ def test_an_interrupted_run_is_saved_and_goes_on(tmp_path: Path, recipe: Path) -
     said = interrupt(process, lambda: steps(run) > 0)
     assert process.returncode == 75, said
     assert "Traceback" not in said
+    assert "the same command goes on" in said
     state = json.loads((run / "status.json").read_text())
     assert state["state"] == "saved"
     newest = max((run / "checkpoints").glob("step_*"))
@@ -135,6 +136,7 @@ def test_an_interrupted_run_is_saved_and_goes_on(tmp_path: Path, recipe: Path) -
     assert not list(run.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_two_commands_train_one_folder_one_after_the_other(tmp_path: Path, recipe: Path) -> None:
     words = ["train", recipe, "phases.0.iterations=300", "log_every=10", "--out", tmp_path / "run"]
     codes = sorted(process.wait(60) for process in [start(*words), start(*words)])
