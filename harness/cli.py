@@ -182,11 +182,13 @@ def train(
 ) -> int:
     """Train one run here, resuming what its folder holds."""
     from harness.config import load_run_config
-    from harness.train.job import train_recipe
+    from harness.train.job import leave, train_recipe
 
     code = train_recipe(load_run_config(recipe, overrides or []), out)
     if code in _HOW_TRAINING_ENDED:
         say(make_console(), f"{out}: {_HOW_TRAINING_ENDED[code]}")
+    if "RANK" in os.environ:
+        leave(code)
     return code
 
 

@@ -21,8 +21,6 @@ from slurm.job import Job, Payload, read_payload, write_private
 from slurm.requeue import restart_count, saved_note
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-# Leaving must not hang on a thread or a process group that does not end: ranks that stay drain their node.
-_LEAVE_WITHIN_S = 10.0
 # Ranks whose supervisor is gone save on SIGTERM; this long at most.
 _ORPHAN_GRACE_S = 60.0
 
@@ -129,12 +127,10 @@ def _end_with_supervisor() -> None:
 
 
 def _leave(code: int) -> None:
+    """Ends the process at once: all is written, and tearing down a process group's threads may hang or abort it."""
     sys.stdout.flush()
     sys.stderr.flush()
-    watch = threading.Timer(_LEAVE_WITHIN_S, os._exit, (code,))
-    watch.daemon = True
-    watch.start()
-    sys.exit(code)
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from harness.alone import alone_in
 from harness.config import RunConfig, check_same_result, dump_yaml, pretrained_networks
@@ -94,6 +95,17 @@ def prepare_folder(out: Path, config: RunConfig) -> None:
         temporary.replace(stored)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror}); give another output folder.") from None
+
+
+def leave(code: int) -> NoReturn:
+    """Ends a rank's process at once.
+
+    All is written by then, and the interpreter's teardown of a process group's native threads can abort a rank that is
+    done ("terminate called without an active exception"), which would look like a death.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _coded(train: Callable[[], int]) -> int:

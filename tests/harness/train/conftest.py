@@ -91,7 +91,7 @@ class Launcher:
         return path
 
     def start(self, run_file: Path, num_ranks: int = 1) -> list[subprocess.Popen[bytes]]:
-        call = f"import sys; from harness.train.job import main; sys.exit(main({str(run_file)!r}))"
+        call = f"from harness.train.job import leave, main; leave(main({str(run_file)!r}))"
         common = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
