@@ -5,6 +5,8 @@ SWEEP ?= sweeps/catalog/demo.yaml
 CLUSTER ?= auto
 RUNS ?= runs
 ARGS ?=
+# Some pinned versions need Python 3.11; on 3.10 the lower bounds of pyproject.toml decide.
+PINS = $(BIN)/python -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")'
 export HARNESS_RUNS = $(RUNS)
 
 .PHONY: install lint test test-all test-slurm smoke bench sweep slurm-dev slurm-dev-stop clean
@@ -13,7 +15,7 @@ install: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check $$($(PINS)) -e '.[dev]'
 	touch $@
 
 lint: install

@@ -157,7 +157,7 @@ class PlainTraining:
         losses = [self._update_discriminator(lr_image, hr_image, patches.position)] if self._discriminator else []
         sr_image = self._generator(lr_image)
         terms = self._phase.losses(sr_image, hr_image)
-        losses += [float(value) for value in terms.values()]
+        losses += [value.item() for value in terms.values()]
         total = sum(
             (self._phase.losses.weights[k] * v for k, v in terms.items()), torch.zeros((), device=lr_image.device)
         )
@@ -165,7 +165,7 @@ class PlainTraining:
             game = self._phase.config.adversarial
             real_logits = self._discriminator(hr_image) if adversarial.needs_real_logits(game.form) else None
             term = adversarial.generator_loss(game.form, self._discriminator(sr_image), real_logits)
-            losses.append(float(term))
+            losses.append(term.item())
             total = total + game.weight * term
         self._generator_adam.zero_grad()
         total.backward()
@@ -182,7 +182,7 @@ class PlainTraining:
         self._discriminator_adam.zero_grad()
         loss.backward()
         self._discriminator_adam.step()
-        return float(loss)
+        return loss.item()
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
