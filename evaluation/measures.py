@@ -2,8 +2,8 @@
 
 Rules. A grey HR image is compared as grey: PSNR and SSIM use its levels and the luma-weighted grey of the SR image.
 MSE, PSNR and SSIM leave out a border; the other measures see the whole image. An image that is too small for a measure
-(SSIM: 11 px after the border; LPIPS: the network's limit) has NaN there. Numbers are computed in float64, networks in
-float32.
+(SSIM: 11 px after the border; LPIPS: the network's limit) has NaN there. Numbers are computed in float64 (SSIM to
+5e-6), networks in float32.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # The weights of grey in image files (Pillow's `convert("L")`); for equal channels they change nothing.
 _GREY_WEIGHTS = (0.299, 0.587, 0.114)
+_FLOAT32_MSE = 20.0**2
 
 
 @dataclass
@@ -49,6 +50,7 @@ class Measures:
         self.color_space = color_space
         self.border_px = border_px
         self.networks = networks
+        _keep_memory()
 
     def identity(self, metric: str) -> str:
         """Name, version and settings of a metric: numbers of another identity are not comparable."""
@@ -104,7 +106,7 @@ class Measures:
             return _each(partial(psnr, data_range=255), compared, reference.compared)
         if min(compared[0].shape[-2:]) < WINDOW_PX:
             return None
-        return _each(partial(ssim, data_range=255), compared, reference.compared)
+        return _each(_ssim, compared, reference.compared)
 
     def _compared(self, image_NHWC: np.ndarray, grey: bool) -> list[torch.Tensor] | None:
         cropped_NHWC = _cropped(image_NHWC, self.border_px)
@@ -123,6 +125,23 @@ def _each(
 ) -> torch.Tensor:
     """The measure of each pair, (N,). One image at a time stays in the processor's cache: twice as fast as a batch."""
     return torch.cat([measure(a, b) for a, b in zip(preds, target, strict=True)])
+
+
+def _ssim(preds_BCHW: torch.Tensor, target_BCHW: torch.Tensor) -> torch.Tensor:
+    """SSIM of a float64 pair to 5e-6 (pictures: 1e-6): in float32, unless the images have little in common."""
+    if mse(preds_BCHW, target_BCHW).item() > _FLOAT32_MSE:
+        return ssim(preds_BCHW, target_BCHW, data_range=255)
+    return ssim(preds_BCHW.float(), target_BCHW.float(), data_range=255)
+
+
+def _keep_memory() -> None:
+    """Makes the C library keep memory that is freed, for as long as it is of the size of an image.
+
+    glibc gives larger pieces back to the system, and learns what is large from the largest piece that it has seen
+    freed (up to 32 MiB). Until a network has run, every map of an image would cost page faults: SSIM takes up to five
+    times as long.
+    """
+    torch.empty(31 << 20, dtype=torch.uint8)
 
 
 def unit_range(image_NHWC: np.ndarray, device: str = "cpu") -> torch.Tensor:

