@@ -145,7 +145,7 @@ def _index(node: list[Any], part: str, path: str, source: str) -> int:
 
 
 def _sentence(cls: type[BaseModel], values: Any, error: ErrorDetails) -> str:
-    key = _path(values, error["loc"]) or "the whole"
+    key = _path(values, error["loc"])
     if error["type"] == "extra_forbidden":
         wrong = str(error["loc"][-1])
         near = difflib.get_close_matches(wrong, sorted(_known_keys(cls)), n=1, cutoff=0.5)
@@ -162,7 +162,8 @@ def _sentence(cls: type[BaseModel], values: Any, error: ErrorDetails) -> str:
     given = error.get("input")
     shown = "" if isinstance(given, (dict, list)) or error["type"] == "value_error" else f", got {given!r}"
     end = "" if message.endswith("?") and not shown else "."
-    return f"key '{key}': {message[:1].lower() + message[1:]}{shown}{end}"
+    where = f"key '{key}': " if key else ""
+    return f"{where}{message[:1].lower() + message[1:]}{shown}{end}"
 
 
 def _path(values: Any, place: tuple[int | str, ...]) -> str:

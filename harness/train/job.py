@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from harness.train.lost import lost_a_rank
 from harness.weights import find
 
 _NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
+_CONFIG = "config.yaml"
 
 
 class RunFile(Section):
@@ -63,13 +65,29 @@ def _train_file(run: RunFile) -> int:
 
 @contextmanager
 def _own_folder(out: Path, config: RunConfig) -> Iterator[None]:
-    """A run folder of this run, held against other trainers; rank 0 does both for all ranks."""
+    """A run folder of this run, held against other trainers; rank 0 does both for all ranks.
+
+    Wrong input leaves nothing behind of a run that had not begun, so that the mended command may use the folder.
+    """
+    existed, begun = out.exists(), (out / _CONFIG).exists()
     prepare_folder(out, config)
     if _rank() != 0:
         yield
         return
     with alone_in(out, lock=".trainer"):
-        yield
+        try:
+            yield
+        except InputError:
+            if not any((out / name).exists() for name in ("checkpoints", "metrics.jsonl")):
+                _forget(out, existed, begun)
+            raise
+
+
+def _forget(out: Path, existed: bool, begun: bool) -> None:
+    if not existed:
+        shutil.rmtree(out, ignore_errors=True)
+    elif not begun:
+        (out / _CONFIG).unlink(missing_ok=True)
 
 
 def _rank() -> int:
@@ -82,7 +100,7 @@ def prepare_folder(out: Path, config: RunConfig) -> None:
     Raises:
         InputError: the folder cannot be written, or holds another run.
     """
-    stored = out / "config.yaml"
+    stored = out / _CONFIG
     if stored.exists():
         for line in check_same_result(parse(RunConfig, read_yaml(stored), str(stored)), config, out):
             print(f"note: continued with {line}", flush=True)

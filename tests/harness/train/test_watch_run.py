@@ -103,3 +103,15 @@ def test_a_discriminator_that_is_always_right_stops_the_run(recipe, tmp_path, mo
     assert train_recipe(short(recipe, watch=watch), tmp_path / "run") == EXIT_FAILURE
     assert "right about every image for 10 steps" in capfd.readouterr().err
     assert newest_good(tmp_path / "run" / "checkpoints") is not None
+
+
+def test_wrong_input_leaves_no_folder_that_would_refuse_the_mended_run(recipe, tmp_path):
+    """A patch larger than the tiles is noticed only once the data is open."""
+    wrong = short({**recipe, "data": {**recipe["data"], "patch_px": 64}}, discriminator=None)
+    assert train_recipe(wrong, tmp_path / "new") == 2
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "notes.txt").write_text("mine")
+    assert train_recipe(wrong, tmp_path / "there") == 2
+    assert train_recipe(short(recipe), tmp_path / "there") == EXIT_DONE
+    assert (tmp_path / "there" / "notes.txt").read_text() == "mine"
