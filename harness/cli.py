@@ -302,12 +302,13 @@ def logs(
 def evaluate(
     name: SweepName = None,
     overrides: Overrides = None,
+    cluster: Annotated[str, typer.Option(help="A cluster profile; a SLURM one shares the work out to jobs.")] = "local",
     runs: Runs = RUNS,
 ) -> None:
     """Score what is missing of a sweep and write its report; takes its name or its (edited) file."""
     from sweeps.evaluate import evaluate_here, find_evaluation
 
-    evaluate_here(find_evaluation(name, overrides or [], runs), make_console())
+    evaluate_here(find_evaluation(name, overrides or [], runs), make_console(), cluster=cluster)
 
 
 @app.command()
