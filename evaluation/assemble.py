@@ -14,7 +14,7 @@ import pandas as pd
 from evaluation.cells import NOT_FINITE, REALS, Rows, ScoreCache
 from evaluation.frechet import FeatureStatistics, frechet_distance, kernel_distance
 from evaluation.images import Chunk, Condition
-from evaluation.metrics import FEW_IMAGES_FOR_FID, METRICS, names_of
+from evaluation.metrics import FEW_IMAGES_FOR_FID, METRICS, NOISE_METRICS, names_of
 from evaluation.roster import Entry
 from evaluation.score_folder import few_images_note
 from evaluation.scores import IMAGE_KEYS, SET_KEYS, ScoreTable
@@ -147,7 +147,7 @@ class Assembler:
 
     def _add_set(self, cell: _Cell, metric: str) -> str | None:
         """Adds a number over the cell's images; returns the reason where there is none."""
-        if metric == "diversity":
+        if metric in NOISE_METRICS:
             values = np.array([row[self.job.identity(metric)] for row in cell.rows.values()])
             score = {"value": float(values.mean()), "deviation": float(values.std(ddof=1)) if len(values) > 1 else 0.0}
         else:

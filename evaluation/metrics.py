@@ -16,10 +16,13 @@ MetricName = Literal[
     "fid",
     "kid",
     "diversity",
+    "diversity-cost",
 ]
 Scope = Literal["image", "set"]
 
 FEW_IMAGES_FOR_FID = 2048
+NOISE_METRICS = ("diversity", "diversity-cost")
+"""Measured on outputs of inputs with noise, so not on images that somebody else has made."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,10 @@ _TABLE = (
     Metric("color-shift", "Colour shift", False, "", 2, "image", 1, "distance of the mean (a*, b*) in CIELAB"),
     Metric("fid", "FID", False, "", 2, "set", 1, "Frechet distance of Inception features"),
     Metric("kid", "KID", False, "", 5, "set", 1, "unbiased kernel distance of Inception features"),
-    Metric("diversity", "Diversity", True, "", 3, "set", 1, "spread of outputs for inputs that differ by noise"),
+    Metric("diversity", "Diversity", True, "", 3, "set", 2, "mean distance of outputs for inputs that differ by noise"),
+    Metric(
+        "diversity-cost", "Cost of diversity", False, "dB", 2, "set", 1, "PSNR that this noise takes from the outputs"
+    ),
 )
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}

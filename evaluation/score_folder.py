@@ -14,7 +14,7 @@ from rich.table import Table
 
 from evaluation.frechet import FeatureStatistics, frechet_distance, kernel_distance
 from evaluation.measures import Measures, unit_range
-from evaluation.metrics import FEW_IMAGES_FOR_FID, METRICS
+from evaluation.metrics import FEW_IMAGES_FOR_FID, METRICS, NOISE_METRICS
 from evaluation.networks import INCEPTION_METRICS, Finder, Networks, locate
 from harness.data.images import read_image
 from harness.errors import InputError
@@ -132,7 +132,7 @@ def _check_options(color: str, crop_border: int, metrics: tuple[str, ...]) -> No
         raise InputError(f"--color {color}: is not known; give y or rgb.")
     if crop_border < 0:
         raise InputError(f"--crop-border {crop_border}: is below 0; give the number of pixels to leave out.")
-    allowed = [name for name in METRICS if name != "diversity"]
+    allowed = [name for name in METRICS if name not in NOISE_METRICS]
     wrong = [name for name in metrics if name not in allowed]
     if wrong or not metrics:
         raise InputError(f"--metrics {','.join(wrong) or '(none)'}: cannot be measured here; give some of {allowed}.")

@@ -17,7 +17,7 @@ from evaluation.device import float32_proper
 from evaluation.diversity import diversity
 from evaluation.images import Chunk, Condition, ImageInfo, ImageSource, batches_of, chunks_of
 from evaluation.measures import Measures, Reference, unit_range
-from evaluation.metrics import METRICS
+from evaluation.metrics import METRICS, NOISE_METRICS
 from evaluation.networks import INCEPTION_METRICS, Located, Networks
 from evaluation.roster import Entry
 from evaluation.upsamplers import FolderUpsampler, Upsampler, open_network_of, open_upsampler
@@ -79,13 +79,13 @@ class Job:
             parts.append(self.config.color)
         if metric in ("mse", "psnr", "ssim"):
             parts.append(f"border{self.border_px}")
-        if metric == "diversity":
+        if metric in NOISE_METRICS:
             parts += [str(self.config.diversity.num_samples), str(self.config.diversity.noise_std)]
         return ":".join([*parts, self.located.identity(metric)]).removesuffix(":")
 
     def row_metrics(self, entry: Entry) -> tuple[str, ...]:
         """Metrics that have a number per image in the cache; finished images have no spread to provoke."""
-        without = (*INCEPTION_METRICS, "diversity") if entry.model.kind == "folder" else INCEPTION_METRICS
+        without = (*INCEPTION_METRICS, *NOISE_METRICS) if entry.model.kind == "folder" else INCEPTION_METRICS
         return tuple(metric for metric in self.metrics if metric not in without)
 
     def add_chunks(self, source: ImageSource) -> None:
@@ -195,8 +195,11 @@ class Worker:
             upsampler = self._upsampler(index)
             sr_NHWC, finite_N = upsampler.batch(lr_NHWC, keys)
             columns = self.measures.scores(sr_NHWC, reference)
-            if "diversity" in self.job.row_metrics(entry):
-                columns["diversity"] = diversity(upsampler, lr_NHWC, keys, self.job.config.diversity)
+            wanted = [metric for metric in self.job.row_metrics(entry) if metric in NOISE_METRICS]
+            if wanted:
+                hr_NHWC = reference.hr_NHWC
+                provoked = diversity(upsampler, lr_NHWC, sr_NHWC, hr_NHWC, keys, self.job.config.diversity)
+                columns |= {metric: provoked[metric] for metric in wanted}
         except InputError as error:
             self.failures[name] = str(error)
             return
