@@ -94,7 +94,8 @@ class NodeCache:
                 part.unlink()
                 raise DataError(f"{url}: has {found} bytes instead of {size}; upload or pack it again.")
             target.flush()
-            os.replace(part, path)
+            with self._locked(self.folder / ".evict"):  # or whoever counts the files might see neither name
+                os.replace(part, path)
 
     def _reserved(self, part: Path, size: int) -> BinaryIO:
         """A new file that counts `size` bytes, after the least recently used files that nobody has open made room."""

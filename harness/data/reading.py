@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import tokenize
 import zlib
 from collections import OrderedDict
 from pathlib import Path
@@ -165,8 +166,9 @@ def npy_layout(start: bytes, name: str) -> tuple[int, tuple[int, int, int]]:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file, max_header_size=1000)
-    except (ValueError, EOFError, OSError) as error:
-        raise DataError(f"{name}: is not a .npy array ({str(error).splitlines()[0]}); pack it again.") from None
+    except (ValueError, EOFError, OSError, SyntaxError, tokenize.TokenError, TypeError, KeyError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{name}: is not a .npy array ({reason}); pack it again.") from None
     if dtype != np.uint8 or fortran or len(shape) != 3 or shape[2] != 3:
         raise DataError(f"{name}: is {dtype} of shape {shape}; only uint8 of H x W x 3 in C order is read.")
     return file.tell(), shape
