@@ -14,9 +14,10 @@ export HARNESS_RUNS = $(RUNS)
 install: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check $$($(PINS)) -e '.[dev]'
-	touch $@
+	@echo "installing into $(VENV); this takes a few minutes the first time"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -qq --disable-pip-version-check $$($(PINS)) -e '.[dev]'
+	@touch $@
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
