@@ -45,7 +45,7 @@ def upscale(
     seed: Annotated[int, typer.Option(help="Another seed draws other noise.")] = 0,
     format: Annotated[str, typer.Option(help="png, jpg, webp, tif, or same.")] = "png",
 ) -> int:
-    """Upscale images with a network or an interpolation, in bounded memory."""
+    """Upscale images with a network or an interpolation."""
     from harness.terminal import upscale_shown
     from harness.upscale import Options
 
@@ -103,7 +103,7 @@ def weights_verify(
 
 @weights_app.command("fetch")
 def weights_fetch(names: Annotated[list[str], typer.Argument(help="Networks, or all.")]) -> None:
-    """Download networks where there is a network connection; compute nodes never do."""
+    """Download networks; not inside a job, compute nodes never do."""
     from harness.weights import TABLE, fetch
 
     console = make_console()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +116,12 @@ def test_a_wrong_command_would_be_found(line: str) -> None:
 def test_a_wrong_target_would_be_found() -> None:
     with pytest.raises(AssertionError):
         check_make(["swep"])
+
+
+def test_no_summary_in_the_help_is_cut_off(environment: dict[str, str]) -> None:
+    harness = [sys.executable, "-m", "harness"]
+    narrow = {**environment, "COLUMNS": "80"}
+    for group in ([], ["weights"]):
+        shown = subprocess.run([*harness, *group, "--help"], env=narrow, capture_output=True, text=True, check=True)
+        assert "Commands:" in shown.stdout
+        assert "..." not in shown.stdout.split("Commands:")[1]
