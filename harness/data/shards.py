@@ -42,7 +42,7 @@ class Dataset:
         self.split_code, self.splits = coded["split"]
         self.shard_code, self.shards = coded["shard"]
         self.extension_code, self.extensions = coded["extension"]
-        columns = {name: sidecar.read_columns(index_path, [name])[name].to_numpy().copy() for name in _PLAIN}
+        columns = {name: sidecar.numbers(sidecar.read_columns(index_path, [name])[name]) for name in _PLAIN}
         pa.default_memory_pool().release_unused()
         self.source_hash: np.ndarray = columns["source_hash"]
         self.offset: np.ndarray = columns["offset"]

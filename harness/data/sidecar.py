@@ -229,7 +229,8 @@ def read_columns(path: Path, columns: list[str]) -> pa.Table:
         DataError: unreadable, or a column is missing or of another type.
     """
     try:
-        table = pq.read_table(path, columns=columns, use_threads=False, pre_buffer=False, memory_map=True)
+        with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:  # read_table would import pandas
+            table = file.read(columns=columns, use_threads=False)
         table = table.cast(pa.schema([SCHEMA.field(name) for name in columns]))
         if any(column.null_count for column in table.columns):
             raise ValueError("a value is missing")
@@ -244,4 +245,13 @@ def codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
     combined = column.unify_dictionaries().combine_chunks()
     if isinstance(combined, pa.ChunkedArray):
         combined = combined.chunk(0) if combined.num_chunks else pa.array([], column.type)
-    return combined.indices.to_numpy(zero_copy_only=False), combined.dictionary.to_pylist()
+    return numbers(pa.chunked_array([combined.indices])), combined.dictionary.to_pylist()
+
+
+def numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """A copy of a column without nulls; `to_numpy` would import pandas, which every start of a run would pay for."""
+    if not column.num_chunks:
+        return np.empty(0, column.type.to_pandas_dtype())
+    is_bool = pa.types.is_boolean(column.type)
+    parts = [np.from_dlpack(chunk.cast(pa.uint8()) if is_bool else chunk) for chunk in column.chunks]
+    return np.concatenate(parts).view(bool) if is_bool else np.concatenate(parts)

@@ -19,6 +19,7 @@ from harness.data.prepare import Prepare
 from harness.losses.build import build_losses
 from harness.models.transfer import reinit_last, trainable_last
 from harness.train.config import OptimizerConfig
+from harness.train.lean import LeanAdam, LeanAdamW
 from harness.train.nets import Nets
 from harness.train.ranks import Ranks
 from harness.train.schedule import learning_rate_at
@@ -168,7 +169,7 @@ def _freeze_statistics(module: nn.Module) -> None:
 
 def _adam(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     parameters = [p for p in module.parameters() if p.requires_grad]
-    build: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW if config.weight_decay else torch.optim.Adam
+    build: Callable[..., torch.optim.Optimizer] = LeanAdamW if config.weight_decay else LeanAdam
     return build(
         parameters,
         lr=config.learning_rate,
