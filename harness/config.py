@@ -76,6 +76,8 @@ class RunConfig(Section):
     """Networks in torch's channels_last memory format, faster with convolutions; equal up to rounding."""
     deterministic: bool = False
     """Bitwise repeatable on a GPU too, at some cost in speed."""
+    cuda_graphs: Literal["auto", "on", "off"] = "auto"
+    """Start a step's work on a GPU all at once; auto does so on a single rank. It changes no result."""
     data: DataConfig
     generator: GeneratorConfig
     discriminator: DiscriminatorConfig | None = None
@@ -149,7 +151,7 @@ def dump_yaml(section: Section) -> str:
 
 
 # Keys that change how a run is watched or stored, never what it learns.
-HARMLESS_KEYS = ("name", "validation", "checkpoint", "log_every", "trackers", "watch")
+HARMLESS_KEYS = ("name", "validation", "checkpoint", "log_every", "trackers", "watch", "cuda_graphs")
 _HARMLESS_DATA_KEYS = ("read_threads", "cache_gb")
 
 

@@ -43,10 +43,19 @@ class Controller(nn.Module):
         """Ends a discriminator update, and with it perhaps a window; a fixed p stays.
 
         Args:
-            step: discriminator updates before this one; it alone decides when a window ends, so all ranks agree.
+            step: discriminator updates before this one.
             batch_size: global batch.
             reduce: called once per window; None on one rank.
         """
+        if self.ends_window(step):
+            self.move(batch_size, reduce)
+
+    def ends_window(self, step: int) -> bool:
+        """Whether p moves after discriminator update number `step`; it alone decides, so all ranks agree."""
+        return False
+
+    def move(self, batch_size: int, reduce: Reduce | None = None) -> None:
+        """Moves p by what the window says, and begins another."""
 
     def pool(self, reduce: Reduce) -> None:
         """Averages the running window over the ranks, so that a checkpoint of one rank speaks for all of them."""
@@ -64,12 +73,11 @@ class AdaptiveController(Controller):
         signs = torch.sign(real_logits.detach().to(torch.float64))
         self.tally += torch.stack([signs.sum(), torch.ones_like(signs).sum()])
 
-    @torch.no_grad()
-    def end_step(self, step: int, batch_size: int, reduce: Reduce | None = None) -> None:
-        if (step + 1) % self.config.every == 0:
-            self._move(batch_size, reduce)
+    def ends_window(self, step: int) -> bool:
+        return (step + 1) % self.config.every == 0
 
-    def _move(self, batch_size: int, reduce: Reduce | None) -> None:
+    @torch.no_grad()
+    def move(self, batch_size: int, reduce: Reduce | None = None) -> None:
         tally = self.tally if reduce is None else reduce(self.tally)
         r_t = tally[0] / tally[1]
         move = self._step_size(batch_size)

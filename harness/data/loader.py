@@ -32,7 +32,10 @@ _SUBSTITUTES = 64
 
 @dataclass(frozen=True)
 class Batch:
-    """Patches of one step and rank: uint8 B x H x W x 3, and each patch's global position (int64). On the CPU."""
+    """Patches of one step and rank: uint8 B x H x W x 3, and each patch's global position (int64).
+
+    The loader's lie on the CPU, in pinned memory where there is a GPU.
+    """
 
     hr_BHWC: torch.Tensor
     position_B: torch.Tensor
@@ -190,7 +193,8 @@ class PatchLoader:
                 readers[source].read(sample, top, left, hr_BHX[slot])
             except DataError as error:
                 self._substitute(readers, int(position_B[slot]), source, sample, hr_BHX[slot], error)
-        return Batch(hr_BHWC, torch.from_numpy(position_B))
+        position = torch.from_numpy(position_B)
+        return Batch(hr_BHWC, position.pin_memory() if self._ring.pinned else position)
 
     def _announce(self, position: int) -> None:
         """Tells remote datasets the shards of the next two windows, every quarter of a window."""
@@ -301,13 +305,13 @@ class _BufferRing:
         self._most = most
         self._buffers: list[np.ndarray] = []
         self._lock = threading.Lock()
-        self._pinned = torch.cuda.is_available()
+        self.pinned = torch.cuda.is_available()
         self._references_when_free = _references([np.empty(0)])[0]
 
     def take(self) -> tuple[np.ndarray, torch.Tensor]:
         """(the buffer as B x H x 3W, the same memory as a tensor B x H x W x 3)."""
         size_B, height, width3 = self._shape
-        if self._pinned:  # torch's own cache of pinned memory knows when a copy to the device has ended
+        if self.pinned:  # torch's own cache of pinned memory knows when a copy to the device has ended
             tensor = torch.empty((size_B, height, width3 // 3, 3), dtype=torch.uint8, pin_memory=True)
             return tensor.numpy().reshape(self._shape), tensor
         with self._lock:

@@ -93,14 +93,13 @@ class Degrade:
         names = list(weights)
         matrices = np.stack([resize_matrix(name, patch_px, scale) for name in names])
         self._matrix_KOI = torch.from_numpy(matrices.astype(np.float32))
-        self._rounds_K = torch.tensor([name in ROUNDS_BETWEEN for name in names])
-        self._turned_K = torch.tensor([name in ROWS_FIRST for name in names])
+        rounds, turned = [name in ROUNDS_BETWEEN for name in names], [name in ROWS_FIRST for name in names]
+        self._rounds_K, self._turned_K = torch.tensor(rounds), torch.tensor(turned)
         self._bands = _bands((matrices != 0).any(axis=0).reshape(matrices.shape[1:]))
         share = np.cumsum([weights[name] for name in names]) / sum(weights.values())
         self._share_K = torch.from_numpy(share[:-1].astype(np.float32))
-        self._always_rounds = bool(self._rounds_K.all())
-        self._any_turned = bool(self._turned_K.any())
-        self._never_rounds = not bool(self._rounds_K.any())
+        self._always_rounds, self._never_rounds = all(rounds), not any(rounds)
+        self._any_turned = any(turned)
 
     def __call__(self, levels_BHWC: torch.Tensor, position_B: torch.Tensor) -> torch.Tensor:
         """LR levels 0..255 (float32, BCHW, whole numbers) of HR levels 0..255 (float32, BHWC)."""

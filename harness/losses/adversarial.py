@@ -75,25 +75,18 @@ def labels(config: AdversarialConfig, seed: int, position_B: Tensor, side: str) 
     return label
 
 
-def instance_noise(
-    config: AdversarialConfig,
-    images_BCHW: Tensor,
-    seed: int,
-    purpose: str,
-    position_B: Tensor,
-    step_in_phase: int | Tensor,
-) -> Tensor:
-    """The discriminator's input with noise whose deviation falls linearly to 0 (`ESRDGAN`; Mescheder et al. 2018).
+def instance_noise_std(config: AdversarialConfig, step_in_phase: int) -> float:
+    """The deviation of the instance noise, which falls linearly to 0 (`ESRDGAN`; Mescheder et al. 2018)."""
+    if step_in_phase >= config.instance_noise_steps:
+        return 0.0
+    return config.instance_noise_std * (1 - step_in_phase / config.instance_noise_steps)
 
-    `purpose` tells draws for real images from those for fakes. `step_in_phase` may be a tensor on the device, so that
-    a captured graph need not change. Without noise, or past its end, the images themselves are returned.
+
+def with_instance_noise(std: Tensor, images_BCHW: Tensor, seed: int, purpose: str, position_B: Tensor) -> Tensor:
+    """The images with Gaussian noise of deviation `std`, a scalar on their device.
+
+    `purpose` tells draws for real images from those for fakes.
     """
-    if config.instance_noise_std == 0:
-        return images_BCHW
-    if not isinstance(step_in_phase, Tensor) and step_in_phase >= config.instance_noise_steps:
-        return images_BCHW
-    left = 1 - step_in_phase / config.instance_noise_steps
-    std = config.instance_noise_std * (left.clamp(min=0) if isinstance(left, Tensor) else left)
     noise = normal_tensor(key(seed, "instance noise", purpose), position_B, tuple(images_BCHW.shape[1:]))
     return images_BCHW + std * noise
 

@@ -19,12 +19,15 @@ class Ema:
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
         self._averages: list[torch.Tensor] = list(self.module.parameters())
         self._values: list[torch.Tensor] = list(module.parameters())
-        self._buffers = [
-            (average, value) for average, value in zip(self.module.buffers(), module.buffers(), strict=True)
-        ]
+        # Of one type each: lists of mixed types are copied one by one.
+        self._buffers: dict[torch.dtype, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
+        for average, value in zip(self.module.buffers(), module.buffers(), strict=True):
+            averages, values = self._buffers.setdefault(value.dtype, ([], []))
+            averages.append(average)
+            values.append(value)
 
     @torch.no_grad()
     def update(self) -> None:
         torch._foreach_lerp_(self._averages, self._values, 1.0 - self.decay)
-        for average, value in self._buffers:
-            average.copy_(value)
+        for averages, values in self._buffers.values():
+            torch._foreach_copy_(averages, values)

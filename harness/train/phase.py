@@ -16,31 +16,29 @@ from harness.augment.build import build_augment
 from harness.config import PhaseConfig, RunConfig
 from harness.data.loader import Batch, PatchLoader
 from harness.data.prepare import Prepare
+from harness.losses import adversarial
 from harness.losses.build import build_losses
 from harness.models.transfer import reinit_last, trainable_last
 from harness.train.config import OptimizerConfig
+from harness.train.graph import graphs_for
 from harness.train.lean import LeanAdam, LeanAdamW
 from harness.train.nets import Nets
+from harness.train.patches import Buffers, Patches, on_device
 from harness.train.ranks import Ranks
 from harness.train.schedule import learning_rate_at
 
 
 @dataclass(frozen=True)
-class Patches:
-    """What one update looks at: images float32 NCHW in [0, 1], and each sample's global position."""
+class StepKind:
+    """Which parts an iteration has. Two iterations of a kind do the same operations on other values."""
 
-    lr_image: torch.Tensor
-    hr_image: torch.Tensor
-    position: torch.Tensor
-
-    def split(self, parts: int) -> list[Patches]:
-        """Micro-batches of equal size."""
-        if parts == 1:
-            return [self]
-        return [
-            Patches(*tensors)
-            for tensors in zip(self.lr_image.chunk(parts), self.hr_image.chunk(parts), self.position.chunk(parts))
-        ]
+    updates_generator: bool
+    penalises_gradient: bool
+    """The R1 penalty is due."""
+    has_instance_noise: bool
+    moves_p: bool
+    """A window of the augmentation's controller ends."""
+    log_norms: bool
 
 
 class Phase:
@@ -70,6 +68,14 @@ class Phase:
         self.losses = build_losses(self.config.losses, ranks.device)
         self.augment = build_augment(self.config.augment, config.seed).to(ranks.device)
         self._build_networks()
+        self.noise_std = torch.zeros((), device=ranks.device)
+        """Deviation of the instance noise in this step."""
+        self._values: dict[str, float] = {}
+        self.graphs = graphs_for(config.cuda_graphs, ranks, self._state)
+        self._buffers: Buffers | None = None
+        if self.graphs is not None:
+            patch = (self.config.batch_size // ranks.world_size, config.data.patch_px, config.scale)
+            self._buffers = Buffers(*patch, ranks.device, self._memory_format)
 
     @property
     def is_adversarial(self) -> bool:
@@ -83,22 +89,48 @@ class Phase:
             self.nets.restart_average()
 
     def batches(self, step: int) -> Iterator[Batch]:
-        """This rank's batches from `step` on."""
-        return self.loader.batches(self._first_position + (step - self.first_step) * self.config.batch_size)
+        """This rank's batches from `step` on; on a GPU already there, each valid until the next is asked for."""
+        batches = self.loader.batches(self._first_position + (step - self.first_step) * self.config.batch_size)
+        return on_device(batches, self._ranks.device) if self._ranks.device.type == "cuda" else batches
 
     def patches(self, batch: Batch) -> Patches:
-        """The batch on the device, degraded and augmented."""
-        device = self._ranks.device
-        position = batch.position_B.to(device, non_blocking=True)
-        lr_image, hr_image = self._prepare(batch.hr_BHWC.to(device, non_blocking=True), position)
+        """The batch on the device, degraded and augmented; where there are graphs, valid until the next call."""
+        if self.graphs is None or self._buffers is None:
+            device = self._ranks.device
+            position = batch.position_B.to(device, non_blocking=True)
+            return self._prepared(batch.hr_BHWC.to(device, non_blocking=True), position)
+        buffers = self._buffers
+        buffers.load(batch)
+        self.graphs.run(
+            "prepare", lambda: buffers.patches.copy_(self._prepared(buffers.hr_BHWC, buffers.patches.position))
+        )
+        return buffers.patches
+
+    def hold(self, patches: Patches) -> Patches:
+        """The patches in the memory that the graphs read."""
+        assert self._buffers is not None
+        if patches is not self._buffers.patches:
+            self._buffers.patches.copy_(patches)
+        return self._buffers.patches
+
+    def _prepared(self, hr_BHWC: torch.Tensor, position: torch.Tensor) -> Patches:
+        lr_image, hr_image = self._prepare(hr_BHWC, position)
         return Patches(
             lr_image.contiguous(memory_format=self._memory_format),
             hr_image.contiguous(memory_format=self._memory_format),
             position,
         )
 
-    def updates_generator(self, step: int) -> bool:
-        return (step - self.first_step + 1) % self.config.generator_every == 0
+    def kind(self, step: int, log_norms: bool) -> StepKind:
+        """What the iteration of `step` does."""
+        done, game = step - self.first_step, self.config.adversarial
+        return StepKind(
+            updates_generator=(done + 1) % self.config.generator_every == 0,
+            penalises_gradient=game is not None and game.r1_weight > 0 and step % game.r1_every == 0,
+            has_instance_noise=game is not None and adversarial.instance_noise_std(game, done) > 0,
+            moves_p=self.augment.controller.ends_window(done),
+            log_norms=log_norms,
+        )
 
     def autocast(self) -> AbstractContextManager[Any]:
         return self._ranks.accelerator.autocast()
@@ -113,10 +145,20 @@ class Phase:
             rates["discriminator"] = learning_rate_at(self.config.discriminator_optimizer, step - self.first_step)
         return {name: rate * self.learning_rate_factor for name, rate in rates.items()}
 
-    def set_learning_rates(self, step: int) -> None:
+    def set_values(self, step: int) -> None:
+        """Sets the numbers that change from step to step: on a GPU in tensors there, and only where they change."""
         for name, rate in self.learning_rates(step).items():
             for group in self.optimizers[name].param_groups:
-                group["lr"] = rate
+                if not isinstance(group["lr"], torch.Tensor):
+                    group["lr"] = rate
+                elif self._values.get(name) != rate:
+                    group["lr"].fill_(rate)
+            self._values[name] = rate
+        if self.config.adversarial is not None:
+            std = adversarial.instance_noise_std(self.config.adversarial, step - self.first_step)
+            if self._values.get("noise_std", 0.0) != std:
+                self.noise_std.fill_(std)
+            self._values["noise_std"] = std
 
     def state_dict(self) -> dict[str, Any]:
         """What resuming within the phase needs besides the networks' weights; all ranks call it together."""
@@ -129,9 +171,19 @@ class Phase:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            # The settings are the configuration's and the device's, which need not be the ones that wrote the state.
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": state["optimizers"][name]["state"], "param_groups": groups})
         self.augment.load_state_dict(state["augment"])
         self.learning_rate_factor = state["learning_rate_factor"]
+        self._values.clear()
+
+    def _state(self) -> list[torch.Tensor]:
+        """All tensors that an iteration changes for good."""
+        modules = [self.nets.generator, self.nets.ema.module, self.nets.discriminator, self.augment]
+        of_modules = [t for module in modules if module for t in (*module.parameters(), *module.buffers())]
+        states = [state for optimizer in self.optimizers.values() for state in optimizer.state.values()]
+        return of_modules + [t for state in states for t in state.values() if isinstance(t, torch.Tensor)]
 
     def close(self) -> None:
         self.loader.close()
@@ -143,14 +195,16 @@ class Phase:
             trainable_last(generator, self.config.train_last)
             _freeze_statistics(generator)
         self.generator = self.nets.wrap(generator)
-        self.optimizers = {"generator": _adam(generator, self.config.generator_optimizer)}
+        self.optimizers = {"generator": _adam(generator, self.config.generator_optimizer, self._ranks.device)}
         self.discriminator: nn.Module | None = None
         if self.config.adversarial is not None:
             self.nets.add_discriminator()
             assert self.nets.discriminator is not None and self.config.discriminator_optimizer is not None
             self.nets.discriminator.requires_grad_(True).train()
             self.discriminator = self.nets.wrap(self.nets.discriminator)
-            self.optimizers["discriminator"] = _adam(self.nets.discriminator, self.config.discriminator_optimizer)
+            self.optimizers["discriminator"] = _adam(
+                self.nets.discriminator, self.config.discriminator_optimizer, self._ranks.device
+            )
 
 
 def no_reduction(module: nn.Module, last: bool) -> AbstractContextManager[Any]:
@@ -167,14 +221,17 @@ def _freeze_statistics(module: nn.Module) -> None:
             layer.eval()
 
 
-def _adam(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+def _adam(module: nn.Module, config: OptimizerConfig, device: torch.device) -> torch.optim.Optimizer:
+    """Adam as one fused operation; on a GPU so that a graph can hold it, its learning rate in a tensor there."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     build: Callable[..., torch.optim.Optimizer] = LeanAdamW if config.weight_decay else LeanAdam
+    on_gpu = device.type == "cuda"
     return build(
         parameters,
-        lr=config.learning_rate,
+        lr=torch.tensor(config.learning_rate, device=device) if on_gpu else config.learning_rate,
         betas=config.betas,
         eps=config.eps,
         weight_decay=config.weight_decay,
         fused=True,
+        capturable=on_gpu,
     )

@@ -1,9 +1,14 @@
 """One iteration: the discriminator's update, then the generator's, on one forward pass of the generator.
 
-Nothing here reads a value back to the host. Every returned value is a scalar tensor for the log.
+Nothing here reads a value back to the host, and no number that changes from step to step is part of the code: what
+differs is either which parts an iteration has (`StepKind`) or a tensor on the device. So an iteration of each kind can
+be recorded as a CUDA graph. Every returned value is a scalar tensor for the log, valid until the next step.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -11,33 +16,39 @@ from torch import nn
 from harness.augment.config import BcrConfig
 from harness.augment.consistency import bcr_terms
 from harness.losses import adversarial
-from harness.train.phase import Patches, Phase, no_reduction
+from harness.train.phase import Patches, Phase, StepKind, no_reduction
 
 Scalars = dict[str, torch.Tensor]
 
 
 def train_step(phase: Phase, patches: Patches, step: int, log_norms: bool) -> Scalars:
-    """Updates the networks once with this rank's part of a global batch.
+    """Updates the networks once with this rank's part of a global batch; on a GPU by the graph of its kind."""
+    phase.set_values(step)
+    kind = phase.kind(step, log_norms)
+    if phase.graphs is None:
+        return update(phase, patches, kind)
+    held = phase.hold(patches)
+    return phase.graphs.run(kind, lambda: update(phase, held, kind))
+
+
+def update(phase: Phase, patches: Patches, kind: StepKind) -> Scalars:
+    """One iteration of a kind.
 
     With one micro-batch the generator runs once; its output serves both updates. With several, keeping all their
     graphs would undo what they save, so the generator runs again for its own update.
     """
-    phase.set_learning_rates(step)
     parts = patches.split(phase.config.accumulate)
-    updates_generator = phase.updates_generator(step)
-    sr_image = _generate(phase, parts[0], updates_generator) if len(parts) == 1 else None
+    sr_image = _generate(phase, parts[0], kind.updates_generator) if len(parts) == 1 else None
     scalars: Scalars = {}
     if phase.is_adversarial:
-        scalars |= discriminator_step(phase, parts, sr_image, step, log_norms)
-    if updates_generator:
-        scalars |= generator_step(phase, parts, sr_image, step, log_norms)
+        scalars |= discriminator_step(phase, parts, sr_image, kind)
+    if kind.updates_generator:
+        scalars |= generator_step(phase, parts, sr_image, kind)
         phase.nets.ema.update()
     return scalars
 
 
-def discriminator_step(
-    phase: Phase, parts: list[Patches], sr_image: torch.Tensor | None, step: int, log_norms: bool
-) -> Scalars:
+def discriminator_step(phase: Phase, parts: list[Patches], sr_image: torch.Tensor | None, kind: StepKind) -> Scalars:
     """One update of the discriminator on real and on generated images."""
     assert phase.discriminator is not None
     optimizer = phase.optimizers["discriminator"]
@@ -46,47 +57,54 @@ def discriminator_step(
     for number, part in enumerate(parts):
         fake = _generate(phase, part, False) if sr_image is None else sr_image.detach()
         with no_reduction(phase.discriminator, last=number == len(parts) - 1):
-            loss, scalars = discriminator_loss(phase, part, fake, step)
+            loss, scalars = discriminator_loss(phase, part, fake, kind)
             (loss / len(parts)).backward()
         means.append(scalars)
     clip = phase.config.discriminator_optimizer.clip_norm if phase.config.discriminator_optimizer else None
-    norms = _clip(phase.discriminator, clip, log_norms, "discriminator")
+    norms = _clip(phase.discriminator, clip, kind.log_norms, "discriminator")
     optimizer.step()
-    phase.augment.controller.end_step(step - phase.first_step, phase.config.batch_size, phase.sum_over_ranks)
+    if kind.moves_p:
+        phase.augment.controller.move(phase.config.batch_size, phase.sum_over_ranks)
     return _mean(means) | norms
 
 
-def generator_step(
-    phase: Phase, parts: list[Patches], sr_image: torch.Tensor | None, step: int, log_norms: bool
-) -> Scalars:
+def generator_step(phase: Phase, parts: list[Patches], sr_image: torch.Tensor | None, kind: StepKind) -> Scalars:
     """One update of the generator; the discriminator is frozen and called unwrapped."""
     optimizer = phase.optimizers["generator"]
     optimizer.zero_grad(set_to_none=True)
-    frozen = phase.nets.discriminator if phase.is_adversarial else None
-    if frozen is not None:
-        frozen.requires_grad_(False)
     means: list[Scalars] = []
-    for number, part in enumerate(parts):
-        with no_reduction(phase.generator, last=number == len(parts) - 1):
-            fake = _generate(phase, part, True) if sr_image is None else sr_image
-            loss, scalars = generator_loss(phase, part, fake, step)
-            (loss / len(parts)).backward()
-        means.append(scalars)
-    if frozen is not None:
-        frozen.requires_grad_(True)
-    norms = _clip(phase.generator, phase.config.generator_optimizer.clip_norm, log_norms, "generator")
+    with _frozen(phase.nets.discriminator if phase.is_adversarial else None):
+        for number, part in enumerate(parts):
+            with no_reduction(phase.generator, last=number == len(parts) - 1):
+                fake = _generate(phase, part, True) if sr_image is None else sr_image
+                loss, scalars = generator_loss(phase, part, fake, kind)
+                (loss / len(parts)).backward()
+            means.append(scalars)
+    norms = _clip(phase.generator, phase.config.generator_optimizer.clip_norm, kind.log_norms, "generator")
     optimizer.step()
     return _mean(means) | norms
 
 
-def discriminator_loss(phase: Phase, part: Patches, fake: torch.Tensor, step: int) -> tuple[torch.Tensor, Scalars]:
+@contextmanager
+def _frozen(module: nn.Module | None) -> Iterator[None]:
+    """No gradient for the module's parameters within; for none, nothing."""
+    if module is not None:
+        module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        if module is not None:
+            module.requires_grad_(True)
+
+
+def discriminator_loss(phase: Phase, part: Patches, fake: torch.Tensor, kind: StepKind) -> tuple[torch.Tensor, Scalars]:
     """The discriminator's loss on one micro-batch, and what to log of it."""
     game = phase.config.adversarial
     assert game is not None and phase.discriminator is not None
     with phase.autocast():
-        real_input = _shown(phase, part.hr_image, part.position, "real", step)
-        fake_input = _shown(phase, fake, part.position, "fake", step)
-        if game.r1_weight and step % game.r1_every == 0:
+        real_input = _shown(phase, part.hr_image, part.position, "real", kind)
+        fake_input = _shown(phase, fake, part.position, "fake", kind)
+        if kind.penalises_gradient:
             real_input = real_input.detach().requires_grad_(True)
         real_logits = phase.discriminator(real_input).float()
         fake_logits = phase.discriminator(fake_input).float()
@@ -113,7 +131,7 @@ def discriminator_loss(phase: Phase, part: Patches, fake: torch.Tensor, step: in
     return loss, scalars
 
 
-def generator_loss(phase: Phase, part: Patches, fake: torch.Tensor, step: int) -> tuple[torch.Tensor, Scalars]:
+def generator_loss(phase: Phase, part: Patches, fake: torch.Tensor, kind: StepKind) -> tuple[torch.Tensor, Scalars]:
     """The generator's loss on one micro-batch, and what to log of it."""
     with phase.autocast():
         terms = phase.losses(fake, part.hr_image)
@@ -122,7 +140,7 @@ def generator_loss(phase: Phase, part: Patches, fake: torch.Tensor, step: int) -
         loss = loss + phase.losses.weights[name] * value
     game = phase.config.adversarial
     if game is not None:
-        terms["adversarial"] = _adversarial_term(phase, part, fake, step)
+        terms["adversarial"] = _adversarial_term(phase, part, fake, kind)
         loss = loss + game.weight * terms["adversarial"]
     with torch.no_grad():
         shift = (fake.mean(dim=(0, 2, 3)) - part.hr_image.mean(dim=(0, 2, 3))).abs().mean()
@@ -152,16 +170,16 @@ def _consistency_terms(
         return bcr_terms(config, phase.discriminator, *images, phase.seed, part.position)
 
 
-def _adversarial_term(phase: Phase, part: Patches, fake: torch.Tensor, step: int) -> torch.Tensor:
+def _adversarial_term(phase: Phase, part: Patches, fake: torch.Tensor, kind: StepKind) -> torch.Tensor:
     game = phase.config.adversarial
     discriminator = phase.nets.discriminator
     assert game is not None and discriminator is not None
     with phase.autocast():
-        fake_logits = discriminator(_shown(phase, fake, part.position, "generator", step)).float()
+        fake_logits = discriminator(_shown(phase, fake, part.position, "generator", kind)).float()
         real_logits = None
         if adversarial.needs_real_logits(game.form):
             with torch.no_grad():
-                real_logits = discriminator(_shown(phase, part.hr_image, part.position, "real", step)).float()
+                real_logits = discriminator(_shown(phase, part.hr_image, part.position, "real", kind)).float()
     return adversarial.generator_loss(game.form, fake_logits, real_logits)
 
 
@@ -170,12 +188,12 @@ def _generate(phase: Phase, part: Patches, with_graph: bool) -> torch.Tensor:
         return phase.generator(part.lr_image).float()
 
 
-def _shown(phase: Phase, images: torch.Tensor, position: torch.Tensor, purpose: str, step: int) -> torch.Tensor:
+def _shown(phase: Phase, images: torch.Tensor, position: torch.Tensor, purpose: str, kind: StepKind) -> torch.Tensor:
     """What the discriminator sees of some images: augmented, then with instance noise."""
-    game = phase.config.adversarial
-    assert game is not None
     images = phase.augment(images, position, purpose)
-    return adversarial.instance_noise(game, images, phase.seed, purpose, position, step - phase.first_step)
+    if not kind.has_instance_noise:
+        return images
+    return adversarial.with_instance_noise(phase.noise_std, images, phase.seed, purpose, position)
 
 
 def _clip(module: nn.Module, clip_norm: float | None, log_norms: bool, name: str) -> Scalars:

@@ -9,10 +9,11 @@ from harness.errors import InputError
 from harness.losses.adversarial import (
     discriminator_loss,
     generator_loss,
-    instance_noise,
+    instance_noise_std,
     labels,
     needs_real_logits,
     r1_penalty,
+    with_instance_noise,
 )
 from harness.losses.config import AdversarialConfig
 from harness.schema import parse
@@ -196,32 +197,22 @@ def test_labels_depend_on_seed_side_and_position_alone():
 NOISE = game(instance_noise_std=0.5, instance_noise_steps=100)
 
 
-@pytest.mark.parametrize(("step", "std"), [(0, 0.5), (50, 0.25), (90, 0.05)])
-def test_instance_noise_falls_linearly(step, std):
+@pytest.mark.parametrize(("step", "std"), [(0, 0.5), (50, 0.25), (90, 0.05), (100, 0.0), (5000, 0.0)])
+def test_instance_noise_falls_linearly_to_nothing(step, std):
+    assert instance_noise_std(NOISE, step) == pytest.approx(std)
+    assert instance_noise_std(game(), step) == 0.0
+
+
+def test_instance_noise_has_the_deviation_that_is_asked_for():
     images = torch.full((4, 3, 64, 64), 0.5)
-    noise = instance_noise(NOISE, images, 0, "real", torch.arange(4), step) - images
-    assert noise.std().item() == pytest.approx(std, rel=0.03)
+    noise = with_instance_noise(torch.tensor(0.25), images, 0, "real", torch.arange(4)) - images
+    assert noise.std().item() == pytest.approx(0.25, rel=0.03)
     assert noise.mean().abs() < 0.01
-
-
-@pytest.mark.parametrize(("config", "step"), [(game(), 0), (NOISE, 100), (NOISE, 5000)])
-def test_without_instance_noise_the_images_are_untouched(config, step):
-    images = torch.rand(2, 3, 8, 8)
-    assert instance_noise(config, images, 0, "real", torch.arange(2), step) is images
-
-
-def test_instance_noise_is_the_same_for_a_step_on_the_device():
-    images, position = torch.rand(2, 3, 8, 8), torch.arange(2)
-    for step in (0, 30, 100, 200):
-        torch.testing.assert_close(
-            instance_noise(NOISE, images, 0, "real", position, torch.tensor(step)),
-            instance_noise(NOISE, images, 0, "real", position, step),
-        )
 
 
 def test_instance_noise_differs_between_real_and_fake_and_lets_gradients_pass():
     images, position = torch.rand(2, 3, 8, 8, requires_grad=True), torch.arange(2)
-    real, fake = (instance_noise(NOISE, images, 0, side, position, 0) for side in ("real", "fake"))
+    real, fake = (with_instance_noise(torch.tensor(0.5), images, 0, side, position) for side in ("real", "fake"))
     assert not torch.equal(real, fake)
     real.sum().backward()
     assert (images.grad == 1).all()

@@ -159,7 +159,7 @@ def test_generator_step_gives_the_discriminator_no_gradient(open_phase):
     from harness.train.steps import generator_step
 
     (patches,) = patches_of(phase, 1)
-    generator_step(phase, [patches], None, 0, log_norms=False)
+    generator_step(phase, [patches], None, phase.kind(0, log_norms=False))
     assert all(p.grad is None for p in phase.nets.discriminator.parameters())
     assert all(p.requires_grad for p in phase.nets.discriminator.parameters())
     assert all(p.grad is not None for p in phase.nets.generator.parameters())

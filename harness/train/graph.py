@@ -1,0 +1,179 @@
+"""CUDA graphs: what a phase does on the device, recorded once per kind of step and then started by one launch.
+
+With small patches and 64 channels an eager step spends its time starting kernels, some two thousand of them. A graph
+repeats exactly the recorded kernels on exactly the recorded memory, so what is recorded must read its inputs from
+fixed tensors, must not depend on numbers of the host, and must never wait for the device (see `steps`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, Literal, Protocol, TypeVar
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from harness.errors import InputError, TrainingError
+from harness.train.ranks import Ranks
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+_WARM_UP_CALLS = 3
+"""Before recording: libraries open their handles, cuDNN searches its kernels, optimisers make their state."""
+
+
+class Backend(Protocol):
+    """How work is recorded and repeated."""
+
+    def warm_up(self, call: Callable[[], Any]) -> None:
+        """Does the work a few times, as recording needs it done before."""
+
+    def capture(self, call: Callable[[], T]) -> Callable[[], T]:
+        """Records the work without doing it; the result does it and gives what `call` gave, in the same memory."""
+
+
+class CudaBackend:
+    """Graphs of one GPU, in one pool of memory.
+
+    The pool may be shared because no two graphs run at once and nothing that a graph leaves in it is read after the
+    next one has begun: weights, optimiser states and inputs lie outside.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def warm_up(self, call: Callable[[], Any]) -> None:
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            for _ in range(_WARM_UP_CALLS):
+                call()
+        torch.cuda.current_stream().wait_stream(self._stream)
+
+    def capture(self, call: Callable[[], T]) -> Callable[[], T]:
+        graph, kept = torch.cuda.CUDAGraph(), KeptInputs()
+        # Threads that read ahead or write a checkpoint may call CUDA meanwhile: only this one must not wait.
+        recording = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
+        with recording, kept:
+            result = call()
+
+        def replay() -> T:
+            assert kept.tensors is not None
+            graph.replay()
+            return result
+
+        return replay
+
+
+class KeptInputs(TorchDispatchMode):
+    """Holds every tensor that the operations within read and did not make themselves.
+
+    A graph knows addresses, not tensors. Constants that a cache throws away later (the matrix of a skip, say) would be
+    read from memory that is somebody else's by then.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors: dict[int, torch.Tensor] = {}
+        self._made: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in _tensors((args, kwargs)):
+            storage = tensor.untyped_storage()._cdata
+            if storage not in self._made:
+                self.tensors.setdefault(storage, tensor.detach())
+        result = func(*args, **(kwargs or {}))
+        self._made.update(
+            storage for tensor in _tensors(result) if (storage := tensor.untyped_storage()._cdata) not in self.tensors
+        )
+        return result
+
+
+class Graphs:
+    """The graphs of a phase, by a key that says what is done.
+
+    Args:
+        backend: how work is recorded and repeated.
+        state: all tensors that the work changes for good; those that it makes itself begin as zeros.
+        required: whether work that cannot be recorded is an error, instead of being done without a graph from then on.
+    """
+
+    def __init__(self, backend: Backend, state: Callable[[], Iterable[torch.Tensor]], required: bool = False) -> None:
+        self._backend = backend
+        self._state = state
+        self._required = required
+        self._replays: dict[Hashable, Callable[[], Any]] = {}
+        self.failure: str | None = None
+        """Why no more graphs are recorded."""
+
+    def run(self, key: Hashable, call: Callable[[], T]) -> T:
+        """Does the work of `key`: by its graph, which is recorded from `call` when the key is new.
+
+        Raises:
+            TrainingError: it cannot be recorded although it must be.
+        """
+        if key not in self._replays:
+            if self.failure is not None:
+                return call()
+            self._replays[key] = self._record(call)
+        return self._replays[key]()
+
+    def _record(self, call: Callable[[], T]) -> Callable[[], T]:
+        saved = _Saved(self._state())
+        try:
+            self._backend.warm_up(call)
+            saved.restore(self._state())
+            return self._backend.capture(call)
+        except RuntimeError as error:
+            saved.restore(self._state())
+            self.failure = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if self._required:
+                raise TrainingError(
+                    f"cuda_graphs: on, but the step cannot be recorded as a graph ({self.failure}); set auto or off."
+                ) from error
+            log.warning("The step cannot be recorded as a CUDA graph (%s); it runs without, slower.", self.failure)
+            return call
+
+
+def graphs_for(
+    setting: Literal["auto", "on", "off"], ranks: Ranks, state: Callable[[], Iterable[torch.Tensor]]
+) -> Graphs | None:
+    """The graphs that a phase uses on this device, None for none.
+
+    Raises:
+        InputError: they are asked for where there are none.
+    """
+    if setting == "on" and (ranks.device.type != "cuda" or ranks.world_size > 1):
+        raise InputError(
+            f"cuda_graphs: on needs a single rank with an NVIDIA GPU, not {ranks.world_size} on "
+            f"{ranks.device.type}; set auto."
+        )
+    if setting == "off" or ranks.device.type != "cuda" or ranks.world_size > 1:
+        return None
+    return Graphs(CudaBackend(ranks.device), state, required=setting == "on")
+
+
+class _Saved:
+    """Copies of tensors, to be put back after work that shall not count."""
+
+    def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
+        self._copies = {id(tensor): (tensor, tensor.detach().clone()) for tensor in tensors}
+
+    @torch.no_grad()
+    def restore(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Puts the copies back; tensors that were not there before become zeros."""
+        for tensor in tensors:
+            _, copy = self._copies.get(id(tensor), (None, None))
+            tensor.copy_(copy) if copy is not None else tensor.zero_()
+
+
+def _tensors(value: Any) -> Iterable[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
