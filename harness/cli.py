@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,7 +31,7 @@ def main() -> None:
     from slurm.errors import ClusterError
 
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="harness", standalone_mode=False)
     except (InputError, ClusterError) as error:
         _leave(f"error: {error}", EXIT_WRONG_INPUT)
     except TrainingError as error:
@@ -43,8 +43,18 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
-        _leave(f"error: {error.format_message()} Try --help.", EXIT_WRONG_INPUT)
+        _leave(_wrong_usage(error), EXIT_WRONG_INPUT)
     sys.exit(code if isinstance(code, int) else EXIT_DONE)
+
+
+def _wrong_usage(error: Any) -> str:
+    """What to say where the words after `harness` do not fit; `error` is the parser's."""
+    said = error.format_message()
+    if said.startswith("Usage:"):  # no command was given
+        return str(said)
+    if hasattr(error, "option_name") and any(each.name == "overrides" for each in error.ctx.command.params):
+        said = f"no such option: {error.option_name}; keys are changed as KEY=VALUE without dashes, as in seed=1."
+    return f"error: {said} Try `{error.ctx.command_path if error.ctx else 'harness'} --help`."
 
 
 def _leave(message: str, code: int) -> None:

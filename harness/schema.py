@@ -1,18 +1,17 @@
-"""The base of every configuration section, and its errors in one sentence."""
+"""The base of every configuration section; YAML and overrides that fill it."""
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
 
 from harness.errors import InputError
+from harness.mistakes import sentence
 
 
 class Section(BaseModel):
@@ -41,7 +40,7 @@ def parse(cls: type[S], values: Any, source: str) -> S:
     except ValidationError as error:
         first = error.errors()[0]
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise InputError(f"{source}: {_sentence(cls, values, first)}{more}") from None
+        raise InputError(f"{source}: {sentence(cls, values, first)}{more}") from None
 
 
 def read_yaml(path: Path) -> Any:
@@ -142,54 +141,3 @@ def _index(node: list[Any], part: str, path: str, source: str) -> int:
     raise InputError(
         f"{source}: '{part}' in '{path}' is not a place in a list of {len(node)}; use 0 to {len(node) - 1}."
     )
-
-
-def _sentence(cls: type[BaseModel], values: Any, error: ErrorDetails) -> str:
-    key = _path(values, error["loc"])
-    if error["type"] == "extra_forbidden":
-        wrong = str(error["loc"][-1])
-        near = difflib.get_close_matches(wrong, sorted(_known_keys(cls)), n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else "remove it."
-        return f"unknown key '{key}'; {hint}"
-    if error["type"] == "missing":
-        return f"key '{key}' is missing; add it."
-    if error["type"] == "union_tag_not_found":
-        return f"key '{key}.name' is missing; add it."
-    if error["type"] == "union_tag_invalid":
-        tag, allowed = error["ctx"]["tag"], error["ctx"]["expected_tags"]
-        return f"key '{key}.name': there is no '{tag}'; choose one of {allowed}."
-    message = error["msg"].removeprefix("Value error, ")
-    given = error.get("input")
-    shown = "" if isinstance(given, (dict, list)) or error["type"] == "value_error" else f", got {given!r}"
-    end = "" if message.endswith("?") and not shown else "."
-    where = f"key '{key}': " if key else ""
-    return f"{where}{message[:1].lower() + message[1:]}{shown}{end}"
-
-
-def _path(values: Any, place: tuple[int | str, ...]) -> str:
-    """The dotted key of a place, as an override spells it: without the names of the alternatives taken on the way."""
-    node, parts = values, []
-    for part in place:
-        if isinstance(node, Mapping) and part not in node and part == node.get("name"):
-            continue
-        parts.append(str(part))
-        try:
-            node = node[part]
-        except (KeyError, IndexError, TypeError):
-            node = None
-    return ".".join(parts)
-
-
-def _known_keys(cls: type[BaseModel]) -> Iterator[str]:
-    seen: set[type[BaseModel]] = set()
-    todo: list[Any] = [cls]
-    while todo:
-        annotation = todo.pop()
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            if annotation in seen:
-                continue
-            seen.add(annotation)
-            yield from annotation.model_fields
-            todo += [field.annotation for field in annotation.model_fields.values()]
-        else:
-            todo += list(getattr(annotation, "__args__", ()))

@@ -27,11 +27,11 @@ RUN = {
     ("generator", "loss", "sentence"),
     [
         ({"num_block": 3}, {}, "r.yaml: unknown key 'generator.num_block'; did you mean 'num_blocks'?"),
-        ({"num_blocks": "x"}, {}, "r.yaml: key 'generator.num_blocks': input should be a valid integer"),
+        ({"num_blocks": "x"}, {}, "r.yaml: key 'generator.num_blocks': must be a whole number, got 'x'"),
         ({"name": None}, {}, "r.yaml: key 'generator.name': there is no 'None'; choose one of 'srresnet', "),
         ({"name": "resnet"}, {}, "r.yaml: key 'generator.name': there is no 'resnet'; choose one of 'srresnet', "),
         ({}, {"wieght": 1}, "r.yaml: unknown key 'phases.0.losses.0.wieght'; did you mean 'weight'?"),
-        ({}, {"name": "charbonnier", "eps": 0}, "r.yaml: key 'phases.0.losses.0.eps': input should be greater than 0"),
+        ({}, {"name": "charbonnier", "eps": 0}, "r.yaml: key 'phases.0.losses.0.eps': must be greater than 0"),
     ],
 )
 def test_the_key_is_named_without_the_alternatives_name(generator, loss, sentence):
@@ -41,6 +41,24 @@ def test_the_key_is_named_without_the_alternatives_name(generator, loss, sentenc
     with pytest.raises(InputError) as caught:
         parse(harness.config.RunConfig, values, "r.yaml")
     assert str(caught.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("extra", "sentence"),
+    [
+        ({"flip": True}, "unknown key 'flip'; did you mean 'data.flip'?"),
+        ({"learning_rate": 1}, "did you mean 'phases.N.generator_optimizer.learning_rate'?"),
+        ({"foo": 1}, "unknown key 'foo'; remove it."),
+        ({"seed": 1.5}, "key 'seed': must be a whole number, got 1.5."),
+        ({"phases": 3}, "key 'phases': must be a list, as in [a, b], got 3."),
+        ({"data": 3}, "key 'data': must be keys and values, as in {key: value}, got 3."),
+        ({"channels_last": "maybe"}, "key 'channels_last': must be true or false, got 'maybe'."),
+    ],
+)
+def test_the_sentence_says_what_was_wanted_or_where_the_key_belongs(extra, sentence):
+    with pytest.raises(InputError) as caught:
+        parse(harness.config.RunConfig, {**RUN, **extra}, "r.yaml")
+    assert str(caught.value).endswith(sentence)
 
 
 def test_a_missing_name_is_asked_for():
