@@ -67,7 +67,6 @@ class Phase:
         self._prepare = Prepare(config.data, config.scale, config.seed)
         self.losses = build_losses(self.config.losses, ranks.device)
         self.augment = build_augment(self.config.augment, config.seed).to(ranks.device)
-        self._build_networks()
         self.noise_std = torch.zeros((), device=ranks.device)
         """Deviation of the instance noise in this step."""
         self._values: dict[str, float] = {}
@@ -76,6 +75,7 @@ class Phase:
         if self.graphs is not None:
             patch = (self.config.batch_size // ranks.world_size, config.data.patch_px, config.scale)
             self._buffers = Buffers(*patch, ranks.device, self._memory_format)
+        self._build_networks()
 
     @property
     def is_adversarial(self) -> bool:
@@ -195,16 +195,30 @@ class Phase:
             trainable_last(generator, self.config.train_last)
             _freeze_statistics(generator)
         self.generator = self.nets.wrap(generator)
-        self.optimizers = {"generator": _adam(generator, self.config.generator_optimizer, self._ranks.device)}
+        self.optimizers = {"generator": self._adam(generator, self.config.generator_optimizer)}
         self.discriminator: nn.Module | None = None
         if self.config.adversarial is not None:
             self.nets.add_discriminator()
             assert self.nets.discriminator is not None and self.config.discriminator_optimizer is not None
             self.nets.discriminator.requires_grad_(True).train()
             self.discriminator = self.nets.wrap(self.nets.discriminator)
-            self.optimizers["discriminator"] = _adam(
-                self.nets.discriminator, self.config.discriminator_optimizer, self._ranks.device
-            )
+            self.optimizers["discriminator"] = self._adam(self.nets.discriminator, self.config.discriminator_optimizer)
+
+    def _adam(self, module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+        """Adam as one fused operation; on a GPU so that a graph can hold it, its learning rate in a tensor there."""
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        build: Callable[..., torch.optim.Optimizer] = LeanAdamW if config.weight_decay else LeanAdam
+        device = self._ranks.device
+        in_tensors = self.graphs is not None or device.type == "cuda"
+        return build(
+            parameters,
+            lr=torch.tensor(config.learning_rate, device=device) if in_tensors else config.learning_rate,
+            betas=config.betas,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            fused=True,
+            capturable=in_tensors,
+        )
 
 
 def no_reduction(module: nn.Module, last: bool) -> AbstractContextManager[Any]:
@@ -219,19 +233,3 @@ def _freeze_statistics(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not any(p.requires_grad for p in layer.parameters()):
             layer.eval()
-
-
-def _adam(module: nn.Module, config: OptimizerConfig, device: torch.device) -> torch.optim.Optimizer:
-    """Adam as one fused operation; on a GPU so that a graph can hold it, its learning rate in a tensor there."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    build: Callable[..., torch.optim.Optimizer] = LeanAdamW if config.weight_decay else LeanAdam
-    on_gpu = device.type == "cuda"
-    return build(
-        parameters,
-        lr=torch.tensor(config.learning_rate, device=device) if on_gpu else config.learning_rate,
-        betas=config.betas,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        fused=True,
-        capturable=on_gpu,
-    )
