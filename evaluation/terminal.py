@@ -38,7 +38,7 @@ def print_grid(console: Console, grid: Grid) -> None:
     """Prints any grid with its legend and footnotes."""
     console.print(Text.assemble((grid.title, "bold"), f" ({grid.caption})" if grid.caption else ""))
     for first, last in _blocks(grid, console.width):
-        console.print(_table(grid, first, last))
+        console.print(_table(grid, first, last, console.width))
     marks = legend(grid, "green and *", "underlined", "[brackets]")
     if marks:
         console.print(Text(marks, style="dim"))
@@ -47,21 +47,21 @@ def print_grid(console: Console, grid: Grid) -> None:
 
 
 def _blocks(grid: Grid, width: int) -> Iterator[tuple[int, int]]:
-    heads = sum(
-        max([len(title), *(len(line.heads[i]) for line in grid.lines)]) + 3 for i, title in enumerate(grid.corner)
-    )
-    first, used = 0, heads + 1
+    heads = _heads_width(grid)
+    first, used = 0, heads
     for number in range(len(grid.heads)):
         wide = _column_width(grid, number) + 3
         if number > first and used + wide > width:
             yield first, number
-            first, used = number, heads + 1
+            first, used = number, heads
         used += wide
     yield first, len(grid.heads)
 
 
-def _heads(grid: Grid, number: int) -> Iterator[str]:
-    return (line.heads[number] for line in grid.lines)
+def _heads_width(grid: Grid) -> int:
+    """What the columns of heads and the table's edge take."""
+    columns = ([title, *(line.heads[i] for line in grid.lines)] for i, title in enumerate(grid.corner))
+    return 1 + sum(max(map(len, column)) + 3 for column in columns)
 
 
 def _column_width(grid: Grid, column: int) -> int:
@@ -69,13 +69,21 @@ def _column_width(grid: Grid, column: int) -> int:
     return max([*map(len, words), *(len(_text(line.entries[column]).plain) for line in grid.lines)])
 
 
-def _table(grid: Grid, first: int, last: int) -> Table:
+def _table(grid: Grid, first: int, last: int, width: int) -> Table:
+    wide = (max(len(grid.heads[i].title), _column_width(grid, i)) + 3 for i in range(first, last))
+    narrow = _heads_width(grid) + sum(wide) > width
     table = Table(show_edge=True)
     for title in grid.corner:
         table.add_column(Text(title), no_wrap=True)
-    for head in grid.heads[first:last]:
+    for number, head in enumerate(grid.heads[first:last], first):
         title = f"{head.title}\n{head.group}" if head.group else head.title
-        table.add_column(Text(title, style="italic" if head.apart else ""), justify="right", vertical="bottom")
+        # A title may wrap, a number never: left alone, rich would take from all columns alike.
+        table.add_column(
+            Text(title, style="italic" if head.apart else ""),
+            justify="right",
+            vertical="bottom",
+            width=_column_width(grid, number) if narrow else None,
+        )
     for number, line in enumerate(grid.lines):
         table.add_row(*map(Text, line.heads), *_cells(grid, line, first, last), end_section=_ends(grid, number))
     return table

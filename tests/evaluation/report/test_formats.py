@@ -17,6 +17,7 @@ from rich.console import Console
 from evaluation.compare import compare, pair_questions
 from evaluation.config import EvaluateConfig
 from evaluation.exports import report_matrices, write_grid_files, write_matrix_files
+from evaluation.facts_grids import compare_grid
 from evaluation.figures import draw_grid
 from evaluation.formats import latex, latex_escape, markdown
 from evaluation.grid import Entry, Grid, Head, Line
@@ -123,6 +124,15 @@ def test_narrow_terminal_gets_blocks_of_columns_that_fit_and_every_number(grid):
     assert max(map(len, text.splitlines())) <= 50
     assert all(entry.text in text for line in grid.lines for entry in line.entries if entry.value is not None)
     assert text.count("mountain") >= 2 and text.count("class") >= 2
+
+
+def test_wide_titles_take_no_room_from_numbers_in_a_narrow_terminal(table):
+    comparisons = compare(table, METRICS["psnr"], pair_questions(table, conditions_of(table), [("beach", "general")]))
+    grid = compare_grid(comparisons, "PSNR")
+    text = shown(grid, 80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert len(comparisons) == 3
+    assert all(entry.text in text for line in grid.lines for entry in line.entries)
 
 
 def test_matrix_prints_its_summary(table):
