@@ -22,11 +22,24 @@ def make_console() -> Console:
 @contextmanager
 def progress_bar(console: Console, title: str) -> Iterator[Callable[[int, int], None]]:
     """Gives a function of (done, total) that moves a bar; where the output is no terminal there is no bar."""
-    from rich.progress import Progress
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    # The spinner moves even where one step takes long, so a slow program does not look like a dead one.
+    columns = (SpinnerColumn("line"), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    left = (TimeRemainingColumn(compact=True), TextColumn("left"))
+    with Progress(*columns, *left, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def still_working(console: Console, title: str) -> Iterator[None]:
+    """Shows that something without countable steps goes on; where the output is no terminal nothing is shown."""
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(title, spinner="line"):
+        yield
 
 
 def say(console: Console, text: str) -> None:
