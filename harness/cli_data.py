@@ -59,8 +59,8 @@ def pack(
             tile_px=tile,
             workers=workers,
             shard_mb=shard_mb,
-            val=_count_or_share(val),
-            test=_count_or_share(test),
+            val=val,
+            test=test,
             seed=seed,
             progress=progress,
         )
@@ -81,7 +81,7 @@ def index(
 
     console = make_console()
     with progress_bar(console, "indexing") as progress:
-        found = index_shards(folder, val=_count_or_share(val), test=_count_or_share(test), seed=seed, progress=progress)
+        found = index_shards(folder, val=val, test=test, seed=seed, progress=progress)
     say(console, f"{folder}: {found.num_samples} samples in {found.num_shards} shards")
 
 
@@ -120,10 +120,6 @@ def degrade(
         summary = degrade_folder(hr_dir, out_dir, scale, kernel, progress)
     _say_skipped(console, summary.skipped)
     say(console, f"{out_dir}: {summary.num_images} images")
-
-
-def _count_or_share(value: float) -> int | float:
-    return int(value) if value >= 1 and value == int(value) else value
 
 
 def _say_skipped(console: Console, skipped: Sequence[Any]) -> None:

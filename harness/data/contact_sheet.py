@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image
 from harness import random
 from harness.data.images import encode_png
 from harness.data.shards import Dataset
-from harness.errors import InputError
+from harness.files import whole
 
 _THUMB_PX = 192
 _STYLE = """
@@ -45,13 +44,8 @@ def write_contact_sheet(path: str, out: Path, per_class: int = 12, seed: int = 0
             parts += [_figure(dataset, index) for index in _drawn(dataset, split, class_name, per_class, seed)]
             parts.append("</div>")
     page = f"<!doctype html><meta charset='utf-8'><title>Samples</title><style>{_STYLE}</style>{''.join(parts)}"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part = out.with_name(f".{out.name}.part")
+    with whole(out) as part:
         part.write_text(page, encoding="utf-8")
-        os.replace(part, out)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror}); give another file.") from None
     return out
 
 

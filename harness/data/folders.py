@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from harness.data.degrade import KERNELS, crop_to_multiple, degrade_image
 from harness.data.images import encode_png, read_image
 from harness.data.survey import Skipped, judge
 from harness.errors import DataError, InputError
+from harness.files import whole
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ def degrade_folder(
     """Writes `out_dir/STEM.png` for every image below `hr_dir` (subfolders are kept). Grey images stay grey.
 
     Raises:
-        InputError: no such folder, an unknown kernel or scale, two images for one output name, or an output folder
-            that cannot be written.
+        InputError: no such folder, an unknown kernel or scale, two images for one output name, an output in an
+            image's place, or an output folder that cannot be written.
         DataError: none of the files is a usable image.
     """
     if kernel not in KERNELS:
@@ -57,7 +57,8 @@ def degrade_folder(
         fitting = crop_to_multiple(image, scale)
         if fitting.shape != image.shape:
             cropped.append(str(path))
-        _write(target, encode_png(degrade_image(fitting, scale, kernel)))
+        with whole(target) as part:
+            part.write_bytes(encode_png(degrade_image(fitting, scale, kernel)))
         if progress:
             progress(number + 1, len(targets))
     if len(skipped) == len(files):
@@ -89,14 +90,7 @@ def _targets(files: list[Path], hr_dir: Path, out_dir: Path) -> dict[Path, Path]
             raise InputError(f"{path} and {taken[target]} would both become {target}; rename one of them.")
         taken[target] = path
         targets[path] = target
+    overwritten = {path.resolve() for path in targets} & {target.resolve() for target in taken}
+    if overwritten:
+        raise InputError(f"{min(overwritten)}: would be overwritten by its LR image; give another output folder.")
     return targets
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        part.write_bytes(content)
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); give another output folder.") from None

@@ -20,7 +20,7 @@ from harness.data import images, sidecar
 from harness.data.reading import checksum, npy_layout
 from harness.data.shards import EXTENSIONS
 from harness.data.sidecar import Sample
-from harness.data.split import SPLITS, assign_splits
+from harness.data.split import SPLITS, assign_splits, count_or_share
 from harness.data.survey import Skipped, class_name_of
 from harness.data.tar import Member, list_members
 from harness.errors import DataError, InputError
@@ -65,6 +65,7 @@ def index(
     shards = sorted(folder.glob("*.tar"))
     if not shards:
         raise InputError(f"{folder}: holds no .tar files (compressed ones cannot be read by ranges); give another.")
+    val, test = count_or_share(val, "--val"), count_or_share(test, "--test")
     samples: list[Sample] = []
     skipped: list[Skipped] = []
     for number, shard in enumerate(shards):
@@ -82,12 +83,7 @@ def index(
     sizes = {shard.name: shard.stat().st_size for shard in shards}
     extensions = sorted({sample.extension for sample in samples})
     options = {"indexed": True, "skipped": [asdict(item) for item in skipped]}
-    try:
-        description = sidecar.write_sidecar(folder, samples, sizes, "+".join(extensions), 0, options)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be written ({error.strerror}); copy the shards to another folder."
-        ) from None
+    description = sidecar.write_sidecar(folder, samples, sizes, "+".join(extensions), 0, options)
     return IndexSummary(folder, description.fingerprint, len(samples), len(shards), description.counts, skipped)
 
 

@@ -21,9 +21,10 @@ from harness.alone import alone_in
 from harness.data import sidecar, survey
 from harness.data.layout import Codec, Group, Options, plan_shards
 from harness.data.sidecar import Sample
+from harness.data.split import count_or_share
 from harness.data.survey import Skipped, SourceImage
 from harness.data.tar import END_OF_ARCHIVE
-from harness.data.workers import Run, pool
+from harness.data.workers import Run, num_workers, pool
 from harness.data.write_group import write_group, write_whole
 from harness.errors import DataError, InputError
 
@@ -66,14 +67,14 @@ def pack(
         codec: `npy` (raw tiles, fastest) or `png`.
         tile_px: edge of the training tiles, evenly spaced so that they cover the image; 0 keeps whole images.
         workers: processes; None takes all cores.
-        val, test: images a class for validation and test: a count (int) or a share (float below 1).
+        val, test: images a class for validation and test: a count or a share (below 1).
         progress: called with (images done, images in all).
 
     Raises:
         InputError, DataError: wrong options, nothing to pack, or an `out` that holds something else.
     """
-    options = Options(codec, tile_px, shard_mb, val, test, seed)
-    workers = workers or len(os.sched_getaffinity(0))
+    options = Options(codec, tile_px, shard_mb, count_or_share(val, "--val"), count_or_share(test, "--test"), seed)
+    workers = num_workers(workers)
     files = survey.find_files(sources)
     existed = out.exists()
     _check_writable(out)
@@ -278,5 +279,5 @@ def _nothing(sources: Sequence[Path], skipped: list[Skipped], tile_px: int) -> s
     first = skipped[0]
     return (
         f"{where}: none of the {len(skipped)} files can be packed (the first: {first.path}: {first.reason}); "
-        f"give images of at least {tile_px or survey.SMALLEST_PX} px."
+        f"give images of at least {tile_px or survey.SMALLEST_PX} px, or a smaller --tile."
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.errors import DataError
+from harness.files import whole
 
 VERSION = 1
 INDEX_NAME = "index.parquet"
@@ -126,27 +126,23 @@ def count_images(samples: list[Sample]) -> dict[str, dict[str, dict[str, int]]]:
 def write_sidecar(
     folder: Path, samples: list[Sample], shards: dict[str, int], codec: str, tile_px: int, options: dict[str, Any]
 ) -> Description:
-    """Writes index.parquet, then dataset.json (each under another name first); returns the description."""
+    """Writes index.parquet and dataset.json, both to their ends before either gets its name; returns the latter."""
     table = table_of(samples)
-    index = folder / INDEX_NAME
-    part = folder / f".{INDEX_NAME}.part"
-    write_index(table, part)
-    os.replace(part, index)
-    description = Description(
-        version=VERSION,
-        fingerprint=fingerprint_of(table),
-        index_sha256=sha256_of(index),
-        codec=codec,
-        tile_px=tile_px,
-        num_samples=len(samples),
-        shards=shards,
-        classes=sorted({sample.class_name for sample in samples}),
-        counts=count_images(samples),
-        options=options,
-    )
-    part = folder / f".{DESCRIPTION_NAME}.part"
-    part.write_text(json.dumps(asdict(description), indent=1) + "\n", encoding="utf-8")
-    os.replace(part, folder / DESCRIPTION_NAME)
+    with whole(folder / DESCRIPTION_NAME) as description_file, whole(folder / INDEX_NAME) as index:
+        write_index(table, index)
+        description = Description(
+            version=VERSION,
+            fingerprint=fingerprint_of(table),
+            index_sha256=sha256_of(index),
+            codec=codec,
+            tile_px=tile_px,
+            num_samples=len(samples),
+            shards=shards,
+            classes=sorted({sample.class_name for sample in samples}),
+            counts=count_images(samples),
+            options=options,
+        )
+        description_file.write_text(json.dumps(asdict(description), indent=1) + "\n", encoding="utf-8")
     return description
 
 

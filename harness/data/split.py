@@ -13,21 +13,17 @@ SPLITS = ("train", "val", "test")
 _GUARD = {"train": 0, "val": 1, "test": 2}
 
 
-def parse_share(value: float | str, name: str) -> float | int:
-    """An amount of images a class: an integer is a count, a number below 1 a share.
+def count_or_share(value: float, name: str) -> float | int:
+    """An amount of images a class: a number below 1 is a share, a whole one a count.
 
     Raises:
         InputError: neither a count nor a share.
     """
-    try:
-        number = float(value)
-    except ValueError:
-        number = -1.0
-    if number < 0 or (number >= 1 and number != int(number)):
-        raise InputError(f"{name} '{value}' is no amount; give a count such as 100 or a share below 1 such as 0.1.")
-    if isinstance(value, int) or (isinstance(value, str) and value.strip().isdigit()) or number >= 1:
-        return int(number)
-    return number
+    if 0 <= value < 1:
+        return value
+    if value < 0 or not math.isfinite(value) or value != int(value):
+        raise InputError(f"{name} {value:g} is no amount; give a count such as 100 or a share below 1 such as 0.1.")
+    return int(value)
 
 
 def assign_splits(

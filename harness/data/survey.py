@@ -92,7 +92,7 @@ def judge(file: tuple[str, str, str], smallest_px: int) -> SourceImage | Skipped
         return Skipped(path, f"cannot be read ({error.strerror})")
     if min(header.height, header.width) < smallest_px:
         size = f"{header.width} x {header.height} px"
-        return Skipped(path, f"{size} is smaller than {smallest_px} px (give a smaller --tile)")
+        return Skipped(path, f"{size} is smaller than {smallest_px} px")
     digest = hashlib.sha256(content).hexdigest()[:32]
     return SourceImage(path, class_name, source, digest, header.height, header.width, header.grey)
 

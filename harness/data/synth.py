@@ -6,7 +6,6 @@ dataset holds a smaller one.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from harness import random
-from harness.data.images import encode_png
+from harness.data.images import encode_png, read_image
 from harness.data.landscapes import PAINTERS, paint
-from harness.data.workers import pool
+from harness.data.workers import num_workers, pool
 from harness.errors import InputError
+from harness.files import not_written, whole
 
 CLASSES = ("beach", "mountain", "desert", "sea", "island", "general")
 """The five landscapes, and `general`: landscapes of all five kinds, other images than theirs."""
@@ -43,7 +43,7 @@ def write_dataset(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Draws `images_per_class` PNG files into `out/CLASS/` for each class; files that exist are kept.
+    """Draws `images_per_class` PNG files into `out/CLASS/` for each class; those that are there already are kept.
 
     Args:
         progress: called with (images done, images in all).
@@ -52,17 +52,20 @@ def write_dataset(
         The number of images that were drawn now.
 
     Raises:
-        InputError: a count or size that is too small, or an output folder that cannot be written.
+        InputError: a count or size that is too small, or an output folder that cannot be written or holds images of
+            another size or seed.
     """
     if images_per_class < 1:
         raise InputError(f"--images-per-class {images_per_class} is too few; give at least 1.")
     if size_px < _SMALLEST_PX:
         raise InputError(f"--size {size_px} is too small for a landscape; give at least {_SMALLEST_PX}.")
+    workers = num_workers(workers)
+    _check_same(out, seed, size_px)
     try:
         for class_name in CLASSES:
             (out / class_name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror}); give another --out.") from None
+        raise not_written(out, error) from None
     jobs = [
         (class_name, first, min(first + _CHUNK, images_per_class))
         for class_name in CLASSES
@@ -70,7 +73,7 @@ def write_dataset(
     ]
     total = images_per_class * len(CLASSES)
     done = drawn = 0
-    with pool(workers or len(os.sched_getaffinity(0)), len(jobs)) as run:
+    with pool(workers, len(jobs)) as run:
         for count, new in run(partial(_draw_some, out, seed, size_px), jobs):
             done, drawn = done + count, drawn + new
             if progress:
@@ -78,15 +81,25 @@ def write_dataset(
     return drawn
 
 
+def _check_same(out: Path, seed: int, size_px: int) -> None:
+    """That what an earlier command drew there, judged by its first image, is what this one would draw."""
+    first = _path(out, CLASSES[0], 0)
+    if first.is_file() and not np.array_equal(read_image(first), draw(CLASSES[0], seed, 0, size_px)):
+        raise InputError(f"{out}: holds images of another --size or --seed; give another --out, or remove that folder.")
+
+
+def _path(out: Path, class_name: str, index: int) -> Path:
+    return out / class_name / f"{class_name}_{index:05d}.png"
+
+
 def _draw_some(out: Path, seed: int, size_px: int, job: tuple[str, int, int]) -> tuple[int, int]:
     class_name, first, end = job
     new = 0
     for index in range(first, end):
-        path = out / class_name / f"{class_name}_{index:05d}.png"
+        path = _path(out, class_name, index)
         if path.exists():
             continue
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        part.write_bytes(encode_png(draw(class_name, seed, index, size_px)))
-        os.replace(part, path)
+        with whole(path) as part:
+            part.write_bytes(encode_png(draw(class_name, seed, index, size_px)))
         new += 1
     return end - first, new

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import Any
 
+from harness.errors import InputError
+
 Run = Callable[..., Iterator[Any]]
+
+
+def num_workers(wanted: int | None) -> int:
+    """The number of processes: as many as cores that this one may use, unless given.
+
+    Raises:
+        InputError: less than one.
+    """
+    if wanted is not None and wanted < 1:
+        raise InputError(f"--workers {wanted} is too few; give at least 1, or leave it out to take every core.")
+    return wanted or len(os.sched_getaffinity(0))
 
 
 @contextmanager

@@ -109,3 +109,14 @@ def test_degrading_refuses_what_it_cannot_do(tmp_path, make_image):
     with pytest.raises(InputError, match="would both become"):
         degrade_folder(tmp_path / "hr", tmp_path / "lr", scale=4)
     assert not (tmp_path / "lr").exists()
+
+
+@pytest.mark.parametrize("out", ["hr", "hr/../hr", "link"])
+def test_no_image_is_replaced_by_its_own_small_one(tmp_path, make_image, out):
+    (tmp_path / "hr").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "hr")
+    (tmp_path / "hr" / "a.png").write_bytes(encode_png(make_image(0, 40, 40)))
+    before = (tmp_path / "hr" / "a.png").read_bytes()
+    with pytest.raises(InputError, match="would be overwritten"):
+        degrade_folder(tmp_path / "hr", tmp_path / out, scale=4)
+    assert (tmp_path / "hr" / "a.png").read_bytes() == before

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.data.split import assign_splits, parse_share
+from harness.data.split import assign_splits, count_or_share
 from harness.errors import InputError
 
 contents = st.lists(
@@ -48,9 +48,9 @@ def test_counts_that_leave_nothing_to_train_on_are_refused():
 
 
 def test_amounts_are_counts_or_shares():
-    assert parse_share("100", "--test") == 100 and isinstance(parse_share("100", "--test"), int)
-    assert parse_share("0.1", "--test") == 0.1
-    assert parse_share("0", "--val") == 0
-    for wrong in ("-1", "1.5", "many"):
-        with pytest.raises(InputError, match="--test"):
-            parse_share(wrong, "--test")
+    assert count_or_share(100.0, "--test") == 100 and isinstance(count_or_share(100.0, "--test"), int)
+    assert count_or_share(0.1, "--test") == 0.1
+    assert count_or_share(0, "--val") == 0
+    for wrong in (-1, -0.1, 1.5, float("nan"), float("inf"), float("-inf")):
+        with pytest.raises(InputError, match=r"--test .* is no amount"):
+            count_or_share(wrong, "--test")

@@ -79,3 +79,18 @@ def test_wrong_amounts_and_places_are_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="cannot be written"):
         write_dataset(tmp_path / "file" / "sub", 1, 32)
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"size_px": 48}])
+def test_images_of_another_seed_or_size_are_not_taken_for_these(tmp_path, other):
+    write_dataset(tmp_path, 1, 32, workers=1)
+    before = files(tmp_path)
+    with pytest.raises(InputError, match="another --size or --seed"):
+        write_dataset(tmp_path, 2, **{"size_px": 32, "seed": 0, "workers": 1, **other})
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_fewer_than_one_worker_is_refused(tmp_path, workers):
+    with pytest.raises(InputError, match=f"--workers {workers} is too few"):
+        write_dataset(tmp_path, 1, 32, workers=workers)

@@ -1,0 +1,57 @@
+"""Files that are whole where they are there: written under another name, which becomes their own at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness.errors import InputError
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""Reasons that another try, after something was done about them, may not meet."""
+_numbers = itertools.count()
+
+
+@contextlib.contextmanager
+def whole(path: Path, sync: bool = False) -> Iterator[Path]:
+    """Yields a hidden path beside `path` to write to, which becomes `path` when the block ends well.
+
+    However else it ends (an error, Ctrl-C), what was written is removed, and a file that `path` was stays as it is.
+
+    Args:
+        sync: wait until the content is on the disk, so that not even a power failure leaves half of it.
+
+    Raises:
+        InputError: nothing can be written there: no such place, no right to it.
+        OSError: the disk is full, or fails; it carries the file's name.
+    """
+    temporary = path.parent / f".{path.stem[:30]}.{os.getpid()}.{next(_numbers)}.part{path.suffix}"
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if sync:
+            _wait_for_the_disk(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise not_written(path, error) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def not_written(path: Path, error: OSError) -> Exception:
+    """What to raise where `path` could not be written: the user's mistake, or a disk that is full or broken."""
+    if error.errno in _NO_ROOM:
+        return OSError(error.errno, error.strerror, str(path))
+    return InputError(f"{path}: cannot be written ({error.strerror or error}); name another place.")
+
+
+def _wait_for_the_disk(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
