@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 from evaluation.metrics import METRICS, names_of
 from evaluation.networks import Networks
 from harness.quality import color
-from harness.quality.psnr import mse, psnr
+from harness.quality.psnr import mse, psnr_of_mse
 from harness.quality.ssim import WINDOW_PX, ssim
 
 if TYPE_CHECKING:
@@ -40,6 +40,29 @@ class Reference:
     """For each image what PSNR and SSIM compare: (1, C, H, W) float64 levels; None where the border leaves nothing."""
     features: dict[str, Features]
     tint_N2: torch.Tensor | None
+
+
+class _Pair:
+    """What PSNR and SSIM compare: (1, C, H, W) float64 levels of each image; their errors are computed once."""
+
+    def __init__(self, preds: list[torch.Tensor] | None, target: list[torch.Tensor] | None) -> None:
+        self.is_empty = preds is None or target is None
+        self._preds, self._target = preds or [], target or []
+
+    @cached_property
+    def _mse_N(self) -> torch.Tensor:
+        return _each(mse, self._preds, self._target)
+
+    def psnr(self) -> torch.Tensor:
+        return psnr_of_mse(self._mse_N, data_range=255)
+
+    def ssim(self) -> torch.Tensor | None:
+        """To 5e-6 (pictures: 1e-6): in float32, unless the images have little in common. None: they are too small."""
+        if min(self._preds[0].shape[-2:]) < WINDOW_PX:
+            return None
+        kinds = [torch.float32 if error <= _FLOAT32_MSE else torch.float64 for error in self._mse_N.tolist()]
+        pairs = zip(self._preds, self._target, kinds, strict=True)
+        return torch.cat([ssim(a.to(kind), b.to(kind), data_range=255).double() for a, b, kind in pairs])
 
 
 class Measures:
@@ -76,16 +99,14 @@ class Measures:
         """Metric -> (N,) float64 for SR images uint8 (N, H, W, 3) against the reference."""
         if sr_NHWC.shape != reference.hr_NHWC.shape:
             raise ValueError(f"SR {sr_NHWC.shape} and HR {reference.hr_NHWC.shape} differ in shape.")
-        compared = self._compared(sr_NHWC, reference.grey)
+        pair = _Pair(self._compared(sr_NHWC, reference.grey), reference.compared)
         result = {}
         for name in self.metrics:
-            values = self._score(name, sr_NHWC, compared, reference)
+            values = self._score(name, sr_NHWC, pair, reference)
             result[name] = np.full(len(sr_NHWC), np.nan) if values is None else values.double().numpy()
         return result
 
-    def _score(
-        self, name: str, sr_NHWC: np.ndarray, compared: list[torch.Tensor] | None, reference: Reference
-    ) -> torch.Tensor | None:
+    def _score(self, name: str, sr_NHWC: np.ndarray, pair: _Pair, reference: Reference) -> torch.Tensor | None:
         """One metric of the batch; None where the images are too small for it."""
         if name in self.networks.lpips:
             network = self.networks.lpips[name]
@@ -97,23 +118,17 @@ class Measures:
         if name == "color-shift":
             assert reference.tint_N2 is not None
             return (_tints(sr_NHWC) - reference.tint_N2).norm(dim=1)
-        if compared is None or reference.compared is None:
-            return None
-        if name == "mse":
-            pair = (_levels_of_each(_cropped(image, self.border_px)) for image in (sr_NHWC, reference.hr_NHWC))
-            return _each(mse, *pair) * (2 / 255) ** 2
-        if name == "psnr":
-            return _each(partial(psnr, data_range=255), compared, reference.compared)
-        if min(compared[0].shape[-2:]) < WINDOW_PX:
-            return None
-        return _each(_ssim, compared, reference.compared)
+        if name == "mse" and not pair.is_empty:
+            images = (_levels_of_each(_cropped(image, self.border_px)) for image in (sr_NHWC, reference.hr_NHWC))
+            return _each(mse, *images) * (2 / 255) ** 2
+        return {"psnr": pair.psnr, "ssim": pair.ssim}[name]() if not pair.is_empty else None
 
     def _compared(self, image_NHWC: np.ndarray, grey: bool) -> list[torch.Tensor] | None:
         cropped_NHWC = _cropped(image_NHWC, self.border_px)
         if cropped_NHWC.size == 0:
             return None
         if self.color_space == "y" and not grey:
-            return [color.luma_of_pixels(torch.from_numpy(np.array(image)))[None, None] for image in cropped_NHWC]
+            return [color.luma_of_pixels(image)[None, None] for image in cropped_NHWC]
         levels = _levels_of_each(cropped_NHWC)
         return [_grey(image) for image in levels] if grey else levels
 
@@ -125,13 +140,6 @@ def _each(
 ) -> torch.Tensor:
     """The measure of each pair, (N,). One image at a time stays in the processor's cache: twice as fast as a batch."""
     return torch.cat([measure(a, b) for a, b in zip(preds, target, strict=True)])
-
-
-def _ssim(preds_BCHW: torch.Tensor, target_BCHW: torch.Tensor) -> torch.Tensor:
-    """SSIM of a float64 pair to 5e-6 (pictures: 1e-6): in float32, unless the images have little in common."""
-    if mse(preds_BCHW, target_BCHW).item() > _FLOAT32_MSE:
-        return ssim(preds_BCHW, target_BCHW, data_range=255)
-    return ssim(preds_BCHW.float(), target_BCHW.float(), data_range=255)
 
 
 def _keep_memory() -> None:

@@ -5,6 +5,7 @@ Values are 8-bit levels (0 to 255) as floats, because the published numbers are 
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 # MATLAB's rgb2ycbcr (ITU-R BT.601, studio range): Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255.
@@ -32,10 +33,9 @@ def luma(image_BCHW: torch.Tensor) -> torch.Tensor:
     return torch.einsum("bchw,c->bhw", image_BCHW, weights)[:, None] + _LUMA_OFFSET
 
 
-def luma_of_pixels(image_HWC: torch.Tensor) -> torch.Tensor:
-    """`luma` of a uint8 RGB image in memory order, (H, W) float64: one product, without reordering the pixels."""
-    weights = torch.tensor(_LUMA_WEIGHTS, dtype=torch.float64) / 255.0
-    return (image_HWC.reshape(-1, 3).to(torch.float64) @ weights).view(image_HWC.shape[:2]) + _LUMA_OFFSET
+def luma_of_pixels(image_HWC: np.ndarray) -> torch.Tensor:
+    """`luma` of a uint8 RGB image as it lies in memory, (H, W) float64: one product, without reordering the pixels."""
+    return torch.from_numpy(image_HWC @ (np.array(_LUMA_WEIGHTS) / 255.0) + _LUMA_OFFSET)
 
 
 def lab(image_BCHW: torch.Tensor) -> torch.Tensor:

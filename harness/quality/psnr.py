@@ -23,7 +23,12 @@ def psnr(preds: torch.Tensor, target: torch.Tensor, data_range: float = 1.0) -> 
     Raises:
         ValueError: the shapes differ.
     """
-    return 10.0 * torch.log10(data_range**2 / mse(preds, target))
+    return psnr_of_mse(mse(preds, target), data_range)
+
+
+def psnr_of_mse(error: torch.Tensor, data_range: float = 1.0) -> torch.Tensor:
+    """The peak signal-to-noise ratio in dB that a mean squared error stands for."""
+    return 10.0 * torch.log10(data_range**2 / error)
 
 
 def check_same_shape(preds: torch.Tensor, target: torch.Tensor) -> None:
