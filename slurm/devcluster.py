@@ -153,6 +153,14 @@ class DevCluster:
         """Starts (again) the slurmd of a node."""
         self._run("slurmd", "-N", node)
 
+    def end_node(self, node: str) -> None:
+        """Ends the slurmd of a node in an orderly way."""
+        self._end(f"slurmd-{node}")
+
+    def wait_state(self, node: str, state: str) -> None:
+        """Waits until SLURM says this of a node."""
+        _wait(lambda: self.node_states()[node] == state, _START_TIMEOUT_S, f"{node} did not become {state}")
+
     def node_pid(self, node: str) -> int:
         """The process id of a node's slurmd."""
         pid = self._pid(f"slurmd-{node}")
@@ -169,7 +177,15 @@ class DevCluster:
     def use_user_signal(self, on: bool) -> None:
         """Switches send_user_signal; the controller is started anew, since it reads that only once. Jobs run on."""
         self.conf.write_text(_with_user_signal(self.conf.read_text(), on))
+        self.end_controller()
+        self.start_controller()
+
+    def end_controller(self) -> None:
+        """Ends slurmctld; jobs run on."""
         self._end("slurmctld")
+
+    def start_controller(self) -> None:
+        """Starts slurmctld again, with what it knew, and waits until it answers."""
         self._run("slurmctld")
         _wait(self.is_up, _START_TIMEOUT_S, f"slurmctld did not come back; see {self.folder}/log")
 

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from slurm.job import Job
 from slurm.launch import make_executor, task_command
 from slurm.profile import ClusterProfile
 from slurm.queue import ask, client_environment, parse_fields
+from slurm.reach import unseen
 
 _BYTES_A_GB = 1 << 30
 
@@ -31,7 +32,13 @@ class Node:
 
 
 def cluster_reasons(
-    profile: ClusterProfile, folder: Path, *, num_jobs: int = 1, save_s: float | None = None, need_gb: float = 0
+    profile: ClusterProfile,
+    folder: Path,
+    *,
+    num_jobs: int = 1,
+    save_s: float | None = None,
+    need_gb: float = 0,
+    reads: Sequence[Path] = (),
 ) -> list[str]:
     """Why jobs with this profile cannot run, or could not come back; empty where nothing speaks against it.
 
@@ -39,14 +46,16 @@ def cluster_reasons(
         folder: where runs and logs go.
         save_s: how long a save was measured to take, signal to exit; None where it is not known.
         need_gb: the space that the runs are estimated to need.
+        reads: files and folders that the jobs will read.
     """
     reasons = list(_folder(folder, need_gb))
+    can_write = not reasons
     if profile.executor == "slurm":
         if "%" in str(folder.absolute()):
             reasons.append(f"{folder}: SLURM replaces '%' in paths of logs; give a folder without it.")
         with client_environment(profile.slurm_conf):
             try:
-                reasons += _slurm(profile, num_jobs, save_s)
+                reasons += _slurm(profile, num_jobs, save_s, reads, folder if can_write else None)
             except ClusterError as error:
                 reasons.append(str(error))
     return reasons
@@ -70,9 +79,11 @@ def _folder(folder: Path, need_gb: float) -> Iterator[str]:
         yield f"{existing}: has {free_gb:.1f} GiB free, the runs need about {need_gb:.1f}; free some, or give another."
 
 
-def _slurm(profile: ClusterProfile, num_jobs: int, save_s: float | None) -> list[str]:
+def _slurm(
+    profile: ClusterProfile, num_jobs: int, save_s: float | None, reads: Sequence[Path], folder: Path | None
+) -> list[str]:
     partitions = read_partitions()
-    name = profile.partition or next((n for n, p in partitions.items() if p.get("Default") == "YES"), None)
+    name = profile.partition or default_partition(partitions)
     if name is None:
         return [f"the cluster has no default partition; name one of {', '.join(partitions)} in the profile."]
     if name not in partitions:
@@ -81,6 +92,7 @@ def _slurm(profile: ClusterProfile, num_jobs: int, save_s: float | None) -> list
     config = read_config()
     reasons = [*_limits(profile, name, partition), *_nodes(profile, name), *_queue(config, num_jobs)]
     reasons += [*_preemption(name, partition, config, save_s), *_time_signal(profile, save_s)]
+    reasons += unseen(profile, reads, folder, name)
     return reasons or list(_trial(profile))
 
 
@@ -89,6 +101,11 @@ def read_partitions() -> dict[str, dict[str, str]]:
     lines = ask("scontrol", "show", "partition", "--oneliner").splitlines()
     found = [parse_fields(line) for line in lines if line.strip()]
     return {fields["PartitionName"]: fields for fields in found}
+
+
+def default_partition(partitions: dict[str, dict[str, str]]) -> str | None:
+    """The partition of a job that names none."""
+    return next((name for name, fields in partitions.items() if fields.get("Default") == "YES"), None)
 
 
 def read_config() -> dict[str, str]:

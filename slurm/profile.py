@@ -68,6 +68,8 @@ class ClusterProfile(BaseModel):
     """The Python of the compute nodes; null takes the one that submits."""
     options: dict[str, PlainLine | int | bool] = {}
     """Further sbatch options by their long names, for example {mail-type: END}."""
+    shared: tuple[PlainLine, ...] = ()
+    """Folders that compute nodes see as this machine does; given them, the preflight refuses any path elsewhere."""
     slurm_conf: str | None = None
     """The cluster's slurm.conf where it is not the system's; a relative path starts at the working folder."""
 
@@ -90,6 +92,14 @@ class ClusterProfile(BaseModel):
                     " move it to environment"
                 )
         return setup
+
+    @field_validator("shared")
+    @classmethod
+    def _shared_from_the_root(cls, shared: tuple[str, ...]) -> tuple[str, ...]:
+        for folder in shared:
+            if not folder.startswith("/"):
+                raise ValueError(f"'{folder}' is not the path of a folder from the root; write for example /home")
+        return shared
 
     @field_validator("options")
     @classmethod

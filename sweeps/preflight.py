@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from harness.config import PhaseConfig, RunConfig, pretrained_networks
 from harness.errors import InputError
@@ -21,8 +23,31 @@ def preflight(plan: Plan, folder: SweepFolder, profile: ClusterProfile) -> list[
     reasons = [*plan.missing.values(), *_sources(plan), *_weights(plan.configs.values()), *_batches(plan, profile)]
     need_gb = 0.0 if reasons else estimated_gb(plan, folder)
     save_s = measured_save_s(plan, folder)
-    reasons += cluster_reasons(profile, folder.path, num_jobs=len(plan.phases), save_s=save_s, need_gb=need_gb)
+    reads = list(paths_to_read(plan))
+    jobs = len(plan.phases)
+    reasons += cluster_reasons(profile, folder.path, num_jobs=jobs, save_s=save_s, need_gb=need_gb, reads=reads)
     return list(dict.fromkeys(reasons))
+
+
+def paths_to_read(plan: Plan) -> Iterator[Path]:
+    """Files of this file system that the plan's jobs will read, each once: data, weights, starting points."""
+    found: dict[Path, None] = {}
+    for config in plan.configs.values():
+        sources = [Path(s.path) for s in config.sources(len(config.phases) - 1) if "://" not in s.path]
+        starts = [Path(path) for path in (config.init_from, config.init_discriminator_from) if path is not None]
+        found |= dict.fromkeys(path for path in [*sources, *starts] if path.exists())
+        for name in pretrained_networks(config, _last_phase(config)):
+            with contextlib.suppress(InputError):  # _weights tells
+                found[find(name)] = None
+    for path in found:
+        yield from _files_of(path)
+
+
+def _files_of(path: Path) -> Iterator[Path]:
+    """A file, or of a dataset its sidecar and one of its shards: a folder's name says little about what is in it."""
+    shards = sorted(path.glob("*.tar"))[:1] if path.is_dir() else []
+    known = [path / name for name in ("dataset.json", "index.parquet") if (path / name).exists()]
+    yield from [*known, *shards] or [path]
 
 
 def _last_phase(config: RunConfig) -> PhaseConfig:
