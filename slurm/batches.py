@@ -17,6 +17,8 @@ class Batch:
     """Every place waits for all of these jobs."""
     aligned_with: int | None = None
     """Each place waits for the same place of this batch (SLURM's aftercorr)."""
+    after_failure: bool = False
+    """Whether those it waits for need only have ended (SLURM's afterany)."""
 
     @property
     def is_array(self) -> bool:
@@ -67,22 +69,22 @@ def _levels(jobs: Sequence[Job]) -> list[list[Job]]:
 
 def _pack_level(jobs: list[Job], home: dict[str, tuple[int, int]], max_array_size: int) -> list[Batch]:
     aligned: list[Batch] = []
-    rest: dict[tuple[str, ...], list[Job]] = {}
+    rest: dict[tuple[tuple[str, ...], bool], list[Job]] = {}
     only_children: dict[int, dict[str, list[Job]]] = {}
     for job in jobs:
-        if len(job.after) == 1 and job.after[0] in home:
+        if len(job.after) == 1 and job.after[0] in home and not job.after_failure:
             batch, _ = home[job.after[0]]
             only_children.setdefault(batch, {}).setdefault(job.after[0], []).append(job)
         else:
-            rest.setdefault(tuple(sorted(set(job.after))), []).append(job)
+            rest.setdefault((tuple(sorted(set(job.after))), job.after_failure), []).append(job)
     for batch, families in only_children.items():
         if max(len(family) for family in families.values()) < len(families):
             aligned += _align(batch, families, home)
         else:
-            rest.update({(parent,): family for parent, family in families.items()})
+            rest.update({((parent,), False): family for parent, family in families.items()})
     return aligned + [
-        Batch(dict(enumerate(group[start : start + max_array_size])), after)
-        for after, group in rest.items()
+        Batch(dict(enumerate(group[start : start + max_array_size])), after, after_failure=after_failure)
+        for (after, after_failure), group in rest.items()
         for start in range(0, len(group), max_array_size)
     ]
 
@@ -129,4 +131,4 @@ def dependency_text(
             words.append(batch_id)
             left -= names
     words += [ids[name] for name in batch.after if name in left]
-    return ":".join(["afterok", *words])
+    return ":".join(["afterany" if batch.after_failure else "afterok", *words])

@@ -26,8 +26,10 @@ class Job:
     """The job's own folder: what was submitted, when and under which id is noted there."""
     argument: str
     after: tuple[str, ...] = ()
-    """Names of jobs that have to be done first."""
+    """Names of jobs that have to be done first, or only to have ended."""
     target: str = "harness.train.job:main"
+    after_failure: bool = False
+    """Whether it also starts where jobs that it comes after have failed or were cancelled."""
 
 
 @dataclass(frozen=True)

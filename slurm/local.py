@@ -141,7 +141,8 @@ class Supervisor:
     def _block_orphaned(self) -> None:
         for name, state in self.states.items():
             parents = [self.states[parent].state for parent in self.jobs[name].after]
-            if state.state == "waiting" and any(parent in ("failed", "blocked", "stopped") for parent in parents):
+            needed = ("stopped",) if self.jobs[name].after_failure else ("failed", "blocked", "stopped")
+            if state.state == "waiting" and any(parent in needed for parent in parents):
                 state.state = "stopped" if "stopped" in parents else "blocked"
 
     def _start_ready(self) -> None:
@@ -150,7 +151,8 @@ class Supervisor:
             free = [slot for slot in range(self.profile.max_parallel) if slot not in used]
             if not free:
                 return
-            ready = all(self.states[parent].state == "done" for parent in self.jobs[name].after)
+            parents = [self.states[parent] for parent in self.jobs[name].after]
+            ready = all(parent.ended if self.jobs[name].after_failure else parent.state == "done" for parent in parents)
             if state.state == "waiting" and ready:
                 self._start(name, free[0])
 

@@ -8,21 +8,32 @@ rank is still writing when the job is started again. Imports nothing heavy.
 from __future__ import annotations
 
 import os
+import re
+import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from slurm.ending import Ending, Outcome, note_ending, read_ending
 from slurm.errors import EXIT_DONE, EXIT_SAVED, EXIT_WRONG_INPUT, ClusterError, has_died
 from slurm.job import Payload, read_own, read_payload
 from slurm.queue import ask, parse_fields
 
+_PATIENCE_S = 600.0
+"""A controller that is away so long (restarted, failing over) is waited for; a thousand jobs must not be lost by it."""
+_AWAY = re.compile(r"contact slurm controller|did not answer|timed out|refused|unexpected message|zero bytes", re.I)
+
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether the job is put back into the queue, and why (not)."""
+    """What becomes of the job, and why."""
 
-    requeue: bool
+    outcome: Outcome
     reason: str
+    requeue: bool = False
+    """Whether it has to be put back into the queue; SLURM may be doing that already."""
+    preempted: bool = False
 
 
 def decide(code: int, job: dict[str, str], deaths: int, payload: Payload) -> Decision:
@@ -34,20 +45,47 @@ def decide(code: int, job: dict[str, str], deaths: int, payload: Payload) -> Dec
     """
     restarts = int(job.get("Restarts", "0"))
     state = job.get("JobState", "UNKNOWN")
+    saved = code == EXIT_SAVED
+    preempted = state == "PREEMPTED" or _preempted_in_this_start(job)
     if code == EXIT_DONE:
-        return Decision(False, "done")
-    if code != EXIT_SAVED and not has_died(code):
-        return Decision(False, f"failed with exit code {code}")
+        return Decision("done", "finished")
+    if not saved and not has_died(code):
+        return Decision("failed", f"left with exit code {code}")
     if state != "RUNNING":
-        return Decision(False, f"SLURM has already decided: {state}")
+        if state == "TIMEOUT" and not saved:
+            return Decision("failed", "reached its time limit before it had saved (raise signal_s)")
+        return Decision("left", _ENDED_BY_SLURM.get(state, f"ended by SLURM: {state}"), preempted=preempted)
     if job.get("Requeue") == "0":
-        return Decision(False, "this cluster does not let the job be requeued")
+        return Decision("left", "this cluster does not let the job be requeued")
     if restarts >= payload.max_requeues:
-        return Decision(False, f"was requeued {restarts} times already (max_requeues)")
-    if code != EXIT_SAVED and deaths > payload.max_deaths:
-        return Decision(False, f"died {deaths} times without saving in between (max_deaths)")
-    how = "saved and left" if code == EXIT_SAVED else f"died (exit code {code})"
-    return Decision(True, f"{how} before its end")
+        return Decision("left", f"was requeued {restarts} times already (max_requeues)")
+    if not saved and deaths > payload.max_deaths:
+        return Decision("failed", f"{_death(code)}, died {deaths} times without saving in between (max_deaths)")
+    if saved and preempted:
+        return Decision("back", "was preempted, and had saved", requeue=True, preempted=True)
+    return Decision("back", "saved and left before its end" if saved else _death(code), True, preempted)
+
+
+_ENDED_BY_SLURM = {
+    "CANCELLED": "was cancelled",
+    "TIMEOUT": "reached its time limit",
+    "PREEMPTED": "was preempted",
+}
+
+
+def _preempted_in_this_start(job: dict[str, str]) -> bool:
+    """SLURM keeps the time of the last preemption over a requeue; both are ISO times of one clock."""
+    at = job.get("PreemptTime", "None")
+    return at != "None" and at >= job.get("StartTime", "")
+
+
+def _death(code: int) -> str:
+    if code <= 128:
+        return f"lost a rank (exit code {code})"
+    try:
+        return f"was killed by {signal.Signals(code - 128).name}"
+    except ValueError:
+        return f"died with exit code {code}"
 
 
 def count_deaths(note: Path, code: int) -> int:
@@ -93,13 +131,44 @@ def main(payload_path: str, srun_code: int) -> int:
         payload = read_payload(Path(payload_path))
         own = job_id()
         deaths = count_deaths(Path(payload_path).with_name(f"{own}.deaths"), code)
-        decision = decide(code, parse_fields(ask("scontrol", "show", "job", own, "--oneliner")), deaths, payload)
+        fields = parse_fields(ask_patiently("scontrol", "show", "job", own, "--oneliner"))
+        decision = decide(code, fields, deaths, payload)
         print(f"job {own}: {decision.reason}; {'requeue' if decision.requeue else 'no requeue'}", flush=True)
-        if decision.requeue:
-            ask("scontrol", "requeue", own)
+        _note(payload, own, code, decision)
+        if decision.requeue:  # the last deed: SLURM ends this process with the job
+            ask_patiently("scontrol", "requeue", own)
     except ClusterError as error:
         print(error, file=sys.stderr, flush=True)
     return code
+
+
+def _note(payload: Payload, own: str, code: int, decision: Decision) -> None:
+    """Leaves the ending in the job's folder; a full disk must not keep the job from coming back."""
+    folder = payload.jobs[int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))].folder
+    before = read_ending(folder)
+    preemptions = (before.preemptions if before else 0) + decision.preempted
+    try:
+        note_ending(folder, Ending(own, code, decision.outcome, decision.reason, preemptions))
+    except OSError as error:
+        print(f"the end of the job could not be noted ({error})", file=sys.stderr, flush=True)
+
+
+def ask_patiently(*words: str, patience_s: float = _PATIENCE_S) -> str:
+    """`ask`, again and again while the controller cannot be reached.
+
+    Raises:
+        ClusterError: it answered with an error, or was away for longer than `patience_s`.
+    """
+    give_up_at, pause_s = time.monotonic() + patience_s, 1.0
+    while True:
+        try:
+            return ask(*words)
+        except ClusterError as error:
+            if not _AWAY.search(str(error)) or time.monotonic() > give_up_at:
+                raise
+            print(f"{error} Asking again.", file=sys.stderr, flush=True)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 30.0)
 
 
 if __name__ == "__main__":

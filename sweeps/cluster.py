@@ -92,7 +92,7 @@ def _evaluation(
     """The jobs of the evaluation behind every last phase that is still to come: the shares, then the one that gathers.
 
     Those that wait already are replaced where there is something new to wait for, else left alone. A training that
-    fails takes them out of the queue: half a matrix is for `harness evaluate` to make, when it is asked for.
+    fails, or is cancelled, holds them up no longer: its cells of the report say why they are empty.
     """
     if submitted_job(folder.evaluation, queues) is not None and not something_new:
         return []
@@ -106,4 +106,7 @@ def _evaluation(
     shares = share_jobs(folder, evaluation.models, evaluation.config, num_shares, name, after)
     gathers_after = tuple(job.name for job in shares) or after
     place = folder.evaluation.absolute()
-    return [*shares, Job(name, place, str(folder.path.absolute()), gathers_after, EVALUATION_TARGET)]
+    gathering = Job(
+        name, place, str(folder.path.absolute()), gathers_after, after_failure=True, target=EVALUATION_TARGET
+    )
+    return [*shares, gathering]

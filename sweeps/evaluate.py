@@ -14,7 +14,7 @@ from rich.console import Console
 from evaluation.config import EvaluateConfig
 from evaluation.model import Model, baseline
 from harness.errors import EXIT_DONE, EXIT_WRONG_INPUT, InputError
-from harness.screen import progress_bar
+from harness.screen import progress_bar, still_working
 from slurm.profile import ClusterProfile, load_profile
 from sweeps.config import SweepConfig, load_sweep
 from sweeps.control import find_sweep_folder, is_sweep_file
@@ -24,6 +24,7 @@ from sweeps.plan import Plan, read_plan
 from sweeps.queues import Queues
 from sweeps.shares import evaluation_error, measure_on_cluster
 from sweeps.state import phase_states
+from sweeps.status import sweep_status
 
 if TYPE_CHECKING:
     from evaluation.scores import ScoreTable
@@ -96,10 +97,8 @@ def find_evaluation(
     return evaluation_of(folder, load_sweep(name_or_file if given else folder.sweep, list(overrides)))  # type: ignore[arg-type]
 
 
-def evaluate_sweep(
-    evaluation: Evaluation, progress: Callable[[int, int], None] | None = None
-) -> tuple[ScoreTable, Path]:
-    """Scores what is missing of a sweep and writes its report; returns the scores and the report's path.
+def score_sweep(evaluation: Evaluation, progress: Callable[[int, int], None] | None = None) -> ScoreTable:
+    """Scores what is missing of a sweep; returns all its scores.
 
     Raises:
         InputError: there is nothing to evaluate, or nothing to evaluate on.
@@ -107,7 +106,26 @@ def evaluate_sweep(
     from evaluation.collect import evaluate
 
     table = evaluate(evaluation.models, evaluation.config, evaluation.folder.report, progress)
-    return table, evaluation.write_report(table)
+    unfinished = why_unfinished(evaluation)
+    if unfinished:
+        table = with_reasons(table, unfinished)
+        table.save(evaluation.folder.report)
+    return table
+
+
+def why_unfinished(evaluation: Evaluation) -> dict[str, str]:
+    """Runs that are not done -> how they stand, in words for the cells that stay empty."""
+    rows = sweep_status(evaluation.folder.runs, evaluation.plan, Queues()).rows
+    why = {row.run: row.error or row.note or f"step {row.step:,} of {row.total_steps:,}" for row in rows}
+    return {row.run: f"training {row.state}: {why[row.run]}" for row in rows if row.state != "done"}
+
+
+def with_reasons(table: ScoreTable, reasons: dict[str, str]) -> ScoreTable:
+    """The table with these reasons at the empty cells of models that have no number at all."""
+    measured = set(table.images["model"])
+    known = {model: reason for model, reason in reasons.items() if model not in measured}
+    missing = {cell: known.get(cell[0], reason) for cell, reason in table.missing.items()}
+    return replace(table, missing=missing)
 
 
 def evaluate_here(evaluation: Evaluation, console: Console, *, cluster: str | ClusterProfile = "local") -> Path:
@@ -126,7 +144,9 @@ def evaluate_here(evaluation: Evaluation, console: Console, *, cluster: str | Cl
             measure_on_cluster(evaluation.folder, evaluation.models, config, profile, progress)
         elif config.workers is None:
             config = config.model_copy(update={"workers": profile.max_parallel})
-        table, report = evaluate_sweep(replace(evaluation, config=config), progress)
+        table = score_sweep(replace(evaluation, config=config), progress)
+    with still_working(console, "writing the report"):
+        report = evaluation.write_report(table)
     print_matrices(console, table, evaluation.config)
     _tell_report(report, console)
     return report
@@ -144,7 +164,8 @@ def report_here(evaluation: Evaluation, console: Console) -> Path:
     if not (evaluation.folder.report / "scores.parquet").exists():
         raise InputError(f"{evaluation.folder.report}: holds no scores; run `harness evaluate` first.")
     table = mark_stale(ScoreTable.load(evaluation.folder.report), evaluation.models, evaluation.config)
-    report = evaluation.write_report(table)
+    with still_working(console, "writing the report"):
+        report = evaluation.write_report(table)
     print_matrices(console, table, evaluation.config)
     _tell_report(report, console)
     return report
@@ -185,7 +206,8 @@ def main(sweep_folder: str) -> int:
         return EXIT_DONE
     path = Path(sweep_folder)
     try:
-        _, report = evaluate_sweep(evaluation_of(SweepFolder(RunsFolder(path.parent), path)))
+        evaluation = evaluation_of(SweepFolder(RunsFolder(path.parent), path))
+        report = evaluation.write_report(score_sweep(evaluation))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return EXIT_WRONG_INPUT

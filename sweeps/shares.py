@@ -123,7 +123,8 @@ def _jobs(
     absolute = [Model(m.name, m.kind, m.path and str(Path(m.path).absolute()), m.axes, m.own_class) for m in models]
     files = write_shares(absolute, config, folder.report, num_shares, place.absolute())
     return [
-        Job(f"{label}-{number}", file.parent, str(file), after, RUN_SHARE_TARGET) for number, file in enumerate(files)
+        Job(f"{label}-{number}", file.parent, str(file), after, after_failure=True, target=RUN_SHARE_TARGET)
+        for number, file in enumerate(files)
     ]
 
 

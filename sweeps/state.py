@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from slurm.ending import Ending, read_ending
 from slurm.errors import ClusterError
 from slurm.submission import Submission, read_submission
 from sweeps.layout import RunsFolder, read_json, write_atomically
@@ -20,6 +21,7 @@ from sweeps.plan import Plan
 State = Literal["missing", "queued", "running", "saved", "failed", "done"]
 """missing: never started; queued: somebody will train it; saved: it left before the end, or died, and can go on."""
 
+_SLURMS_OWN = ("srun:", "slurmstepd:")
 SILENT_AFTER_S = 300.0
 """A trainer on another machine that has said nothing for so long is taken for dead, where nobody can be asked."""
 
@@ -31,6 +33,8 @@ class PhaseState:
     state: State
     owner: Owner | None = None
     status: dict[str, Any] = field(default_factory=dict)
+    ending: Ending | None = None
+    """How a SLURM job last ended in its folder."""
 
     @property
     def step(self) -> int | None:
@@ -47,17 +51,26 @@ def phase_state(folder: Path, job_alive: JobAlive) -> PhaseState:
     `done` needs the exported generator too, so that a phase whose result was removed is trained again.
     """
     status = read_json(folder / "status.json") or {}
-    said = status.get("state")
+    said, ending = status.get("state"), read_ending(folder)
     if said == "done" and (folder / "generator.safetensors").is_file():
-        return PhaseState("done", None, status)
+        return PhaseState("done", None, status, ending)
     owner = holder(folder, job_alive) or submitted_job(folder, job_alive)
     if said == "running" and (owner is not None or _trainer_lives(status)):
-        return PhaseState("running", owner, status)
+        return PhaseState("running", owner, status, ending)
     if owner is not None:
-        return PhaseState("queued", owner, status)
-    if said == "failed" or (not status and _left_without_a_word(folder)):
-        return PhaseState("failed", None, status)
-    return PhaseState("saved" if status else "missing", None, status)
+        return PhaseState("queued", owner, status, ending)
+    last = ending if ending is not None and _is_of_last_job(ending, folder) else None
+    if said == "failed" or (last is not None and last.outcome == "failed"):
+        return PhaseState("failed", None, status, ending)
+    if not status and last is None and _left_without_a_word(folder):
+        return PhaseState("failed", None, status, ending)
+    return PhaseState("saved" if status else "missing", None, status, ending)
+
+
+def _is_of_last_job(ending: Ending, folder: Path) -> bool:
+    """Whether it is of the last submission, not of one before."""
+    submission = _read_note(folder)
+    return submission is not None and submission.job_id == ending.job_id
 
 
 def phase_states(runs: RunsFolder, plan: Plan, job_alive: JobAlive) -> dict[str, PhaseState]:
@@ -105,14 +118,16 @@ def note_failure(folder: Path, error: str) -> None:
 
 
 def last_error_line(folder: Path) -> str:
-    """The last line that rank 0 of a job wrote to its error log."""
+    """The last line that rank 0 of a job wrote to its error log; failing that, SLURM's last error in there."""
     submission = _read_note(folder)
     for path in [path for path in (submission.log_files(0) if submission else []) if path.suffix == ".err"]:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 4096))
-            lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
-        if lines:
-            return lines[-1].strip()
+            lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+        own = [line for line in lines if not line.startswith(_SLURMS_OWN)]
+        said = own or [line for line in lines if "error:" in line and "STEP" not in line] or lines
+        if said:
+            return said[-1]
     return ""
 
 

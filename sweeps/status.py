@@ -28,11 +28,17 @@ class Row:
     total_steps: int
     starts_again: int
     """How often its phases were started again after they had begun."""
+    preempted: int = 0
+    """How often SLURM preempted its phases."""
     steps_per_s: float | None = None
     left_s: float | None = None
     val_psnr: float | None = None
     nodes: str = ""
     error: str = ""
+    note: str = ""
+    """Why a run that could go on does not."""
+    save_every: int | None = None
+    """Steps between checkpoints, as the trainer has chosen them."""
 
     @property
     def fraction(self) -> float:
@@ -95,11 +101,14 @@ def _row(run: PlannedRun, plan: Plan, states: dict[str, PhaseState], runs: RunsF
         step=step,
         total_steps=run.total_steps,
         starts_again=sum(max(int(s.status.get("starts") or 1) - 1, 0) for _, s in own),
+        preempted=sum(s.ending.preemptions for _, s in own if s.ending is not None),
         steps_per_s=speed,
         left_s=(run.total_steps - step) / speed if speed else None,
         val_psnr=psnrs[-1] if psnrs else None,
         nodes=_nodes(state, queues),
-        error=_error(runs, phase, state),
+        error=_error(runs, run, plan, phase, state),
+        note=_note(state),
+        save_every=state.status.get("save_every") if state.state == "running" else None,
     )
 
 
@@ -121,8 +130,22 @@ def _nodes(state: PhaseState, queues: Queues) -> str:
     return str(state.status.get("host", "")) if state.state == "running" else ""
 
 
-def _error(runs: RunsFolder, phase: Phase, state: PhaseState) -> str:
-    """The trainer's own last word, or the last line that its log has of it."""
+def _note(state: PhaseState) -> str:
+    can_go_on = state.state in ("saved", "missing")
+    return state.ending.reason if can_go_on and state.ending is not None and state.ending.outcome == "left" else ""
+
+
+def _error(runs: RunsFolder, run: PlannedRun, plan: Plan, phase: Phase, state: PhaseState) -> str:
+    """The trainer's own last word, else how its job ended and the last line that its log has of it."""
     if state.state != "failed":
         return ""
-    return state.error or last_error_line(runs.phase(phase.key)) or "no reason was noted; see `harness logs`"
+    said = state.error
+    if not said:
+        reasons = (state.ending.reason if state.ending else "", last_error_line(runs.phase(phase.key)))
+        said = "; ".join(reason for reason in reasons if reason) or "no reason was noted; see `harness logs`"
+    later = [plan.phases[key].name for key in run.phases[run.phases.index(phase.key) + 1 :]]
+    return f"{said}; so {_list(later)} cannot start" if later else said
+
+
+def _list(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -80,15 +80,16 @@ _COLUMNS = (
     ("step", "right"),
     ("steps/s", "right"),
     ("left", "right"),
+    ("saves", "right"),
     ("val PSNR", "right"),
     ("nodes", "left"),
 )
 
 
 def _cells(row: Row) -> list[Text]:
-    state = row.state + (f", started again {row.starts_again}x" if row.starts_again else "")
-    if row.error:
-        state += f": {row.error}"
+    state = ", ".join([row.state, *_interruptions(row)])
+    if row.error or row.note:
+        state += f": {row.error or row.note}"
     return [
         Text(row.run),
         Text(state, style=_STYLE[row.state]),
@@ -96,9 +97,17 @@ def _cells(row: Row) -> list[Text]:
         Text(f"{row.step:,} / {row.total_steps:,}"),
         Text(f"{row.steps_per_s:.2f}" if row.steps_per_s else ""),
         Text(duration(row.left_s) if row.left_s is not None else ""),
+        Text(f"every {row.save_every:,}" if row.save_every else ""),
         Text(f"{row.val_psnr:.2f}" if row.val_psnr is not None else ""),
         Text(row.nodes),
     ]
+
+
+def _interruptions(row: Row) -> list[str]:
+    """What a run has been through: preempted by SLURM, and started again for any other reason."""
+    other = row.starts_again - row.preempted
+    words = [f"preempted {_count(row.preempted, 'time')}"] if row.preempted else []
+    return words + ([f"started again {other}x"] if other > 0 else [])
 
 
 def _most_telling(rows: list[Row], max_rows: int) -> list[Row]:

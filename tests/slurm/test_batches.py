@@ -48,6 +48,20 @@ def test_a_thousand_runs_of_two_phases_are_two_calls():
     assert len(plan_batches(jobs, 1001)) == 2
 
 
+def test_what_may_follow_a_failure_waits_for_the_end_alone():
+    jobs = [job("a"), job("b"), job("c", "a"), Job("report", Path("r"), "", ("a", "b"), after_failure=True)]
+    batches = plan_batches(jobs, 1001)
+    ids = {"a": "1_0", "b": "1_1", "c": "2"}
+    texts = {b.jobs[0].name: dependency_text(b, batches, {0: "1"}, ids) for b in batches}
+    assert texts == {"a": "", "c": "afterok:1_0", "report": "afterany:1"}
+
+
+def test_what_may_follow_a_failure_is_never_aligned_with_its_parents():
+    jobs = [job(f"p{i}") for i in range(3)]
+    jobs += [Job(f"c{i}", Path("c"), "", (f"p{i}",), after_failure=True) for i in range(3)]
+    assert [batch.aligned_with for batch in plan_batches(jobs, 1001)] == [None] * 4
+
+
 @st.composite
 def forests(draw):
     count = draw(st.integers(1, 25))

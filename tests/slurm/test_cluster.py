@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
 from slurm.devcluster import DevCluster
+from slurm.ending import read_ending
 from slurm.job import Job
 from slurm.launch import submit
 from slurm.preflight import cluster_reasons
@@ -23,6 +25,10 @@ def counting(folder, name, after=(), steps=3, step_s=0.1):
     out.mkdir(parents=True)
     argument = json.dumps({"out": str(out), "steps": steps, "step_s": step_s})
     return Job(name, out, argument, tuple(after), "targets:count")
+
+
+def calling(folder, name, target, argument, after=()):
+    return Job(name, folder / name, argument, tuple(after), f"targets:{target}")
 
 
 def state_of(job_id):
@@ -107,6 +113,55 @@ def test_job_that_dies_again_and_again_fails_in_the_end(one_node, tmp_path):
     time.sleep(2.2)
     ask("scontrol", "update", f"JobId={job_id}", "StartTime=now")
     wait_for(lambda: state_of(job_id) == "FAILED", 30, "did not fail")
+    ending = read_ending(tmp_path / "a")
+    assert ending is not None and (ending.job_id, ending.exit_code, ending.outcome) == (job_id, 137, "failed")
+    assert ending.reason == "was killed by SIGKILL, died 2 times without saving in between (max_deaths)"
+
+
+def test_what_may_follow_a_failure_starts_when_all_have_ended_however(one_node, tmp_path):
+    parents = [
+        calling(tmp_path, "failed", "fail", "1"),
+        counting(tmp_path, "cancelled", steps=6000),
+        counting(tmp_path, "requeued", steps=60),
+        calling(tmp_path, "never", "fail", "0", ["failed"]),
+    ]
+    names = tuple(job.name for job in parents)
+    report = counting(tmp_path, "report", names)
+    report = Job(report.name, report.folder, report.argument, names, report.target, after_failure=True)
+    ids = {name: s.job_id for name, s in submit([*parents, report], one_node, tmp_path / "slurm").items()}
+    for name in ("cancelled", "requeued"):
+        wait_for(lambda name=name: (tmp_path / name / "count_0").exists(), 60, f"{name} did not start")
+    ask("scancel", "--signal=TERM", ids["requeued"])
+    wait_for(lambda: state_of(ids["requeued"]) == "PENDING", 60, "was not put back into the queue")
+    cancel([ids["cancelled"]])
+    wait_for(lambda: state_of(ids["cancelled"]) == "CANCELLED", 60, "was not cancelled")
+    time.sleep(2.2)
+    assert state_of(ids["report"]) == "PENDING", "it did not wait for the job that comes back"
+    ask("scontrol", "update", f"JobId={ids['requeued']}", "StartTime=now")
+    wait_done(ids["requeued"], ids["report"])
+    assert state_of(ids["failed"]) == "FAILED" and state_of(ids["never"]) == "CANCELLED"
+    assert finished_at(tmp_path, "requeued") <= begun_at(tmp_path, "report")
+    endings = {name: read_ending(tmp_path / name) for name in names}
+    assert {name: ending and ending.outcome for name, ending in endings.items()} == {
+        "failed": "failed", "cancelled": "left", "requeued": "done", "never": None,
+    }  # fmt: skip
+
+
+def test_job_comes_back_although_the_controller_was_away_when_it_left(one_node, tmp_path):
+    job = counting(tmp_path, "a", steps=60)
+    job_id = submit([job], one_node, tmp_path / "slurm")["a"].job_id
+    wait_for(lambda: (tmp_path / "a" / "count_0").exists(), 60, "did not start")
+    cluster = DevCluster(Path(os.environ["SLURM_CONF"]).parent)
+    cluster.end_controller()
+    pid = json.loads((tmp_path / "a" / "starts_0").read_text().splitlines()[0])["pid"]
+    os.kill(pid, signal.SIGTERM)
+    wait_for(lambda: (tmp_path / "a" / "saved_0").exists(), 60, "did not save")
+    time.sleep(3)
+    cluster.start_controller()
+    wait_for(lambda: state_of(job_id) == "PENDING", 120, "was not put back into the queue")
+    time.sleep(2.2)
+    ask("scontrol", "update", f"JobId={job_id}", "StartTime=now")
+    wait_done(job_id)
 
 
 def test_places_of_the_ranks_on_two_nodes(clean_cluster, profile, tmp_path):

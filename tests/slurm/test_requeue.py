@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import pytest
 
+from slurm import requeue
+from slurm.ending import Ending, note_ending, read_ending
+from slurm.errors import ClusterError
 from slurm.job import Payload
 from slurm.queue import parse_fields
-from slurm.requeue import count_deaths, decide
+from slurm.requeue import ask_patiently, count_deaths, decide
 
 LIMITS = Payload({}, {}, max_requeues=5, max_deaths=2, threads=1)
 RUNNING = {"JobState": "RUNNING", "Restarts": "1", "Requeue": "1"}
@@ -45,3 +48,72 @@ def test_fields_of_scontrol_are_read():
     text = "JobId=7 JobName=a b=c JobState=RUNNING Reason=None TRES=cpu=2,node=2 Command=/a b/c.sh"
     fields = parse_fields(text)
     assert fields["JobState"] == "RUNNING" and fields["TRES"] == "cpu=2,node=2" and fields["Command"] == "/a b/c.sh"
+
+
+@pytest.mark.parametrize(
+    ("code", "changes", "deaths", "outcome", "reason"),
+    [
+        (0, {}, 0, "done", "finished"),
+        (1, {}, 0, "failed", "left with exit code 1"),
+        (2, {"JobState": "CANCELLED"}, 0, "failed", "left with exit code 2"),
+        (137, {}, 3, "failed", "was killed by SIGKILL, died 3 times without saving in between (max_deaths)"),
+        (143, {"JobState": "TIMEOUT"}, 1, "failed", "reached its time limit before it had saved (raise signal_s)"),
+        (75, {"JobState": "TIMEOUT"}, 0, "left", "reached its time limit"),
+        (143, {"JobState": "CANCELLED"}, 9, "left", "was cancelled"),
+        (75, {"Restarts": "5"}, 0, "left", "was requeued 5 times already (max_requeues)"),
+        (75, {"JobState": "PREEMPTED"}, 0, "left", "was preempted"),
+        (76, {}, 1, "back", "lost a rank (exit code 76)"),
+        (75, {}, 0, "back", "saved and left before its end"),
+    ],
+)
+def test_what_is_said_of_an_end(code, changes, deaths, outcome, reason):
+    decision = decide(code, RUNNING | changes, deaths, LIMITS)
+    assert (decision.outcome, decision.reason) == (outcome, reason)
+
+
+@pytest.mark.parametrize(
+    ("preempted_at", "counts"), [("None", False), ("2026-01-01T10:00:00", False), ("2026-01-01T12:00:00", True)]
+)
+def test_only_a_preemption_of_the_present_start_counts(preempted_at, counts):
+    fields = RUNNING | {"StartTime": "2026-01-01T11:00:00", "PreemptTime": preempted_at}
+    assert decide(75, fields, 0, LIMITS).preempted is counts
+
+
+def test_ending_is_read_as_it_was_noted(tmp_path):
+    assert read_ending(tmp_path) is None
+    ending = Ending("7_1", 137, "failed", "was killed by SIGKILL", 3)
+    note_ending(tmp_path, ending)
+    assert read_ending(tmp_path) == ending
+    assert (tmp_path / "ended.json").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "ended.json").write_text('{"job_id"')
+    assert read_ending(tmp_path) is None
+
+
+def test_controller_that_is_away_is_asked_again_and_a_refusal_is_final(monkeypatch):
+    answers = ["Unable to contact slurm controller (connect failure)", "`scontrol` did not answer within 60 s", None]
+    asked = []
+
+    def ask(*words):
+        asked.append(words)
+        said = answers[len(asked) - 1]
+        if said is not None:
+            raise ClusterError(said)
+        return "JobState=RUNNING"
+
+    monkeypatch.setattr(requeue, "ask", ask)
+    monkeypatch.setattr(requeue.time, "sleep", lambda seconds: None)
+    assert ask_patiently("scontrol", "show", "job", "7") == "JobState=RUNNING"
+    assert len(asked) == 3
+    answers.append("Invalid job id specified")
+    with pytest.raises(ClusterError, match="Invalid job id"):
+        ask_patiently("scontrol", "requeue", "7")
+    assert len(asked) == 4
+
+
+def test_patience_with_a_controller_ends(monkeypatch):
+    def ask(*words):
+        raise ClusterError("Unable to contact slurm controller")
+
+    monkeypatch.setattr(requeue, "ask", ask)
+    with pytest.raises(ClusterError):
+        ask_patiently("scontrol", "requeue", "7", patience_s=-1)

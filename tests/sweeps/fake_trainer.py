@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sys
 import time
 from pathlib import Path
 
 import yaml
+
+from sweeps.layout import read_json
 
 
 def main(run_file: str) -> int:
@@ -18,13 +22,19 @@ def main(run_file: str) -> int:
     assert number == 0 or (Path(values["parent"]) / "generator.safetensors").exists(), "the parent is not finished"
     with (out / "starts.txt").open("a") as file:
         file.write(f"{time.time()}\n")
-    plan = json.loads(os.environ.get("FAKE_TRAINER", "{}")).get(phase["name"], "")
+    plans = json.loads(os.environ.get("FAKE_TRAINER", "{}"))
+    plan = plans.get(f"{phase['name']}-{phase['iterations']}", plans.get(phase["name"], ""))
     status = {"pid": os.getpid(), "host": os.uname().nodename, "starts": 1, "updated": time.time(), "step": first}
     if plan == "fail":
         _write(out, {**status, "state": "failed", "error": "TrainingError: the loss is not finite"})
         return 1
+    if plan == "die":
+        _write(out, {**status, "state": "running", "steps_per_s": 10.0})
+        os.kill(os.getpid(), signal.SIGKILL)
     if plan == "refuse":
-        print("error: no such data")
+        print("error: no such data", file=sys.stderr)
+        return 2
+    if plan == "leave":
         return 2
     _write(out, {**status, "state": "running", "steps_per_s": 10.0})
     time.sleep(float(plan or 0))
@@ -43,8 +53,9 @@ def evaluate(sweep_folder: str) -> int:
     """An evaluation that notes which models it found finished."""
     folder = Path(sweep_folder)
     found = [
-        json.loads((model / "status.json").read_text())["state"] for model in sorted((folder / "models").iterdir())
+        (read_json(model / "status.json") or {}).get("state", "missing")
+        for model in sorted((folder / "models").iterdir())
     ]
-    (folder / "report").mkdir()
+    (folder / "report").mkdir(exist_ok=True)
     (folder / "report" / "evaluated.txt").write_text(" ".join(found))
     return 0

@@ -116,6 +116,7 @@ def test_whole_plan_is_one_submission_that_needs_nobody_to_stay(
         "s-evaluate": (first, second),
     }
     assert jobs[-1].target == "sweeps.evaluate:main" and known == {}
+    assert [job.after_failure for job in jobs] == [False, False, False, True], "half a matrix is better than none"
     assert submitted.phases == tuple(plan.phases) and submitted.evaluation == "4"
     assert states(plan, sweep_folder) == ["queued"] * 3
 
@@ -218,7 +219,7 @@ def test_evaluation_is_shared_among_as_many_jobs_as_may_run_and_gathered_behind_
     jobs = {job.name: job for job in queue.submitted[0][0]}
     _, first, second = plan.phases
     names = [f"s-evaluate-{number}" for number in range(3)]
-    assert all(jobs[name].after == (first, second) for name in names)
+    assert all(jobs[name].after == (first, second) and jobs[name].after_failure for name in names)
     assert jobs["s-evaluate"].after == tuple(names)
     assert submitted.evaluation == "7", "the job that gathers"
     contents = [json.loads(Path(jobs[name].argument).read_text()) for name in names]
@@ -282,40 +283,95 @@ def dev_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevCluster
     dev.stop()
 
 
+@pytest.fixture
+def fake_trainer(dev_cluster: DevCluster, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Puts the fake trainer and evaluation in place of the real ones, and says what each phase does."""
+    own = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(own))
+    monkeypatch.setattr(apply, "TRAIN_TARGET", "fake_trainer:main")
+    monkeypatch.setattr(cluster, "EVALUATION_TARGET", "fake_trainer:evaluate")
+    return lambda **plans: monkeypatch.setenv("FAKE_TRAINER", json.dumps(plans))
+
+
+def wait_for(condition: Callable[[], bool], complaint: Callable[[], Any], timeout_s: float = 240) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, complaint()
+        time.sleep(0.2)
+
+
+@pytest.mark.slurm
+def test_failed_trainings_say_why_and_the_evaluation_runs_without_them(
+    plan_of: PlanOf,
+    sweep_of: SweepOf,
+    sweep_folder: SweepFolder,
+    dev_cluster: DevCluster,
+    fake_trainer: Callable[..., None],
+) -> None:
+    fake_trainer(**{"adversarial-1": "fail", "adversarial-2": "die", "adversarial-3": "0"})
+    profile = ClusterProfile(
+        name="dev", executor="slurm", partition="low", max_deaths=0, slurm_conf=str(dev_cluster.conf)
+    )
+    axis = {**SEEDS, "values": [1, 2, 3]}
+    plan = plan_of(axis)
+    store(sweep_of(axis), plan, sweep_folder)
+    submit_plan(plan, sweep_folder, profile, Queues())
+    evaluated = sweep_folder.report / "evaluated.txt"
+    wait_for(evaluated.exists, lambda: states(plan, sweep_folder))
+    assert evaluated.read_text() == "failed running done"
+    wait_for(lambda: not evaluation_jobs(sweep_folder, fresh()), lambda: "the evaluation did not leave")
+    failed, died, done = sweep_status(sweep_folder.runs, plan, fresh()).rows
+    assert (failed.state, failed.error) == ("failed", "TrainingError: the loss is not finite")
+    assert died.state == "failed" and died.error.startswith("was killed by SIGKILL, died 1 times without saving")
+    assert "Killed" in died.error, "the last line of its log"
+    assert done.state == "done"
+
+
+@pytest.mark.slurm
+def test_phase_after_a_failed_one_never_starts_and_its_run_says_why(
+    plan_of: PlanOf,
+    sweep_of: SweepOf,
+    sweep_folder: SweepFolder,
+    dev_cluster: DevCluster,
+    fake_trainer: Callable[..., None],
+) -> None:
+    fake_trainer(pretrain="refuse")
+    profile = ClusterProfile(name="dev", executor="slurm", partition="low", slurm_conf=str(dev_cluster.conf))
+    plan = plan_of(SEEDS)
+    store(sweep_of(SEEDS), plan, sweep_folder)
+    submit_plan(plan, sweep_folder, profile, Queues())
+    wait_for((sweep_folder.report / "evaluated.txt").exists, lambda: states(plan, sweep_folder))
+    assert states(plan, sweep_folder) == ["failed", "missing", "missing"]
+    assert {(row.state, row.phase, row.error) for row in sweep_status(sweep_folder.runs, plan, fresh()).rows} == {
+        ("failed", "pretrain", "left with exit code 2; error: no such data; so adversarial cannot start")
+    }
+    fake_trainer()
+    (sweep_folder.report / "evaluated.txt").unlink()
+    submit_plan(plan, sweep_folder, profile, Queues(), retry_failed=True)
+    wait_for((sweep_folder.report / "evaluated.txt").exists, lambda: states(plan, sweep_folder))
+    assert states(plan, sweep_folder) == ["done"] * 3
+
+
 @pytest.mark.slurm
 def test_sweep_on_a_real_slurm_trains_every_phase_and_evaluates_after_them(
     plan_of: PlanOf,
     sweep_of: SweepOf,
     sweep_folder: SweepFolder,
     dev_cluster: DevCluster,
-    monkeypatch: pytest.MonkeyPatch,
+    fake_trainer: Callable[..., None],
 ) -> None:
-    own = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(own))
-    monkeypatch.setenv("FAKE_TRAINER", json.dumps({"pretrain": "1"}))
-    monkeypatch.setattr(apply, "TRAIN_TARGET", "fake_trainer:main")
-    monkeypatch.setattr(cluster, "EVALUATION_TARGET", "fake_trainer:evaluate")
+    fake_trainer(pretrain="1")
     profile = ClusterProfile(name="dev", executor="slurm", partition="low", slurm_conf=str(dev_cluster.conf))
     plan = plan_of(SEEDS)
     store(sweep_of(SEEDS), plan, sweep_folder)
     submit_plan(plan, sweep_folder, profile, Queues())
-    seen: list[Any] = []
-    deadline = time.monotonic() + 120
-    while not (sweep_folder.report / "evaluated.txt").exists():
-        assert time.monotonic() < deadline, f"timed out; seen {seen}"
-        now = states(plan, sweep_folder)
-        if not seen or seen[-1] != now:
-            seen.append(now)
-        time.sleep(0.2)
-    assert seen[0] == ["queued"] * 3
+    assert states(plan, sweep_folder) == ["queued"] * 3
+    wait_for((sweep_folder.report / "evaluated.txt").exists, lambda: states(plan, sweep_folder))
     assert states(plan, sweep_folder) == ["done"] * 3
     assert (sweep_folder.report / "evaluated.txt").read_text() == "done done"
     submit_plan(plan, sweep_folder, profile, Queues())
-    assert [len((sweep_folder.runs.phase(key) / "starts.txt").read_text().splitlines()) for key in plan.phases] == [
-        1,
-        1,
-        1,
-    ]
+    starts = [(sweep_folder.runs.phase(key) / "starts.txt").read_text().splitlines() for key in plan.phases]
+    assert [len(lines) for lines in starts] == [1, 1, 1]
 
 
 @pytest.mark.slurm
@@ -345,28 +401,18 @@ def test_evaluation_on_a_real_slurm_is_the_same_as_here(
 
 
 @pytest.mark.slurm
-def test_thousand_runs_are_planned_and_submitted_in_under_twenty_seconds(
-    plan_of: PlanOf,
-    sweep_of: SweepOf,
-    sweep_folder: SweepFolder,
-    dev_cluster: DevCluster,
-    record_property: Callable[..., None],
+def test_thousand_runs_are_submitted_as_a_few_arrays_and_all_seen(
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, dev_cluster: DevCluster
 ) -> None:
     axis = {"name": "seed", "key": "seed", "values": list(range(1000))}
     profile = ClusterProfile(name="dev", executor="slurm", partition="low", slurm_conf=str(dev_cluster.conf))
-    begin = time.monotonic()
     plan = plan_of(axis)
     store(sweep_of(axis), plan, sweep_folder)
     submitted = submit_plan(plan, sweep_folder, profile, Queues(), hold=True)
-    took_s = time.monotonic() - begin
-    begin = time.monotonic()
     status = sweep_status(sweep_folder.runs, plan, Queues())
-    status_s = time.monotonic() - begin
-    record_property("submit_s", took_s)
-    record_property("status_s", status_s)
-    print(f"submitted in {took_s:.1f} s, status in {status_s:.2f} s")
     with client_environment(str(dev_cluster.conf)):
         ask("scancel", "--user", "root")
     assert len(submitted.phases) == 2000
     assert status.counts == {"queued": 1000}
-    assert took_s < 20 and status_s < 2
+    scripts = {folder.name for folder in sweep_folder.jobs.iterdir()}
+    assert len(scripts) == 1 and len(list(sweep_folder.jobs.glob("*/payload_*.json"))) == 3

@@ -55,7 +55,10 @@ def test_every_phase_is_trained_once_after_its_parent(
     assert [starts(sweep_folder, key) for key in plan.phases] == [1, 1, 1], "a finished phase was trained again"
 
 
-@pytest.mark.parametrize(("how", "error"), [("fail", "the loss is not finite"), ("refuse", "left with exit code 2")])
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [("fail", "the loss is not finite"), ("refuse", "no such data"), ("leave", "left with exit code 2")],
+)
 def test_failed_phase_blocks_its_children_and_is_retried_on_request_only(
     plan_of: PlanOf,
     sweep_of: SweepOf,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from slurm.ending import Ending, Outcome, note_ending
 from slurm.submission import NOTE
 from sweeps.lock import claim
 from sweeps.owner import Owner
@@ -96,6 +97,42 @@ def test_job_that_left_the_queue_without_a_word_failed(tmp_path: Path) -> None:
     (tmp_path / "5_0_log.err").write_text("Traceback\nImportError: no torch\n\n")
     assert phase_state(tmp_path, gone).state == "failed"
     assert last_error_line(tmp_path) == "ImportError: no torch"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said", "job_id", "state"),
+    [
+        ("failed", "running", "5", "failed"),
+        ("failed", None, "5", "failed"),
+        ("left", "saved", "5", "saved"),
+        ("left", None, "5", "missing"),
+        ("failed", "saved", "4", "saved"),
+    ],
+    ids=["died too often", "before its first word", "cancelled", "cancelled before its first word", "earlier job"],
+)
+def test_note_of_the_last_job_decides_where_the_trainer_could_not(
+    tmp_path: Path, write_status: WriteStatus, outcome: Outcome, said: str | None, job_id: str, state: str
+) -> None:
+    submit(tmp_path)
+    (tmp_path / "5_0_log.err").write_text("srun: error: n1: task 0: Killed\n")
+    if said:
+        write_status(tmp_path, state=said)
+    note_ending(tmp_path, Ending(job_id, 137, outcome, "why"))
+    assert phase_state(tmp_path, gone).state == state
+    assert phase_state(tmp_path, alive).state in ("queued", "running"), "it is in the queue again"
+
+
+def test_last_error_line_is_the_trainers_and_slurms_only_without_one(tmp_path: Path) -> None:
+    submit(tmp_path)
+    chatter = [
+        "srun: error: n1: task 0: Killed",
+        "slurmstepd: error: *** STEP 7.0 ON n1 CANCELLED AT 2026-01-01T00:00:00 ***",
+        "srun: Force Terminated StepId=7.0",
+    ]
+    (tmp_path / "5_0_log.err").write_text("\n".join(chatter))
+    assert last_error_line(tmp_path) == "srun: error: n1: task 0: Killed"
+    (tmp_path / "5_0_log.err").write_text("\n".join(["error: no such data", *chatter]))
+    assert last_error_line(tmp_path) == "error: no such data"
 
 
 def test_damaged_files_are_no_state(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from slurm import queue as slurm_queue
+from slurm.ending import Ending, note_ending
 from slurm.errors import ClusterError
 from slurm.queue import QueuedJob
 from slurm.submission import NOTE
@@ -51,6 +52,23 @@ def test_row_tells_phase_step_speed_time_left_and_the_last_psnr(
     assert (waiting.state, waiting.phase, waiting.step, waiting.val_psnr) == ("waiting", "adversarial", 100, 24.0)
     line = plain_line(running)
     assert "started again 3x" in line and "110 / 150" in line and "20 s" in line and "25.50" in line
+
+
+def test_row_tells_preemptions_restarts_and_how_often_it_saves(
+    plan_of: PlanOf, sweep_folder: SweepFolder, write_status: WriteStatus
+) -> None:
+    plan = plan_of()
+    first, _ = plan.phases
+    folder = sweep_folder.runs.phase(first)
+    write_status(folder, state="running", step=10, save_every=250, starts=4, host=socket.gethostname(), pid=1)
+    note_ending(folder, Ending("1", 75, "back", "was preempted, and had saved", 2))
+    (row,) = sweep_status(sweep_folder.runs, plan, Queues()).rows
+    line = plain_line(row)
+    assert "running, preempted 2 times, started again 1x" in line and "every 250" in line
+    write_status(folder, state="saved", step=10, starts=2)
+    note_ending(folder, Ending("1", 75, "left", "was requeued 9 times already (max_requeues)", 1))
+    (row,) = sweep_status(sweep_folder.runs, plan, Queues()).rows
+    assert "saved, preempted 1 time: was requeued 9 times already (max_requeues)" in plain_line(row)
 
 
 def test_shared_phase_counts_once_in_the_progress(
