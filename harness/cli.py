@@ -12,7 +12,7 @@ import typer
 from harness import cli_data, cli_tools
 from harness.cli_tools import RUNS, Runs, SweepName
 from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SAVED, EXIT_WRONG_INPUT, InputError, TrainingError
-from harness.screen import make_console, progress_bar, say
+from harness.screen import complain, make_console, progress_bar, say
 
 app = typer.Typer(
     help="Train and evaluate super-resolution GANs: one sweep file in, a tested comparison out.",
@@ -40,6 +40,8 @@ def main() -> None:
         sys.exit(getattr(stop, "exit_code", 130))
     except OSError as error:
         _leave(f"error: {error.filename or 'a file'}: {error.strerror or error}; free space or mend its rights.", 1)
+    except MemoryError as error:
+        _leave(f"error: out of memory ({error}); ask for less, or use a machine with more.", EXIT_FAILURE)
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
@@ -58,9 +60,7 @@ def _wrong_usage(error: Any) -> str:
 
 
 def _leave(message: str, code: int) -> None:
-    # Names out of files could hold sequences that command a terminal.
-    shown = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in message)
-    print(shown, file=sys.stderr)
+    complain(message)
     sys.exit(code)
 
 
@@ -75,17 +75,22 @@ _HOW_TRAINING_ENDED = {
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A run's configuration.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe's file, or its name in sweeps/recipes.")],
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option(help="The run's folder; what it holds is continued.")] = Path("runs/run"),
 ) -> int:
     """Train one run here, resuming what its folder holds."""
     from harness.config import load_run_config
-    from harness.train.job import leave, train_recipe
+    from harness.show_training import shown_training
+    from sweeps.config import find_recipe
 
-    code = train_recipe(load_run_config(recipe, overrides or []), out)
+    config, console = load_run_config(find_recipe(recipe), overrides or []), make_console()
+    with shown_training(console, out):
+        from harness.train.job import leave, train_recipe  # takes seconds
+
+        code = train_recipe(config, out)
     if code in _HOW_TRAINING_ENDED:
-        say(make_console(), f"{out}: {_HOW_TRAINING_ENDED[code]}")
+        say(console, f"{out}: {_HOW_TRAINING_ENDED[code]}")
     if "RANK" in os.environ:
         leave(code)
     return code

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -55,8 +54,6 @@ def upscale(
     console = make_console()
     with progress_bar(console, "upscaling") as progress:
         summary = upscale_shown(inputs[:-1], Path(inputs[-1]), options, console, progress)
-    for failure in summary.failures:
-        print(f"error: {failure.reason}", file=sys.stderr)
     return EXIT_FAILURE if summary.failures else EXIT_DONE
 
 

@@ -7,9 +7,7 @@ orientation is applied to the pixels and taken out of the EXIF block.
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -21,7 +19,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from harness.data.images import FORMATS
-from harness.errors import DataError
+from harness.errors import DataError, InputError
+from harness.files import whole
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
 _WITH_ALPHA = frozenset({".png", ".webp", ".tif", ".tiff"})
@@ -169,24 +168,17 @@ def write_picture(path: Path, picture: Picture) -> None:
 
     Raises:
         DataError: the format cannot hold it, or the file cannot be written.
+        OSError: the disk is full.
     """
     check_writable(path, picture)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with whole(path, sync=True) as temporary, temporary.open("wb") as file:
             if picture.pixels.dtype == np.uint16:
                 _write_deep_png(file, picture)
             else:
                 _write_with_pillow(file, picture, path.suffix.lower())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error}); name another folder.") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    except InputError as error:
+        raise DataError(str(error)) from None
 
 
 def _stacked(picture: Picture) -> np.ndarray:

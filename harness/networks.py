@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from harness.errors import CheckpointError
 from harness.models.build import build_generator
 from harness.models.config import GeneratorConfig
-from harness.models.foreign import from_foreign
+from harness.models.foreign import from_foreign, read_tensors
 from harness.models.skip import GlobalSkip, enlarge_matrix
 from harness.schema import Section, parse
 
@@ -86,7 +85,7 @@ def open_network(path: Path, device: torch.device | str = "cpu") -> Network:
         generator, config = load_generator(path)
         network = _own(generator, config.scale)
     else:
-        network = _foreign(_read_state(path), path)
+        network = _foreign(read_tensors(path), path)
     network.module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.module.eval().requires_grad_(False)
     return network
@@ -110,10 +109,6 @@ def _foreign(state: Mapping[str, Any], path: Path) -> Network:
         if found is None:
             raise CheckpointError(f"{path}: {error}") from None
         return found
-    except (IndexError, KeyError, ValueError):
-        raise CheckpointError(
-            f"{path}: has layers of unexpected shapes; give a file of an unchanged network."
-        ) from None
     if foreign.scale is None:
         raise CheckpointError(f"{path}: holds a discriminator ({foreign.format}); give a generator's file.")
     generator = build_generator(parse(_Holder, {"generator": foreign.config}, str(path)).generator, foreign.scale)
@@ -176,17 +171,3 @@ def _is_own_export(path: Path) -> bool:
             return "harness" in (file.metadata() or {})
     except (OSError, safetensors.SafetensorError):
         return False
-
-
-def _read_state(path: Path) -> Mapping[str, Any]:
-    """The named tensors in a `.safetensors` file or in one that torch saved."""
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files make torch's unpickler raise nearly anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path}: is no file of plain tensors ({reason}); give a state dict.") from None
-    if not isinstance(stored, Mapping):
-        raise CheckpointError(f"{path}: holds a {type(stored).__name__}, not named tensors; give a state dict.")
-    return stored

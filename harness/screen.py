@@ -44,4 +44,14 @@ def still_working(console: Console, title: str) -> Iterator[None]:
 
 def say(console: Console, text: str) -> None:
     """One line, as it is."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """One line on the standard error stream."""
+    print(printable(text), file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """The text without what could command a terminal, which names out of files may hold."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)

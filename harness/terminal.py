@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.screen import complain, say
 from harness.upscale import Listener, Options, Summary, upscale
 from harness.weights import Status, folders
 
@@ -33,14 +34,10 @@ def show_weights(console: Console, statuses: list[Status], verified: bool = Fals
     console.print(table)
     for status in statuses:
         if status.path is not None:
-            _say(console, status.problem or f"{status.weights.name}: {status.path}")
+            say(console, status.problem or f"{status.weights.name}: {status.path}")
     looked_up = ", then ".join(str(folder) for folder in folders())
-    _say(console, f"looked up in {looked_up}; `harness weights fetch NAME` downloads what is missing")
+    say(console, f"looked up in {looked_up}; `harness weights fetch NAME` downloads what is missing")
     return all(status.path is not None and status.problem is None for status in statuses)
-
-
-def _say(console: Console, message: str) -> None:
-    console.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 def _presence(status: Status, verified: bool) -> str:
@@ -62,7 +59,10 @@ def upscale_shown(inputs: list[str], out: Path, options: Options, console: Conso
     def tiles(done: int, total: int) -> None:
         progress(at[0] * _PARTS + done * _PARTS // total, at[1] * _PARTS)
 
-    summary = upscale(inputs, out, options, Listener(images, tiles, lambda message: _say(console, message)))
+    listener = Listener(
+        images, tiles, lambda message: say(console, message), lambda message: complain(f"error: {message}")
+    )
+    summary = upscale(inputs, out, options, listener)
     failed = f", {len(summary.failures)} failed" if summary.failures else ""
-    _say(console, f"{out}: {len(summary.written)} images written{failed}")
+    say(console, f"{out}: {len(summary.written)} images written{failed}")
     return summary

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from harness.errors import InputError
-from harness.memory import free_bytes, peak_bytes_per_pixel
+from harness.footprint import peak_bytes_per_pixel
+from harness.memory import free_bytes
 from harness.networks import Network
 
 MIN_TILE_PX = 16

@@ -13,6 +13,7 @@ import numpy as np
 from harness.data.degrade import UpscaleMethod, enlarge_matrix, upscale_image
 from harness.errors import DataError, InputError
 from harness.images import SUFFIXES, Picture, check_writable, read_picture, write_picture
+from harness.memory import free_host_bytes
 from harness.random import key
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ Enlarge = Callable[[np.ndarray, "TileProgress | None"], np.ndarray]
 """Pixels (H x W x 3, uint8 or uint16) to larger ones of the same type."""
 TileProgress = Callable[[int, int], None]
 _BAND_ROWS = 256
+_COPIES = 2
+"""Of an output in memory: itself, and what is made of it to write it."""
 _CONTEXT_ROWS = 4
 """Rows beyond a band that an interpolation reads; bicubic needs two."""
 
@@ -71,11 +74,12 @@ class Summary:
 
 @dataclass(frozen=True)
 class Listener:
-    """Told about the progress: images done of all, tiles done of the image's, and single events."""
+    """Told about the progress: images done of all, tiles done of the image's, single events, and what failed."""
 
     images: Callable[[int, int, Path], None] = lambda done, total, path: None
     tiles: TileProgress = lambda done, total: None
     say: Callable[[str], None] = lambda message: None
+    fail: Callable[[str], None] = lambda message: None
 
 
 def upscale(inputs: list[str], out: Path, options: Options, listener: Listener | None = None) -> Summary:
@@ -86,6 +90,7 @@ def upscale(inputs: list[str], out: Path, options: Options, listener: Listener |
 
     Raises:
         InputError: nothing to do, contradictory options, or a checkpoint that cannot be used.
+        OSError: the disk is full.
     """
     listener = listener or Listener()
     _check(options)
@@ -99,14 +104,16 @@ def upscale(inputs: list[str], out: Path, options: Options, listener: Listener |
             written += _upscale_file(job, enlarge, scale, options, listener.tiles)
         except DataError as error:
             failures.append(Failure(job.source, str(error)))
-            listener.say(str(error))
+            listener.fail(str(error))
     listener.images(len(jobs), len(jobs), out)
     return Summary(written, failures)
 
 
 def _check(options: Options) -> None:
     if (options.checkpoint is None) == (options.method is None):
-        raise InputError("upscale: give either --checkpoint PATH or --method bicubic, bilinear or nearest, not both.")
+        given = "neither" if options.method is None else "both"
+        methods = " or ".join(get_args(UpscaleMethod))
+        raise InputError(f"upscale: got {given} of --checkpoint and --method; give --checkpoint PATH or {methods}.")
     for name, value, allowed in (
         ("--method", options.method, get_args(UpscaleMethod)),
         ("--format", options.format, get_args(Format)),
@@ -116,8 +123,12 @@ def _check(options: Options) -> None:
             raise InputError(f"upscale: {name} {value} is unknown; choose one of {', '.join(allowed)}.")
     if options.method is not None and (options.scale is None or options.scale < 1):
         raise InputError(f"upscale: --method {options.method} needs --scale N with N at least 1.")
-    if options.samples < 1 or options.noise_std < 0:
-        raise InputError("upscale: --samples must be at least 1 and --noise at least 0.")
+    if options.method is not None and (options.tile_px, options.device, options.precision) != (None, "auto", "fp32"):
+        raise InputError("upscale: --tile, --device and --precision are for a network; leave them out with --method.")
+    if options.samples < 1:
+        raise InputError(f"upscale: --samples {options.samples} is too few; give at least 1.")
+    if not 0 <= options.noise_std <= 1:
+        raise InputError(f"upscale: --noise {options.noise_std:g} is not in [0, 1]; give a deviation such as 0.02.")
     if options.samples > 1 and options.noise_std == 0:
         raise InputError(
             f"upscale: {options.samples} samples without noise would be the same; give --noise S, say 0.02."
@@ -213,6 +224,7 @@ def _upscale_file(job: Job, enlarge: Enlarge, scale: int, options: Options, prog
     check_writable(job.target, Picture(np.empty((0, 0), np.uint8)))
     picture = read_picture(job.source)
     check_writable(job.target, picture)
+    _check_memory(job.source, picture, scale)
     written = []
     for sample in range(options.samples):
         pixels = add_noise(picture.pixels, options.noise_std, options.seed, sample)
@@ -222,6 +234,22 @@ def _upscale_file(job: Job, enlarge: Enlarge, scale: int, options: Options, prog
         write_picture(target, enlarge_picture(replace(picture, pixels=pixels), enlarge, scale, progress))
         written.append(target)
     return written
+
+
+def _check_memory(source: Path, picture: Picture, scale: int) -> None:
+    """That the output has room in memory, before anything is computed.
+
+    Raises:
+        DataError: it has not.
+    """
+    height, width = (scale * edge for edge in picture.pixels.shape[:2])
+    needed = picture.pixels.nbytes * scale**2 * _COPIES
+    free = free_host_bytes()
+    if needed > free:
+        raise DataError(
+            f"{source}: would become {width:,} x {height:,} px, which takes {needed / 2**30:,.1f} GiB of memory, and "
+            f"{free / 2**30:,.1f} GiB are free; give a smaller scale, or cut the image into parts."
+        )
 
 
 def enlarge_picture(picture: Picture, enlarge: Enlarge, scale: int, progress: TileProgress | None = None) -> Picture:

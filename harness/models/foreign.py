@@ -5,11 +5,14 @@ Which name is which says `foreign_names`.
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -69,12 +72,24 @@ def from_foreign(state_dict: Mapping[str, Any]) -> Foreign:
             f"{unknown[:2]} besides; give a file of an unchanged network."
         )
     weights = {theirs[_layer(key)] + key[len(_layer(key)) :]: value for key, value in state.items()}
-    config = ARCHITECTURES[format].config(weights, sizes)
+    try:
+        config = ARCHITECTURES[format].config(weights, sizes)
+    except CheckpointError:
+        raise
+    except (IndexError, KeyError, ValueError):
+        raise CheckpointError(
+            f"the weights look like {format}, but have unexpected shapes; give a file of an unchanged network."
+        ) from None
     return Foreign(config, weights, None if format == "basicsr-vgg" else 2**sizes.num_doublings, format)
 
 
+def is_foreign(state_dict: Mapping[str, Any]) -> bool:
+    """Whether these are weights under another project's names."""
+    return any(re.fullmatch(known.marker, key) for known in ARCHITECTURES.values() for key in state_dict)
+
+
 def read_foreign_weights(path: Path) -> StateDict:
-    """The weights in another project's `.pth` file, under this project's names; nothing in it is executed.
+    """The weights in another project's file, under this project's names; nothing in it is executed.
 
     Raises:
         CheckpointError: it is no file of plain tensors, or of no known architecture.
@@ -83,24 +98,45 @@ def read_foreign_weights(path: Path) -> StateDict:
 
 
 def read_foreign(path: Path) -> Foreign:
-    """The network in another project's `.pth` file; nothing in it is executed.
+    """The network in another project's file; nothing in it is executed.
 
     Raises:
         CheckpointError: it is no file of plain tensors, or of no known architecture.
     """
     try:
+        return from_foreign(read_tensors(path))
+    except CheckpointError as error:
+        told = str(error).removeprefix(f"{path}: ")
+        raise CheckpointError(f"{path}: {told}") from None
+
+
+def read_tensors(path: Path) -> Mapping[str, Any]:
+    """The named tensors in a `.safetensors` file, or in one that torch saved; nothing in it is executed.
+
+    Raises:
+        CheckpointError: it is not there, damaged, or holds something else.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
         stored = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; give a weights file.") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); give a weights file.") from None
+    except MemoryError:
+        raise CheckpointError(f"{path}: does not fit into memory; give another file.") from None
     except Exception as error:  # damaged bytes end torch's restricted reader in any way: IndexError, KeyError, ...
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path}: is no file of plain tensors ({first}); give a state dict.") from None
+        raise CheckpointError(f"{path}: is no file of plain tensors ({_reason(error)}); give a state dict.") from None
     if not isinstance(stored, Mapping):
         raise CheckpointError(f"{path}: holds a {type(stored).__name__}, not named tensors; give a state dict.")
-    try:
-        return from_foreign(stored)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+    return stored
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a file; torch's own advice, to run what is in it, is not passed on."""
+    if isinstance(error, safetensors.SafetensorError):
+        return str(error)
+    refused = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+    return f"it asks for {refused[1]}, which is not run" if refused else "it is damaged, or of another kind"
 
 
 def _unwrapped(stored: Mapping[str, Any]) -> StateDict:

@@ -13,6 +13,7 @@ from torch import nn
 
 from harness.errors import CheckpointError
 from harness.models.build import build_generator
+from harness.models.foreign import is_foreign, read_foreign_weights
 from harness.schema import parse
 from harness.train.checkpoint import newest_good, read_manifest, verify
 
@@ -58,9 +59,9 @@ def read_start_weights(path: Path, name: str = "generator") -> dict[str, torch.T
             folder / ("generator_ema.safetensors" if name == "generator" else f"{name}.safetensors")
         )[0]
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)[0]
-    from harness.models.foreign import read_foreign_weights
-
+        weights, _ = _read_safetensors(path)
+        if not is_foreign(weights):
+            return weights
     return read_foreign_weights(path)
 
 

@@ -141,7 +141,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(DataError, match="No space left"):
+    with pytest.raises(OSError, match="No space left"):
         write_picture(path, Picture(values(9, 9)))
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["a.png"]
 

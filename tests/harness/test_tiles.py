@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness import memory, tiles
+from harness import footprint, memory, tiles
 from harness.data.degrade import upscale_image
 from harness.errors import InputError
 from harness.models.build import build_generator
@@ -159,7 +159,7 @@ def test_chosen_tile_grows_with_the_free_memory_and_shrinks_with_the_network(mon
 def test_bytes_per_pixel_are_those_of_the_largest_live_tensors():
     stack = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 8, 3, padding=1)).requires_grad_(False)
     with torch.inference_mode():
-        measured = memory.peak_bytes_per_pixel(stack, CPU)
+        measured = footprint.peak_bytes_per_pixel(stack, CPU)
     assert measured == pytest.approx(4 * (16 + 8), rel=0.01)  # the input was there before
 
 

@@ -137,7 +137,7 @@ def test_alpha_grey_depth_orientation_and_profile_survive(tmp_path, export):
 def test_unreadable_file_is_reported_and_the_rest_go_on(folder, tmp_path):
     (folder / "0 broken.png").write_bytes((folder / "a.png").read_bytes()[:100])
     said: list[str] = []
-    summary = upscale([str(folder)], tmp_path / "out", bicubic(), Listener(say=said.append))
+    summary = upscale([str(folder)], tmp_path / "out", bicubic(), Listener(fail=said.append))
     assert len(summary.written) == 2
     assert [failure.source.name for failure in summary.failures] == ["0 broken.png"]
     assert "0 broken.png" in said[0] and not (tmp_path / "out" / "0 broken.png").exists()
@@ -183,8 +183,11 @@ def test_interpolation_in_bands_equals_the_whole_images(method, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (Options(), "either --checkpoint"),
-        (Options(checkpoint=Path("x"), method="bicubic", scale=2), "either --checkpoint"),
+        (Options(), "got neither of --checkpoint and --method"),
+        (Options(checkpoint=Path("x"), method="bicubic", scale=2), "got both of --checkpoint and --method"),
+        (Options(method="bicubic", scale=2, tile_px=64), "--tile, --device and --precision are for a network"),
+        (Options(method="bicubic", scale=2, noise_std=float("nan")), "--noise nan is not in"),
+        (Options(method="bicubic", scale=2, noise_std=2), "--noise 2 is not in"),
         (Options(method="bicubic"), "needs --scale"),
         (Options(method="bicubik", scale=2), "--method bicubik is unknown"),  # type: ignore[arg-type]
         (Options(method="bicubic", scale=2, precision="fp16"), "choose one of fp32, bf16"),  # type: ignore[arg-type]
@@ -274,3 +277,21 @@ def test_unwritable_folder_is_reported_for_the_file(folder, tmp_path):
     (tmp_path / "out").write_text("in the way")
     with pytest.raises((InputError, DataError), match="give a folder"):
         upscale([str(folder)], tmp_path / "out", bicubic())
+
+
+def test_output_without_room_in_memory_is_refused_before_it_is_made(folder, tmp_path):
+    summary = upscale([str(folder)], tmp_path / "out", Options(method="nearest", scale=100_000))
+    assert not summary.written and len(summary.failures) == len(list(folder.rglob("*.png")))
+    assert "GiB of memory" in summary.failures[0].reason and "give a smaller scale" in summary.failures[0].reason
+
+
+def test_torchs_advice_to_run_a_file_is_not_passed_on(tmp_path, folder):
+    torch.save({"params": torch.nn.Linear(1, 1)}, tmp_path / "pickled.pth")
+    (tmp_path / "text.pth").write_text("hello")
+    for name, words in (
+        ("pickled.pth", "asks for torch.nn.modules.linear.Linear, which is not run"),
+        ("text.pth", "damaged"),
+    ):
+        with pytest.raises(CheckpointError, match=words) as caught:
+            upscale([str(folder)], tmp_path / "out", Options(checkpoint=tmp_path / name))
+        assert "weights_only" not in str(caught.value) and "\n" not in str(caught.value)

@@ -153,3 +153,17 @@ def test_files_that_are_no_state_dict_are_refused(tmp_path, content, capsys):
     with pytest.raises(CheckpointError, match=r"net\.pth: "):
         read_foreign(path)
     assert "executed" not in capsys.readouterr().out
+
+
+def test_another_projects_names_in_a_safetensors_file_are_understood_as_a_start(rrdb, tmp_path):
+    from safetensors.torch import save_file
+
+    from harness.train.start import read_start_weights
+
+    weights = rrdb.state_dict()
+    save_file(to_foreign(RRDB, weights, "basicsr-rrdb"), tmp_path / "theirs.safetensors")
+    save_file(weights, tmp_path / "own.safetensors")
+    for name in ("theirs", "own"):
+        found = read_start_weights(tmp_path / f"{name}.safetensors")
+        assert found.keys() == weights.keys()
+        assert all(torch.equal(value, found[key]) for key, value in weights.items())
