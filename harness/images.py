@@ -8,7 +8,10 @@ orientation is applied to the pixels and taken out of the EXIF block.
 from __future__ import annotations
 
 import io
+import re
 import struct
+import sys
+import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +30,14 @@ _WITH_ALPHA = frozenset({".png", ".webp", ".tif", ".tiff"})
 _WITH_PROFILE = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"})
 _GREY_16 = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 _ORIENTATION = 0x0112
+_BITS_PER_SAMPLE = 258
+_PHOTOGRAPH = 0x8769
+_SIZE_OF_PHOTOGRAPH = frozenset({0xA002, 0xA003})
+_ABOUT_THE_FILE = frozenset(
+    {*range(254, 260), 262, 266, 273, *range(277, 282), 284, *range(288, 294), 301, 317, 318, 319, 320, 322, 323, 324}
+    | {325, 330, 332, 333, 336, 337, 338, 339, 340, 341, *range(512, 522), 529, 530, 531, 532, 700, 33723, 34377, 34675}
+)
+"""TIFF's tags of the baseline and its extensions that say how pixels are stored, and embedded blocks."""
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _STRIP_ROWS = 256
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -60,8 +71,10 @@ def read_picture(path: Path) -> Picture:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); give a readable image.") from None
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            return _picture(image, content, path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # from twice as many on it is an error
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                return _picture(image, content, path)
     except DataError:
         raise
     except UnidentifiedImageError:
@@ -73,7 +86,7 @@ def read_picture(path: Path) -> Picture:
 
 
 def _picture(image: Image.Image, content: bytes, path: Path) -> Picture:
-    deep = _deep_png(image, content, path)
+    deep = _deep(image, content, path)
     rawmode_is_rgb = image.mode in ("RGB", "RGBA", "L", "LA", "I", "I;16", "P", "1")
     pixels, alpha = deep if deep is not None else _arrays(image, path)
     exif = image.getexif()
@@ -82,8 +95,18 @@ def _picture(image: Image.Image, content: bytes, path: Path) -> Picture:
         upright(pixels, orientation),
         None if alpha is None else upright(alpha, orientation),
         image.info.get("icc_profile") if rawmode_is_rgb else None,
-        exif.tobytes() if len(exif) else None,
+        _described(exif),
     )
+
+
+def _described(exif: Image.Exif) -> bytes | None:
+    """The EXIF block without what described the file that it was in: sizes, and how a TIFF's pixels are stored."""
+    for tag in _ABOUT_THE_FILE & set(exif):
+        del exif[tag]
+    photograph = exif.get_ifd(_PHOTOGRAPH)
+    for tag in _SIZE_OF_PHOTOGRAPH & set(photograph):
+        del photograph[tag]
+    return exif.tobytes() if len(exif) else None
 
 
 def _arrays(image: Image.Image, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -103,29 +126,49 @@ def _arrays(image: Image.Image, path: Path) -> tuple[np.ndarray, np.ndarray | No
     return np.asarray(image.convert("L" if image.mode in ("L", "1") else "RGB")), None
 
 
-def _deep_png(image: Image.Image, content: bytes, path: Path) -> tuple[np.ndarray, np.ndarray | None] | None:
-    """A PNG of 16 bits in several channels, which Pillow would cut to 8; None for any other image.
+def _deep(image: Image.Image, content: bytes, path: Path) -> tuple[np.ndarray, np.ndarray | None] | None:
+    """A PNG or TIFF of 16 bits in several channels, which Pillow would cut to 8; None for any other image.
 
     Pillow's unpacker for big-endian 16 bits takes the first byte of each value, the little-endian one the second; both
     together are the whole.
+
+    Raises:
+        DataError: of 16 bits, in an arrangement of which Pillow gives only 8.
     """
-    tiles = getattr(image, "tile", [])
-    if image.format != "PNG" or not tiles:
+    rawmodes = {_rawmode(tile) for tile in getattr(image, "tile", [])}
+    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (8,))  # of a TIFF
+    deep = max(bits) > 8 or any("16" in rawmode for rawmode in rawmodes)
+    if not deep or image.mode in _GREY_16 or image.mode == "F":
         return None
-    rawmode = str(tiles[0][3])
-    if rawmode == "LA;16B":
+    if "transparency" in image.info:
+        raise DataError(f"{path}: has 16 bits and a transparent colour; give it an alpha channel instead.")
+    if rawmodes == {"LA;16B"} and image.format == "PNG":
         four = np.asarray(Image.open(io.BytesIO(_as_8_bit_rgba(content)))).astype(np.uint16)
         image.load()
         return four[..., 0] * 256 + four[..., 1], four[..., 2] * 256 + four[..., 3]
-    if rawmode not in ("RGB;16B", "RGBA;16B"):
-        return None
-    if "transparency" in image.info:
-        raise DataError(f"{path}: is a 16-bit PNG with a transparent colour; give it an alpha channel instead.")
+    found = re.fullmatch("(RGBA?);16([BLN])", "".join(rawmodes))
+    if found is None:
+        raise DataError(f"{path}: arranges its 16 bits in a way that is not read; save it as a 16-bit PNG.")
+    first_byte_is_high = found[2] == "B" or (found[2] == "N" and sys.byteorder == "big")
     high = np.asarray(image).astype(np.uint16)
-    with Image.open(io.BytesIO(content), formats=("PNG",)) as again:
-        again.tile = [(*again.tile[0][:3], rawmode.replace("16B", "16L"))]  # type: ignore[list-item]
+    with Image.open(io.BytesIO(content), formats=FORMATS) as again:
+        other = f"{found[1]};16{'L' if first_byte_is_high else 'B'}"
+        again.tile = [_with_rawmode(tile, other) for tile in again.tile]
         values = high * 256 + np.asarray(again)
     return values[..., :3], values[..., 3] if values.shape[2] == 4 else None
+
+
+def _rawmode(tile: Any) -> str:
+    """How the values of one of Pillow's tiles lie in the file; a PPM's of more than 8 bits is called 16, too."""
+    arguments = tile[3]
+    if tile[0] == "ppm" and arguments[0] == "RGB" and arguments[1] > 255:
+        return "16"
+    return str(arguments if isinstance(arguments, str) or not arguments else arguments[0])
+
+
+def _with_rawmode(tile: Any, rawmode: str) -> Any:
+    arguments = rawmode if isinstance(tile[3], str) else (rawmode, *tile[3][1:])
+    return tile._replace(args=arguments) if hasattr(tile, "_replace") else (*tile[:3], arguments)
 
 
 def _as_8_bit_rgba(content: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -173,12 +174,14 @@ def _expand(text: str) -> Iterator[tuple[Path, Path]]:
 
 
 def _target_names(sources: dict[Path, Path], format: Format) -> Iterator[tuple[Path, Path]]:
-    """Each source's name below the output folder; files that would share one keep their suffix in it or a number."""
+    """Each source's name below the output folder; of files that would share one, those that change their format keep
+    the old suffix in it, or get a number."""
+    plain = {source: relative.with_suffix(_suffix(relative, format)) for source, relative in sources.items()}
+    shared = {name for name, count in Counter(plain.values()).items() if count > 1}
     taken: set[Path] = set()
     for source, relative in sources.items():
-        suffix = relative.suffix if format == "same" else f".{format}"
-        name = relative.with_suffix(suffix)
-        if name in taken:
+        suffix, name = _suffix(relative, format), plain[source]
+        if name in shared and name != relative:
             name = relative.with_name(f"{relative.name}{suffix}")
         number = 2
         while name in taken:
@@ -186,6 +189,10 @@ def _target_names(sources: dict[Path, Path], format: Format) -> Iterator[tuple[P
             number += 1
         taken.add(name)
         yield source, name
+
+
+def _suffix(relative: Path, format: Format) -> str:
+    return relative.suffix if format == "same" else f".{format}"
 
 
 def open_enlarger(options: Options, say: Callable[[str], None]) -> tuple[Enlarge, int]:
@@ -231,7 +238,8 @@ def _upscale_file(job: Job, enlarge: Enlarge, scale: int, options: Options, prog
         target = job.target
         if options.samples > 1:
             target = target.with_name(f"{target.stem}_sample{sample}{target.suffix}")
-        write_picture(target, enlarge_picture(replace(picture, pixels=pixels), enlarge, scale, progress))
+        larger = enlarge_picture(replace(picture, pixels=pixels), enlarge, scale, options.method or "bicubic", progress)
+        write_picture(target, larger)
         written.append(target)
     return written
 
@@ -252,15 +260,21 @@ def _check_memory(source: Path, picture: Picture, scale: int) -> None:
         )
 
 
-def enlarge_picture(picture: Picture, enlarge: Enlarge, scale: int, progress: TileProgress | None = None) -> Picture:
-    """The larger picture: colour through `enlarge`, grey as three equal channels, alpha by bicubic interpolation."""
+def enlarge_picture(
+    picture: Picture,
+    enlarge: Enlarge,
+    scale: int,
+    alpha_method: UpscaleMethod = "bicubic",
+    progress: TileProgress | None = None,
+) -> Picture:
+    """The larger picture: colour through `enlarge`, grey as three equal channels, alpha by an interpolation."""
     grey = picture.pixels.ndim == 2
     pixels = np.repeat(picture.pixels[..., None], 3, axis=2) if grey else picture.pixels
     larger = enlarge(np.ascontiguousarray(pixels), progress)
     if grey:
         total = larger.sum(axis=2, dtype=np.uint32)
         larger = ((total + 1) // 3).astype(larger.dtype)
-    alpha = None if picture.alpha is None else interpolate(picture.alpha, scale, "bicubic")
+    alpha = None if picture.alpha is None else interpolate(picture.alpha, scale, alpha_method)
     return replace(picture, pixels=larger, alpha=alpha)
 
 

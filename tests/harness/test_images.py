@@ -150,3 +150,47 @@ def test_file_in_the_folders_place_is_one_sentence(tmp_path):
     (tmp_path / "out").write_text("in the way")
     with pytest.raises(DataError, match="cannot be written"):
         write_picture(tmp_path / "out" / "a.png", Picture(values(4, 4)))
+
+
+@pytest.mark.parametrize("writer", ["tifffile <", "tifffile >", "opencv lzw", "opencv deflate"])
+@pytest.mark.parametrize("num_channels", [3, 4])
+def test_deep_tiff_is_read_as_others_wrote_it(tmp_path, writer, num_channels):
+    import cv2
+    import tifffile
+
+    array = np.random.default_rng(1).integers(0, 65536, (7, 9, num_channels)).astype(np.uint16)
+    extra = {"extrasamples": ["unassalpha"]} if num_channels == 4 else {}
+    if writer.startswith("tifffile"):
+        tifffile.imwrite(tmp_path / "a.tif", array, photometric="rgb", byteorder=writer[-1], **extra)
+    else:
+        kind = {"opencv lzw": 5, "opencv deflate": 8}[writer]
+        bgr = array[..., [2, 1, 0, 3][:num_channels]]
+        cv2.imwrite(str(tmp_path / "a.tif"), bgr, [cv2.IMWRITE_TIFF_COMPRESSION, kind])
+    picture = read_picture(tmp_path / "a.tif")
+    assert np.array_equal(picture.pixels, array[..., :3])
+    assert picture.alpha is None if num_channels == 3 else np.array_equal(picture.alpha, array[..., 3])
+
+
+def test_depth_is_refused_where_it_would_be_lost(tmp_path):
+    import tifffile
+
+    deep = np.arange(5 * 6 * 3, dtype=np.uint16).reshape(5, 6, 3) * 300
+    tifffile.imwrite(tmp_path / "planes.tif", deep.transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
+    (tmp_path / "a.ppm").write_bytes(b"P6 6 5 65535\n" + deep.astype(">u2").tobytes())
+    for name in ("planes.tif", "a.ppm"):
+        with pytest.raises(DataError, match="16-bit PNG"):
+            read_picture(tmp_path / name)
+
+
+def test_what_described_the_old_file_is_not_kept(tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    exif.get_ifd(0x8769)[0x9003] = "2020:01:01 00:00:00"
+    exif.get_ifd(0x8769)[0xA002] = 9
+    for name in ("a.jpg", "a.tif"):
+        Image.fromarray(values(7, 9)).save(tmp_path / name, exif=exif)
+        write_picture(tmp_path / "b.png", read_picture(tmp_path / name))
+        found = Image.open(tmp_path / "b.png").getexif()
+        assert dict(found) | {0x8769: None} == {0x010F: "Maker", 0x8769: None}
+        if name == "a.jpg":  # Pillow writes no such block into a TIFF
+            assert dict(found.get_ifd(0x8769)) == {0x9003: "2020:01:01 00:00:00"}

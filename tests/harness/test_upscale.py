@@ -90,6 +90,16 @@ def test_names_that_would_collide_stay_apart(tmp_path):
     inputs = [str(tmp_path / "in" / name) for name in ("x.png", "x.tif", "sub/x.png")]
     targets = [job.target.name for job in plan_jobs(inputs, tmp_path / "out", "png")]
     assert len(set(targets)) == 3 and targets[:2] == ["x.png", "x.tif.png"]
+    again = {job.source.name: job.target.name for job in plan_jobs(inputs[1::-1], tmp_path / "out", "png")}
+    assert again == {"x.png": "x.png", "x.tif": "x.tif.png"}  # whatever comes first
+
+
+def test_methods_enlarge_alpha_as_they_do_colour(tmp_path):
+    picture = Picture(photograph(), photograph()[..., 0])
+    write_picture(tmp_path / "a.png", picture)
+    upscale([str(tmp_path / "a.png")], tmp_path / "b.png", Options(method="nearest", scale=2))
+    found = read_picture(tmp_path / "b.png").alpha
+    assert found is not None and np.array_equal(found, np.kron(picture.alpha, np.ones((2, 2), np.uint8)))
 
 
 def test_runs_generator_upscales_as_called_directly(folder, export, tmp_path):
