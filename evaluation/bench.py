@@ -23,9 +23,9 @@ from rich.table import Table
 
 from evaluation.collect import evaluate
 from evaluation.config import EvaluateConfig
-from evaluation.frechet import FeatureStatistics, frechet_distance
+from evaluation.frechet import FEATURE_DIM, FeatureStatistics, frechet_distance
 from evaluation.images import ImageInfo
-from evaluation.inception import FEATURE_DIM, FIDInception, fid_inception_skeleton
+from evaluation.inception import FIDInception, fid_inception_skeleton
 from evaluation.measures import Measures, unit_range
 from evaluation.model import Model
 from evaluation.networks import Located, Networks

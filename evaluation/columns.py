@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 BASELINE_KINDS = ("method",)
+_GENERAL_CLASSES = ("general", "all")
 
 
 class ModelFacts(Protocol):
@@ -40,12 +41,19 @@ def is_seed(axis: str) -> bool:
 
 
 def build_columns(models: Iterable[ModelFacts]) -> list[Column]:
-    """Columns in the models' order, seeds of one run together, baselines last."""
+    """Columns in the models' order, seeds of one run together; general models after special ones, baselines last."""
     groups: dict[tuple[object, ...], list[ModelFacts]] = {}
     for model in models:
         groups.setdefault(_group_key(model), []).append(model)
     columns = [_column(group) for group in groups.values()]
-    return sorted(columns, key=lambda column: column.baseline)
+    return sorted(columns, key=lambda column: (column.baseline, class_place(column.own_class)))
+
+
+def class_place(name: str | None) -> int:
+    """Where a class stands among the others: `general` after every particular one, then `all` (or none at all)."""
+    if name is None:
+        return len(_GENERAL_CLASSES)
+    return _GENERAL_CLASSES.index(name) + 1 if name in _GENERAL_CLASSES else 0
 
 
 def _group_key(model: ModelFacts) -> tuple[object, ...]:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from evaluation.columns import class_place
 from evaluation.config import EvaluateConfig
 from harness.data.config import Kernel, Split
 from harness.data.shards import Dataset
@@ -91,11 +92,12 @@ def conditions_of(config: EvaluateConfig, source: ImageSource) -> list[Condition
     """Split x kernel x class, and a pooled row each where asked for and no class bears its name.
 
     A condition is named by its class, with the kernel and the split before it only where several are evaluated.
+    Classes that the configuration does not name stand in the dataset's order, `general` and `all` last.
 
     Raises:
         InputError: a class that the dataset does not have.
     """
-    classes = list(config.classes or source.classes)
+    classes = list(config.classes or sorted(source.classes, key=class_place))
     unknown = [name for name in classes if name not in source.classes]
     if unknown:
         raise InputError(f"{source.path}: has no class '{unknown[0]}'; choose among {', '.join(source.classes)}.")

@@ -12,7 +12,6 @@ from torch import nn
 
 from harness.errors import CheckpointError
 
-FEATURE_DIM = 2048
 _INPUT_PX = 299
 _STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "maxpool1", "Conv2d_3b_1x1", "Conv2d_4a_3x3", "maxpool2")
 _MIXED = tuple(f"Mixed_{name}" for name in ("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b", "7c"))

@@ -23,7 +23,7 @@ from harness.quality.psnr import mse, psnr_of_mse
 from harness.quality.ssim import WINDOW_PX, ssim
 
 if TYPE_CHECKING:
-    from harness.quality.lpips import Features
+    from harness.quality.lpips import LPIPS, Features
 
 # The weights of grey in image files (Pillow's `convert("L")`); for equal channels they change nothing.
 _GREY_WEIGHTS = (0.299, 0.587, 0.114)
@@ -38,7 +38,8 @@ class Reference:
     grey: bool
     compared: list[torch.Tensor] | None
     """For each image what PSNR and SSIM compare: (1, C, H, W) float64 levels; None where the border leaves nothing."""
-    features: dict[str, Features]
+    features: dict[str, Features | None]
+    """What LPIPS keeps of the images; None where they are so large that they are described anew for each model."""
     tint_N2: torch.Tensor | None
 
 
@@ -87,10 +88,10 @@ class Measures:
     @torch.inference_mode()
     def reference(self, hr_NHWC: np.ndarray, grey: bool = False) -> Reference:
         """Prepares a batch of HR images of one size, uint8 (N, H, W, 3); `grey` says that all of them are."""
-        features = {}
+        features: dict[str, Features | None] = {}
         for name, network in self.networks.lpips.items():
             if name in self.metrics and min(hr_NHWC.shape[1:3]) >= network.min_px:
-                features[name] = network.describe(unit_range(hr_NHWC, self.networks.device))
+                features[name] = self._describe(network, hr_NHWC)
         tint_N2 = _tints(hr_NHWC) if "color-shift" in self.metrics else None
         return Reference(hr_NHWC, grey, self._compared(hr_NHWC, grey), features, tint_N2)
 
@@ -109,12 +110,7 @@ class Measures:
     def _score(self, name: str, sr_NHWC: np.ndarray, pair: _Pair, reference: Reference) -> torch.Tensor | None:
         """One metric of the batch; None where the images are too small for it."""
         if name in self.networks.lpips:
-            network = self.networks.lpips[name]
-            if name not in reference.features:
-                return None
-            return network.distance(
-                network.describe(unit_range(sr_NHWC, self.networks.device)), reference.features[name]
-            ).cpu()
+            return None if name not in reference.features else self._lpips(name, sr_NHWC, reference)
         if name == "color-shift":
             assert reference.tint_N2 is not None
             return (_tints(sr_NHWC) - reference.tint_N2).norm(dim=1)
@@ -122,6 +118,20 @@ class Measures:
             images = (_levels_of_each(_cropped(image, self.border_px)) for image in (sr_NHWC, reference.hr_NHWC))
             return _each(mse, *images) * (2 / 255) ** 2
         return {"psnr": pair.psnr, "ssim": pair.ssim}[name]() if not pair.is_empty else None
+
+    def _lpips(self, name: str, sr_NHWC: np.ndarray, reference: Reference) -> torch.Tensor:
+        network, hr_features = self.networks.lpips[name], reference.features[name]
+        sr_BCHW = unit_range(sr_NHWC, self.networks.device)
+        if hr_features is None:
+            return network(sr_BCHW, unit_range(reference.hr_NHWC, self.networks.device)).cpu()
+        return network.distance(network.describe(sr_BCHW), hr_features).cpu()
+
+    def _describe(self, network: LPIPS, image_NHWC: np.ndarray) -> Features | None:
+        from harness.quality.lpips import WHOLE_PX
+
+        if image_NHWC.shape[1] * image_NHWC.shape[2] > WHOLE_PX:
+            return None
+        return network.describe(unit_range(image_NHWC, self.networks.device))
 
     def _compared(self, image_NHWC: np.ndarray, grey: bool) -> list[torch.Tensor] | None:
         cropped_NHWC = _cropped(image_NHWC, self.border_px)

@@ -12,12 +12,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from evaluation.frechet import FeatureStatistics, frechet_distance, kernel_distance
+from evaluation.frechet import FEATURE_DIM, FeatureStatistics, frechet_distance, kernel_distance
 from evaluation.measures import Measures, unit_range
 from evaluation.metrics import FEW_IMAGES_FOR_FID, METRICS, NOISE_METRICS
 from evaluation.networks import INCEPTION_METRICS, Finder, Networks, locate
 from harness.data.images import read_image
 from harness.errors import InputError
+from harness.files import whole
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
 _SHOWN = 5
@@ -49,13 +50,13 @@ def score_folders(
     measures = Measures(metrics, color, crop_border, networks)
     wanted_sets = tuple(m for m in INCEPTION_METRICS if m in metrics and m not in networks.missing)
     images: dict[str, dict[str, float]] = {}
-    features: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    gathered = [_Features(len(pairs), keep_rows="kid" in wanted_sets) for _ in ("real", "fake")]
     for done, (name, sr_NHWC, hr_NHWC, grey) in enumerate(_read_pairs(pairs)):
         scores = measures.scores(sr_NHWC, measures.reference(hr_NHWC, grey))
         images[name] = {metric: float(values[0]) for metric, values in scores.items()}
         if wanted_sets and networks.inception is not None:
-            for kept, image_NHWC in zip(features, (hr_NHWC, sr_NHWC)):
-                kept.append(networks.inception.describe(unit_range(image_NHWC)))
+            for kept, image_NHWC in zip(gathered, (hr_NHWC, sr_NHWC)):
+                kept.add(networks.inception.describe(unit_range(image_NHWC)))
         if progress:
             progress(done + 1, len(pairs))
     result: dict[str, Any] = {"metrics": list(metrics), "color": color, "crop_border": crop_border, "images": images}
@@ -63,7 +64,7 @@ def score_folders(
     result |= {"missing": dict(networks.missing), "notes": []}
     _add_too_small(result, measures.metrics)
     if wanted_sets:
-        _add_set_scores(result, wanted_sets, *map(np.concatenate, features))
+        _add_set_scores(result, wanted_sets, *gathered)
     return result
 
 
@@ -106,10 +107,9 @@ def list_images(folder: Path) -> dict[str, Path]:
 
 def write_json(result: dict[str, Any], path: Path) -> None:
     """Writes the result; a number that JSON cannot hold becomes "inf" or null."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(_plain(result), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-    part.replace(path)
+    with whole(path) as part:
+        text = json.dumps(_plain(result), indent=1, allow_nan=False, ensure_ascii=False)
+        part.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
 
 
 def print_scores(console: Console, result: dict[str, Any]) -> None:
@@ -169,19 +169,31 @@ def _add_too_small(result: dict[str, Any], metrics: tuple[str, ...]) -> None:
             result["notes"].append(f"{METRICS[metric].label}: too small to measure, left out: {shown_names(small)}.")
 
 
-def _add_set_scores(result: dict[str, Any], wanted: tuple[str, ...], real_ND: np.ndarray, fake_ND: np.ndarray) -> None:
-    if len(real_ND) < 2:
+class _Features:
+    """The Inception features of one folder: what FID needs of them, and for KID the rows, in float32."""
+
+    def __init__(self, count: int, keep_rows: bool) -> None:
+        self.statistics = FeatureStatistics()
+        self.rows_ND = np.empty((count if keep_rows else 0, FEATURE_DIM), np.float32)
+
+    def add(self, features_ND: np.ndarray) -> None:
+        first = self.statistics.count
+        self.statistics.add(features_ND)
+        if len(self.rows_ND):
+            self.rows_ND[first : first + len(features_ND)] = features_ND
+
+
+def _add_set_scores(result: dict[str, Any], wanted: tuple[str, ...], real: _Features, fake: _Features) -> None:
+    count = real.statistics.count
+    if count < 2:
         result["missing"] |= dict.fromkeys(wanted, "needs at least 2 images, got 1.")
         return
     if "fid" in wanted:
-        real, fake = FeatureStatistics(), FeatureStatistics()
-        real.add(real_ND)
-        fake.add(fake_ND)
-        result["mean"]["fid"] = frechet_distance(real, fake)
-        if len(real_ND) < FEW_IMAGES_FOR_FID:
-            result["notes"].append(few_images_note(len(real_ND)))
+        result["mean"]["fid"] = frechet_distance(real.statistics, fake.statistics)
+        if count < FEW_IMAGES_FOR_FID:
+            result["notes"].append(few_images_note(count))
     if "kid" in wanted:
-        value, deviation = kernel_distance(len(real_ND), len(fake_ND), real_ND.__getitem__, fake_ND.__getitem__)
+        value, deviation = kernel_distance(count, count, real.rows_ND.__getitem__, fake.rows_ND.__getitem__)
         result["mean"]["kid"], result["deviation"]["kid"] = value, deviation
 
 

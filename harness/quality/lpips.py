@@ -1,7 +1,8 @@
 """LPIPS (Zhang et al. 2018), version 0.1: a perceptual distance from the features of a classification network.
 
 The backbone is torchvision's, from the file that torchvision publishes; the calibrated weights of the layers come
-with the `lpips` package. Features of one side can be kept and compared with several others.
+with the `lpips` package. Features of one side can be kept and compared with several others. Large images are compared
+in tiles that see all that decides their features, so memory is bounded and the distance is that of the whole.
 """
 
 from __future__ import annotations
@@ -31,8 +32,19 @@ _TAPS = {
     "vgg": (3, 8, 15, 22, 29),
     "squeeze": (1, 4, 7, 9, 10, 11, 12),
 }
+_STRIDES = {
+    "alex": (4, 8, 16, 16, 16),
+    "vgg": (1, 2, 4, 8, 16),
+    "squeeze": (2, 4, 8, 16, 16, 16, 16),
+}
+"""Pixels between two places of each compared layer."""
 MIN_PX = {"alex": 31, "vgg": 16, "squeeze": 17}
 """The shortest edge that a network's last compared layer can still see."""
+
+WHOLE_PX = 600_000
+"""Pixels up to which images are compared whole; VGG's features of so many take 300 MB."""
+_TILE_PX, _HALO_PX = 512, 112
+"""Edge of a tile's core, and what is added around it: multiples of the strides, the halo beyond what any layer sees."""
 
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
@@ -68,10 +80,15 @@ class LPIPS(nn.Module):
     def forward(self, preds_BCHW: torch.Tensor, target_BCHW: torch.Tensor) -> torch.Tensor:
         """The distance of each pair, (B,); images (B, 3 or 1, H, W) in [0, 1], edges of at least `MIN_PX`.
 
+        Images of more than `WHOLE_PX` are compared in tiles.
+
         Raises:
             ValueError: the shapes differ, or an edge is too short for the network.
         """
         check_same_shape(preds_BCHW, target_BCHW)
+        height, width = preds_BCHW.shape[-2:]
+        if height * width > WHOLE_PX:
+            return self._distance_in_tiles(preds_BCHW, target_BCHW)
         return self.distance(self.describe(preds_BCHW), self.describe(target_BCHW))
 
     def describe(self, image_BCHW: torch.Tensor) -> Features:
@@ -89,11 +106,48 @@ class LPIPS(nn.Module):
 
     def distance(self, preds: Features, target: Features) -> torch.Tensor:
         """The distance (B,) from the features that `describe` gave."""
-        total = preds[0].new_zeros(preds[0].shape[0])
-        for number, (a, b) in enumerate(zip(preds, target, strict=True)):
-            weight_C = getattr(self, f"layer_weight_{number}")
-            total = total + torch.einsum("bchw,c->bhw", (a - b).square(), weight_C).mean(dim=(1, 2))
-        return total
+        return torch.stack([map_BHW.mean(dim=(1, 2)) for map_BHW in self._maps(preds, target)]).sum(dim=0)
+
+    def _maps(self, preds: Features, target: Features) -> list[torch.Tensor]:
+        """The distance at each place (B, H, W) of each compared layer."""
+        weights = [getattr(self, f"layer_weight_{number}") for number in range(len(self.taps))]
+        triples = zip(preds, target, weights, strict=True)
+        return [torch.einsum("bchw,c->bhw", (a - b).square(), weight_C) for a, b, weight_C in triples]
+
+    def _distance_in_tiles(self, preds_BCHW: torch.Tensor, target_BCHW: torch.Tensor) -> torch.Tensor:
+        """The distance (B,), one tile after the other: sums over the layers' places, divided at the end."""
+        sums: list[torch.Tensor] = [preds_BCHW.new_zeros(len(preds_BCHW), dtype=torch.float64) for _ in self.taps]
+        counts = [0] * len(self.taps)
+        height, width = preds_BCHW.shape[-2:]
+        for rows in _cores(height):
+            for columns in _cores(width):
+                preds, target = (self._describe_core(image, rows, columns) for image in (preds_BCHW, target_BCHW))
+                for layer, map_BHW in enumerate(self._maps(preds, target)):
+                    sums[layer] = sums[layer] + map_BHW.sum(dim=(1, 2), dtype=torch.float64)
+                    counts[layer] += map_BHW[0].numel()
+        means = [total / count for total, count in zip(sums, counts, strict=True)]
+        return torch.stack(means).sum(dim=0).to(preds_BCHW.dtype)
+
+    def _describe_core(self, image_BCHW: torch.Tensor, rows: range, columns: range) -> Features:
+        """The features of the places that belong to a tile's core, described with the halo around it."""
+        top, left = (max(0, edge.start - _HALO_PX) for edge in (rows, columns))
+        seen = image_BCHW[..., top : rows.stop + _HALO_PX, left : columns.stop + _HALO_PX]
+        height, width = image_BCHW.shape[-2:]
+        kept: Features = []
+        for features, stride in zip(self.describe(seen), _STRIDES[self.network], strict=True):
+            down, across = _places(rows, top, height, stride), _places(columns, left, width, stride)
+            kept.append(features[..., down, across])
+        return kept
+
+
+def _cores(edge_px: int) -> list[range]:
+    """An image's edge cut into the cores of tiles."""
+    return [range(start, min(start + _TILE_PX, edge_px)) for start in range(0, edge_px, _TILE_PX)]
+
+
+def _places(core: range, first_px: int, edge_px: int, stride: int) -> slice:
+    """Which places of a layer belong to the core, counted from pixel `first_px`; the last core has all that follow."""
+    return slice((core.start - first_px) // stride, None if core.stop == edge_px else (core.stop - first_px) // stride)
 
 
 def packaged_linear_file(network: LPIPSNetwork) -> Path:

@@ -117,20 +117,24 @@ def test_kid_is_unbiased_where_fid_is_not() -> None:
     assert np.mean([frechet_distance(statistics(a), statistics(b)) for a, b in samples[:20]]) > 5
 
 
-def test_kid_of_a_large_set_is_the_mean_over_subsets_read_one_at_a_time(monkeypatch) -> None:
+def test_kid_of_a_large_set_is_the_mean_over_subsets_read_some_at_a_time(monkeypatch) -> None:
     monkeypatch.setattr(frechet, "KID_SUBSET_SIZE", 30)
-    real, fake = features(90, 8, 0), features(90, 8, 1)
-    asked: list[int] = []
+    real, fake = features(900, 8, 0), features(900, 8, 1)
+    asked: list[np.ndarray] = []
 
     def rows(indices: np.ndarray) -> np.ndarray:
-        asked.append(len(set(indices.tolist())))
+        asked.append(indices)
         return real[indices]
 
-    value, deviation = kernel_distance(90, 90, rows, fake.__getitem__)
-    assert asked == [30] * frechet.KID_SUBSETS
-    assert value == pytest.approx(plain_kid(real, fake), rel=0.1)
-    assert deviation > 0
-    assert kernel_distance(90, 90, rows, fake.__getitem__) == (value, deviation)
+    value, deviation = kernel_distance(900, 900, rows, fake.__getitem__)
+    assert len(asked) == frechet.KID_SUBSETS / 10
+    assert all(30 < len(indices) <= 300 and (np.diff(indices) > 0).all() for indices in asked)
+    pairs = [(frechet._subset("real", i, 900), frechet._subset("fake", i, 900)) for i in range(frechet.KID_SUBSETS)]
+    assert all(len(set(indices.tolist())) == 30 for pair in pairs for indices in pair)
+    alone = [unbiased_mmd(real[left], fake[right]) for left, right in pairs]
+    assert (value, deviation) == pytest.approx((np.mean(alone), np.std(alone)), rel=1e-12)
+    assert value == pytest.approx(unbiased_mmd(real, fake), rel=0.1)
+    assert kernel_distance(900, 900, rows, fake.__getitem__) == (value, deviation)
 
 
 def test_one_image_has_no_distance_and_the_sentence_says_so() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from harness.errors import CheckpointError
+from harness.quality import lpips
 from harness.quality.lpips import LPIPS, MIN_PX
 
 NETWORKS = ("alex", "vgg", "squeeze")
@@ -47,6 +48,24 @@ def test_kept_features_give_the_same_distance(backbone_file) -> None:
     measure = LPIPS("alex", backbone_file("alex"))
     kept = measure.describe(target)
     assert torch.equal(measure.distance(measure.describe(preds), kept), measure(preds, target))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(("height", "width"), [(290, 211), (271, 33)])
+def test_a_large_image_has_in_tiles_the_distance_of_the_whole(
+    network: str, height: int, width: int, backbone_file, monkeypatch
+) -> None:
+    preds, target = (image[:1] for image in pair(height, width))
+    measure = LPIPS(network, backbone_file(network))
+    whole = measure(preds, target)
+    seen = []
+    monkeypatch.setattr(lpips, "WHOLE_PX", 0)
+    monkeypatch.setattr(lpips, "_TILE_PX", 64)
+    describe = measure.describe
+    monkeypatch.setattr(measure, "describe", lambda image: (seen.append(image.shape[-2:]), describe(image))[1])
+    assert measure(preds, target).item() == pytest.approx(whole.item(), abs=1e-6, rel=1e-5)
+    assert len(seen) > 8
+    assert all(rows <= 64 + 2 * 112 and columns <= 64 + 2 * 112 for rows, columns in seen)
 
 
 def test_equal_images_have_distance_zero_and_grey_counts_as_three_equal_channels(backbone_file) -> None:
