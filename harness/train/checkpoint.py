@@ -6,15 +6,14 @@ every file. It is written under a temporary name, fsynced and renamed; only then
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import io
 import json
 import os
 import shutil
-import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,23 @@ import torch
 
 from harness import __version__
 from harness.errors import CheckpointError
+from harness.train.durable import HashedFile, safetensors_pieces, sync_folder, write_durably
 
 MANIFEST = "manifest.json"
 TRAINING_STATE = "training_state.pt"
 _PREFIX = "step_"
+_STATE: dict[str, type] = {
+    "weights/generator": dict,
+    "weights/generator_ema": dict,
+    "phase": int,
+    "phase_state/optimizers/generator": dict,
+    "phase_state/augment": dict,
+    "phase_state/learning_rate_factor": float,
+    "meter/sums": dict,
+    "meter/counts": dict,
+    "rollbacks": int,
+}
+"""What training continues from."""
 
 
 @dataclass(frozen=True)
@@ -52,68 +64,6 @@ class Snapshot:
     """For the manifest: phase, config, dataset_fingerprint."""
 
 
-class HostCopier:
-    """Copies nested states to host memory, into the same buffers each time, so that no page is touched anew."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[str, torch.Tensor] = {}
-
-    def copy(self, value: Any, path: str = "") -> Any:
-        """`value` with each tensor replaced by its copy on the host; valid until the next call."""
-        if isinstance(value, torch.Tensor):
-            return self._copy_tensor(value.detach(), path)
-        if isinstance(value, dict):
-            return {key: self.copy(item, f"{path}/{key}") for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return type(value)(self.copy(item, f"{path}/{i}") for i, item in enumerate(value))
-        return value
-
-    def _copy_tensor(self, value: torch.Tensor, path: str) -> torch.Tensor:
-        buffer = self._buffers.get(path)
-        if buffer is None or buffer.shape != value.shape or buffer.stride() != value.stride():
-            buffer = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
-            self._buffers[path] = buffer
-        return buffer.copy_(value)
-
-
-class CheckpointWriter:
-    """Writes snapshots behind the training thread, one at a time, and then removes the oldest.
-
-    A write that fails (a full disk) leaves the older checkpoints as they are; `failed` tells why.
-    """
-
-    def __init__(self, folder: Path, keep: int, on_written: Callable[[int, float], None] | None = None) -> None:
-        self._folder = folder
-        self._keep = keep
-        self._on_written = on_written
-        self._thread: threading.Thread | None = None
-        self.copier = HostCopier()
-        self.failed: OSError | None = None
-
-    def start(self, snapshot: Snapshot) -> None:
-        """Begins to write; `wait` first, since the copier's buffers are in use until then."""
-        assert self._thread is None, "wait() comes before start()"
-        self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint")
-        self._thread.start()
-
-    def wait(self) -> None:
-        """Waits until the last write has ended."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-
-    def _write(self, snapshot: Snapshot) -> None:
-        begin = time.monotonic()
-        self.failed = None
-        try:
-            write_checkpoint(self._folder, snapshot)
-            remove_old(self._folder, self._keep)
-        except OSError as error:
-            self.failed = error
-        if self._on_written:
-            self._on_written(snapshot.step, time.monotonic() - begin)
-
-
 def step_folder(folder: Path, step: int) -> Path:
     """Where the checkpoint of `step` lies."""
     return folder / f"{_PREFIX}{step:09d}"
@@ -130,15 +80,16 @@ def write_checkpoint(folder: Path, snapshot: Snapshot) -> Path:
     try:
         temporary.mkdir()
         files = {}
-        for name, content in _contents(snapshot):
-            files[name] = hashlib.sha256(content).hexdigest()
-            _write_durably(temporary / name, content)
+        for name, weights in snapshot.weights.items():
+            file = f"{name}.safetensors"
+            files[file] = write_durably(temporary / file, partial(_fill, safetensors_pieces(weights)))
+        files[TRAINING_STATE] = write_durably(temporary / TRAINING_STATE, partial(torch.save, snapshot.training))
         manifest = {"step": snapshot.step, **snapshot.facts, "versions": _versions(), "files": files}
-        _write_durably(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
-        _sync_folder(temporary)
+        write_durably(temporary / MANIFEST, partial(_fill, [json.dumps(manifest, indent=1).encode()]))
+        sync_folder(temporary)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
-        _sync_folder(folder)
+        sync_folder(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -146,9 +97,15 @@ def write_checkpoint(folder: Path, snapshot: Snapshot) -> Path:
 
 
 def remove_old(folder: Path, keep: int) -> None:
-    """Removes all but the newest `keep` checkpoints, and what killed writers left behind."""
+    """Removes all but the newest `keep` checkpoints, and what killed writers left behind.
+
+    Renamed first: a kill in the middle leaves nothing that looks like a checkpoint and is none.
+    """
     for path in checkpoint_folders(folder)[keep:]:
-        shutil.rmtree(path, ignore_errors=True)
+        doomed = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        shutil.rmtree(doomed, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.replace(path, doomed)
     for path in folder.glob(f".{_PREFIX}*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -168,6 +125,20 @@ def newest_good(folder: Path, on_bad: Callable[[str], None] | None = None) -> Pa
                 on_bad(f"{error} The one before is used.")
             continue
         return path
+    return None
+
+
+def read_newest(folder: Path, on_bad: Callable[[str], None] | None = None) -> Checkpoint | None:
+    """The newest checkpoint of a run that training can continue from; each one that is no use is told to `on_bad`."""
+    for path in checkpoint_folders(folder):
+        try:
+            checkpoint = read_checkpoint(path)
+            _check_state(checkpoint)
+        except CheckpointError as error:
+            if on_bad:
+                on_bad(f"{error} The one before is used.")
+            continue
+        return checkpoint
     return None
 
 
@@ -237,6 +208,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, manifest["step"], manifest, weights, training)
 
 
+def _check_state(checkpoint: Checkpoint) -> None:
+    """That a checkpoint holds all that a run saves, beneath checksums that only say that nothing changed since."""
+    state: dict[str, Any] = {"weights": checkpoint.weights, **checkpoint.training}
+    for names, expected in _STATE.items():
+        value: Any = state
+        for name in names.split("/"):
+            value = value.get(name) if isinstance(value, dict) else None
+        if not isinstance(value, expected):
+            file = checkpoint.path if names.startswith("weights/") else checkpoint.path / TRAINING_STATE
+            raise CheckpointError(f"{file}: lacks '{names}', so training cannot go on from it; use another checkpoint.")
+
+
 def _read(path: Path, read: Callable[[Path], Any]) -> dict[str, Any]:
     try:
         content = read(path)
@@ -252,37 +235,16 @@ def write_weights(path: Path, weights: dict[str, torch.Tensor], metadata: dict[s
     """Writes one safetensors file durably, under its name only when it is whole."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        _write_durably(temporary, _safetensors(weights, metadata))
+        write_durably(temporary, partial(_fill, safetensors_pieces(weights, metadata)))
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def _contents(snapshot: Snapshot) -> list[tuple[str, bytes]]:
-    buffer = io.BytesIO()
-    torch.save(snapshot.training, buffer)
-    files = [(f"{name}.safetensors", _safetensors(weights)) for name, weights in snapshot.weights.items()]
-    return [*files, (TRAINING_STATE, buffer.getvalue())]
-
-
-def _safetensors(weights: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> bytes:
-    return safetensors.torch.save({name: value.contiguous() for name, value in weights.items()}, metadata)
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _fill(pieces: Iterable[bytes | memoryview], file: HashedFile) -> None:
+    for piece in pieces:
+        file.write(piece)
 
 
 def _versions() -> dict[str, str]:

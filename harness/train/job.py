@@ -48,8 +48,9 @@ def train_recipe(config: RunConfig, out: Path) -> int:
 
 
 def _train_file(run: RunFile) -> int:
-    from harness.train.loop import Stretch, train
+    from harness.train.loop import train
     from harness.train.ranks import make_deterministic, make_fast
+    from harness.train.run import Stretch
 
     out = Path(run.out)
     if run.phase is not None and run.phase >= len(run.config.phases):

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import os
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from harness.errors import CheckpointError
-from harness.train import checkpoint
+from harness.train import checkpoint, durable
 from harness.train.checkpoint import (
-    CheckpointWriter,
-    HostCopier,
     Snapshot,
     checkpoint_folders,
     newest_good,
     read_checkpoint,
+    read_newest,
     remove_old,
     step_folder,
     write_checkpoint,
 )
+from harness.train.durable import safetensors_pieces
+from harness.train.writer import CheckpointWriter, HostCopier
 
 
 def snapshot(step: int) -> Snapshot:
@@ -82,7 +85,7 @@ def test_a_kill_at_any_moment_of_a_write_leaves_the_one_before(tmp_path, monkeyp
         calls = 0
         with monkeypatch.context() as patch:
             patch.setattr(checkpoint.shutil, "rmtree", lambda *a, **k: None)  # a killed process cleans nothing
-            patch.setattr(checkpoint.os, "fsync", count(os.fsync, limit))
+            patch.setattr(durable.os, "fsync", count(os.fsync, limit))
             patch.setattr(checkpoint.os, "replace", count(os.replace, limit))
             try:
                 write_checkpoint(tmp_path, snapshot(2))
@@ -107,7 +110,7 @@ def test_a_full_disk_keeps_the_older_checkpoints_and_the_run(tmp_path, monkeypat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, "fsync", no_space)
+        patch.setattr(durable.os, "fsync", no_space)
         writer.start(snapshot(2))
         writer.wait()
     assert writer.failed is not None and writer.failed.errno == errno.ENOSPC
@@ -162,3 +165,60 @@ def test_host_copies_reuse_their_memory_and_keep_values(tmp_path: Path):
     second = copier.copy(state)
     assert second["a"].data_ptr() == address and torch.equal(second["a"], state["a"])
     assert second["b"][1] == 5 and second[("x", "y")] == "text"
+
+
+def test_reserved_buffers_are_those_that_the_copy_fills():
+    copier = HostCopier()
+    states = {"weights": {"generator": {"w": torch.ones(3, 2)}}, "training": {"phase_state": {"m": [torch.ones(4)]}}}
+    copier.reserve(states)
+    reserved = {name: buffer.data_ptr() for name, buffer in copier._buffers.items()}
+    weights = copier.copy(states["weights"], "weights")
+    training = copier.copy({"phase": 0, **states["training"]}, "training")
+    assert torch.equal(weights["generator"]["w"], torch.ones(3, 2))
+    assert torch.equal(training["phase_state"]["m"][0], torch.ones(4))
+    assert {name: buffer.data_ptr() for name, buffer in copier._buffers.items()} == reserved
+
+
+def test_metrics_are_made_durable_before_the_checkpoint_that_relies_on_them(tmp_path):
+    def look():
+        seen.append(list(tmp_path.glob("step_*")))
+
+    seen: list[list[Path]] = []
+    writer = CheckpointWriter(tmp_path, keep=2, before=look)
+    writer.start(snapshot(1))
+    writer.wait()
+    assert seen == [[]] and writer.failed is None
+
+
+@pytest.mark.parametrize("metadata", [None, {"harness": '{"name": "é\n"}'}])
+def test_safetensors_files_are_those_of_their_own_package(metadata):
+    types = [torch.float64, torch.int64, torch.float32, torch.int32, torch.bfloat16, torch.float16, torch.int16]
+    weights = {f"{i}.w": torch.arange(6).reshape(2, 3).to(kind) for i, kind in enumerate(types)}
+    weights |= {"scalar": torch.tensor(5), "flags": torch.tensor([True, False]), "bytes": torch.ones(3).byte()}
+    weights |= {"nhwc": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last), "none": torch.empty(0)}
+    expected = safetensors.torch.save({name: value.contiguous() for name, value in weights.items()}, metadata)
+    assert b"".join(bytes(piece) for piece in safetensors_pieces(weights, metadata)) == expected
+
+
+WHOLE_STATE = {
+    "phase": 0,
+    "phase_state": {"optimizers": {"generator": {}}, "augment": {}, "learning_rate_factor": 1.0},
+    "meter": {"sums": {}, "counts": {}},
+    "rollbacks": 0,
+}
+
+
+@pytest.mark.parametrize("lacking", ["phase_state", "phase_state/augment", "meter/sums", "rollbacks"])
+def test_a_state_that_lacks_something_falls_back_to_the_one_before(tmp_path, lacking):
+    weights = {"generator": {"w": torch.ones(1)}, "generator_ema": {"w": torch.ones(1)}}
+    facts = {"config": {}}
+    write_checkpoint(tmp_path, Snapshot(1, weights, WHOLE_STATE, facts))
+    state = copy.deepcopy(WHOLE_STATE)
+    *parents, last = lacking.split("/")
+    inner = state[parents[0]] if parents else state
+    del inner[last]
+    write_checkpoint(tmp_path, Snapshot(2, weights, state, facts))
+    said: list[str] = []
+    read = read_newest(tmp_path, said.append)
+    assert read is not None and read.step == 1
+    assert len(said) == 1 and f"step_000000002/training_state.pt: lacks '{lacking}" in said[0]

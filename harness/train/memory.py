@@ -1,0 +1,151 @@
+"""Out of memory, told as a batch that would fit: measured on two small batches once the large one has failed."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import traceback
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from harness.config import RunConfig
+from harness.errors import TrainingError
+from harness.train.phase import Patches, Phase
+from harness.train.ranks import Ranks
+from harness.train.steps import update
+
+_WORDS = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_MARGIN = 0.95
+"""Share of the memory that a step may plan with: allocators cut it into pieces."""
+_PROBES = ((2, 4), (1, 2))
+"""Patches of the two measurements; the second pair where the first does not fit."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on the device or on the host."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)
+
+
+def explain_out_of_memory(error: BaseException, config: RunConfig, phase: Phase, ranks: Ranks) -> TrainingError:
+    """What to tell when a step did not fit: the batch that was given, the one that would fit, and how to set it.
+
+    The failed step's tensors are let go, and two small steps are measured. They spoil the weights in memory, which
+    nobody saves any more, and no other rank takes part.
+    """
+    traceback.clear_frames(error.__traceback__)
+    given = phase.config.batch_size // ranks.world_size // phase.config.accumulate
+    needs = _probe(config, phase, ranks.device)
+    room = room_bytes(ranks.device)
+    start = (
+        f"phase '{phase.config.name}': out of memory with {given} patches at a time on each of {ranks.world_size} "
+        f"ranks (batch_size {phase.config.batch_size}, accumulate {phase.config.accumulate})"
+    )
+    if needs is None or needs.fits(room) < 1:
+        return TrainingError(
+            f"{start}; not even one fits in the {room / 2**30:.1f} GiB here; take a smaller data.patch_px or networks, "
+            f"or a device with more memory."
+        )
+    return TrainingError(
+        f"{start}; about {needs.fits(room)} fit in {room / 2**30:.1f} GiB; {_advice(phase, ranks, needs.fits(room))}."
+    )
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Memory of a step: a fixed part (weights, gradients, optimisers, libraries) and a part for each patch."""
+
+    fixed_bytes: float
+    patch_bytes: float
+
+    @classmethod
+    def of(cls, small: tuple[int, float], large: tuple[int, float]) -> Needs:
+        """From (patches, peak bytes) of two steps."""
+        patch_bytes = max(1.0, (large[1] - small[1]) / (large[0] - small[0]))
+        return cls(small[1] - small[0] * patch_bytes, patch_bytes)
+
+    def fits(self, room: float) -> int:
+        """Patches that fit at a time."""
+        return max(0, int((_MARGIN * room - self.fixed_bytes) / self.patch_bytes))
+
+
+def _advice(phase: Phase, ranks: Ranks, fits: int) -> str:
+    share = phase.config.batch_size // ranks.world_size
+    accumulate = next(
+        (n for n in range(phase.config.accumulate + 1, share + 1) if share % n == 0 and share // n <= fits), None
+    )
+    smaller = f"batch_size={min(fits * phase.config.accumulate, share) * ranks.world_size}"
+    if accumulate is None:
+        return f"set {smaller}"
+    return f"set accumulate={accumulate}, which keeps the batch and its result without batch norm, or {smaller}"
+
+
+def _probe(config: RunConfig, phase: Phase, device: torch.device) -> Needs | None:
+    """Peak memory of a step on few patches, at two sizes; None where not even those fit."""
+    phase.generator = phase.nets.generator  # unwrapped: no reduction, which other ranks would have to join
+    phase.discriminator = phase.nets.discriminator if phase.is_adversarial else None
+    for sizes in _PROBES:
+        try:
+            peaks = [(size, _peak_bytes(config, phase, device, size)) for size in sizes]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            traceback.clear_frames(error.__traceback__)
+            continue
+        return Needs.of(*peaks)
+    return None
+
+
+def _peak_bytes(config: RunConfig, phase: Phase, device: torch.device, size: int) -> float:
+    patches = _drawn(config, device, size * phase.config.accumulate)
+    kind = replace(phase.kind(phase.first_step, log_norms=False), updates_generator=True, moves_p=False)
+    _reset_peak(device)
+    update(phase, patches, kind)
+    return _read_peak(device)
+
+
+def _drawn(config: RunConfig, device: torch.device, size: int) -> Patches:
+    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+    edges = (config.data.patch_px // config.scale, config.data.patch_px)
+    lr_image, hr_image = (
+        torch.rand(size, 3, edge, edge, device=device).contiguous(memory_format=memory_format) for edge in edges
+    )
+    return Patches(lr_image, hr_image, torch.arange(size, device=device))
+
+
+def room_bytes(device: torch.device) -> float:
+    """Memory that this process may use on a device, what it holds already included."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    status, system = _fields("/proc/self/status"), _fields("/proc/meminfo")
+    room = float(system.get("MemAvailable", 0) + status.get("VmRSS", 0))
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        room = min(room, limit - (status.get("VmSize", 0) - status.get("VmRSS", 0)))
+    return room
+
+
+def _reset_peak(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to what is resident now
+
+
+def _read_peak(device: torch.device) -> float:
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_reserved(device))
+    return float(_fields("/proc/self/status")["VmHWM"])
+
+
+def _fields(path: str) -> dict[str, int]:
+    """The sizes in a file of /proc, in bytes."""
+    rows = (line.split() for line in Path(path).read_text(encoding="ascii", errors="replace").splitlines())
+    return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if len(row) == 3 and row[2] == "kB"}

@@ -1,0 +1,59 @@
+"""How fast a phase goes: for status.json, for whoever watches, and for how often it saves."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from harness.train.cadence import mean_time_between_stops, steps_between_saves
+from harness.train.phase import Phase
+from harness.train.run import Run
+
+_STATUS_EVERY_S = 1.0
+
+
+class Pace:
+    """How fast the phase goes, how often it saves, and what status.json says of it."""
+
+    def __init__(self, run: Run, phase: Phase) -> None:
+        self._run = run
+        self._phase = phase
+        self._mtbf_s = mean_time_between_stops(run.stretch.out / "events.jsonl")
+        self._begin = self._told = time.monotonic()
+        self._begin_step = run.step
+        self._val_psnr: float | None = None
+        self.save_every = run.config.checkpoint.every
+
+    def step_done(self) -> None:
+        """Notes when the first step is over: from there on time is spent on training, not on starting up."""
+        if not self._run.has_stepped:
+            if self._run.ranks.device.type == "cuda":
+                torch.cuda.synchronize()
+            self._run.has_stepped = True
+            self._run.log.event("first_step", self._run.step)
+            self._begin, self._begin_step = time.monotonic(), self._run.step
+
+    def tell(self, row: dict[str, float]) -> None:
+        """Brings status.json up to date, at most once a second."""
+        self._val_psnr = row.get("val/psnr", self._val_psnr)
+        now = time.monotonic()
+        if now - self._told >= _STATUS_EVERY_S or self._run.step == self._phase.last_step:
+            self._told = now
+            self._run.log.status(
+                state="running",
+                phase=self._phase.config.name,
+                step=self._run.step,
+                steps_per_s=1.0 / self._step_s() if self._step_s() else None,
+                val_psnr=self._val_psnr,
+                save_every=self.save_every,
+            )
+
+    def saved(self, blocked_s: float) -> None:
+        """Chooses the steps until the next checkpoint, the same on every rank."""
+        own = steps_between_saves(self._run.config.checkpoint, blocked_s, self._step_s(), self._mtbf_s)
+        self.save_every = int(self._run.ranks.largest([float(own)])[0])
+
+    def _step_s(self) -> float:
+        steps = self._run.step - self._begin_step
+        return (time.monotonic() - self._begin) / steps if steps else 0.0

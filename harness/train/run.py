@@ -1,0 +1,158 @@
+"""What a run is between two steps: its networks, its place, its checkpoints."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.config import RunConfig
+from harness.errors import CheckpointError, TrainingError
+from harness.train.checkpoint import Checkpoint, Snapshot, read_newest
+from harness.train.log import Meter, RunLog
+from harness.train.nets import Nets
+from harness.train.phase import Phase
+from harness.train.ranks import Ranks
+from harness.train.stop import StopAgreement, StopFlag
+from harness.train.watch import NonFinite, all_finite
+from harness.train.writer import CheckpointWriter
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Which part of a run is trained, and where."""
+
+    config: RunConfig
+    out: Path
+    first_phase: int
+    last_phase: int
+    parent: Path | None
+    """Folder of the phase before `first_phase`, where that was trained elsewhere."""
+
+
+class Run:
+    """A stretch of a run at work on this rank."""
+
+    def __init__(self, stretch: Stretch, ranks: Ranks, flag: StopFlag) -> None:
+        self.config = stretch.config
+        self.stretch = stretch
+        self.ranks = ranks
+        self.flag = flag
+        self.log = RunLog(stretch.out, ranks)
+        self.nets = Nets(self.config, ranks)
+        self.agreement = StopAgreement(flag, ranks.world_size, ranks.largest)
+        self.writer = CheckpointWriter(
+            stretch.out / "checkpoints", self.config.checkpoint.keep, self._on_written, before=self.log.flush
+        )
+        self.meter = Meter()
+        self.step = self.first_step = self.config.first_step(stretch.first_phase)
+        self.saved_step = self.step
+        self.last_step = self.config.first_step(stretch.last_phase + 1)
+        self.restored: Checkpoint | None = None
+        """Where the run goes on from, until its phase has taken over its part."""
+        self.rollbacks = 0
+        self.blocked_s = 0.0
+        self.has_checkpoint = False
+        self.has_stepped = False
+
+    # -- states ---------------------------------------------------------------------------------------------------
+
+    def restore(self) -> None:
+        """Continues from the newest good checkpoint, the parent's last one, or the configured start."""
+        checkpoint = read_newest(self.stretch.out / "checkpoints", self._complain)
+        self.has_checkpoint = checkpoint is not None
+        if checkpoint is None and self.stretch.parent is not None:
+            checkpoint = read_newest(self.stretch.parent / "checkpoints", self._complain)
+            if checkpoint is None:
+                raise CheckpointError(f"{self.stretch.parent}: holds no good checkpoint; train that phase first.")
+        if checkpoint is not None:
+            self._take_over(checkpoint)
+            if self.step < self.first_step:
+                raise CheckpointError(
+                    f"{checkpoint.path}: is of step {self.step}, not of step {self.first_step} where this phase "
+                    f"begins; finish the phase before."
+                )
+        elif self.config.init_from:
+            self.nets.start_from(self.config.init_from)
+        self.log.cut_back(self.step)
+
+    def save(self, phase: Phase, number: int) -> None:
+        """Copies the state to the host and writes it behind the loop's back."""
+        begin = time.monotonic()
+        if not all_finite(self.nets.generator, self.nets.discriminator):
+            raise NonFinite(f"a weight is no longer finite at step {self.step}")
+        self.writer.wait()
+        self._report_failed_write()
+        training = {"phase": number, "phase_state": phase.state_dict(), "meter": self.meter.state_dict(self.ranks)}
+        if self.ranks.is_main:
+            facts = {
+                "phase": phase.config.name,
+                "config": self.config.model_dump(mode="json"),
+                "dataset_fingerprint": phase.loader.fingerprint,
+            }
+            weights = self.writer.copier.copy(self.nets.weights(), "weights")
+            training = self.writer.copier.copy({**training, "rollbacks": self.rollbacks}, "training")
+            self.blocked_s = time.monotonic() - begin
+            self.writer.start(Snapshot(self.step, weights, training, facts))
+        self.saved_step, self.has_checkpoint = self.step, True
+
+    def reserve(self, phase: Phase) -> None:
+        """Makes room in host memory for what `save` will copy, so that the first one is as quick as all others."""
+        if self.ranks.is_main:
+            optimizers = {name: optimizer.state_dict() for name, optimizer in phase.optimizers.items()}
+            training = {"phase_state": {"optimizers": optimizers}}
+            self.writer.reserve({"weights": self.nets.weights(), "training": training})
+
+    def finish_write(self) -> None:
+        """Waits for the last checkpoint.
+
+        Raises:
+            TrainingError: it could not be written.
+        """
+        self.writer.wait()
+        error = self.writer.failed
+        if any(self.ranks.largest([float(error is not None)])):
+            raise TrainingError(
+                f"{self.stretch.out}: the checkpoint of step {self.step} could not be written ({error})."
+            )
+
+    def roll_back(self, reason: NonFinite) -> None:
+        """Goes back to the newest good checkpoint; the learning rate is halved from there on.
+
+        Raises:
+            TrainingError: the recipe says to stop, or there is nothing to go back to.
+        """
+        self.writer.wait()
+        self.ranks.barrier()
+        checkpoint = read_newest(self.stretch.out / "checkpoints")
+        where = f"the newest checkpoint is {checkpoint.path.name}" if checkpoint else "there is no checkpoint before"
+        watch = self.config.watch
+        if watch.on_non_finite == "stop" or checkpoint is None or self.rollbacks >= watch.max_rollbacks:
+            raise TrainingError(f"{reason}; {where}; lower the learning rate, clip gradients, or use fp32.") from None
+        rollbacks = self.rollbacks + 1
+        self.log.event("rollback", self.step, reason=str(reason))
+        self._take_over(checkpoint)
+        self.rollbacks = rollbacks
+        self.meter = Meter()
+        self.log.cut_back(self.step)
+
+    def _take_over(self, checkpoint: Checkpoint) -> None:
+        self.nets.load(checkpoint)
+        self.step = self.saved_step = checkpoint.step
+        self.restored = checkpoint
+        self.rollbacks = checkpoint.training["rollbacks"]
+
+    def _complain(self, message: str) -> None:
+        if self.ranks.is_main:
+            print(f"warning: {message}", flush=True)
+
+    def _on_written(self, step: int, save_s: float) -> None:
+        error = self.writer.failed
+        if error is None:
+            self.log.event("checkpoint", step, save_s=save_s, blocked_s=self.blocked_s)
+        else:
+            self.log.event("checkpoint_failed", step, error=str(error))
+
+    def _report_failed_write(self) -> None:
+        if self.writer.failed is not None:
+            self._complain(f"a checkpoint could not be written ({self.writer.failed}); the one before is kept.")

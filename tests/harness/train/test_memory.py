@@ -1,0 +1,88 @@
+"""Out of memory ends a run with one sentence that names a batch that would fit."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from harness.config import RunConfig
+from harness.errors import EXIT_FAILURE
+from harness.train import loop, memory
+from harness.train.job import train_recipe
+from harness.train.memory import Needs, is_out_of_memory
+
+CPU_MESSAGE = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+
+
+def big(recipe, **phase) -> RunConfig:
+    phases = [{**recipe["phases"][1], "batch_size": 64, "iterations": 4, **phase}]
+    return RunConfig.model_validate({**recipe, "phases": phases, "validation": {"max_images": 0}})
+
+
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError(CPU_MESSAGE), True),
+        (MemoryError(), True),
+        (RuntimeError("shapes cannot be multiplied"), False),
+    ],
+)
+def test_out_of_memory_is_told_from_other_failures(error, answer):
+    assert is_out_of_memory(error) is answer
+
+
+def test_needs_are_the_line_through_two_measurements():
+    needs = Needs.of((2, 1200.0), (4, 1400.0))
+    assert (needs.fixed_bytes, needs.patch_bytes) == (1000.0, 100.0)
+    assert needs.fits(2000.0) == 9  # 95 % of 2000 leaves 900
+
+
+@pytest.mark.parametrize(
+    ("error", "accumulate"), [(torch.OutOfMemoryError("CUDA out of memory"), 1), (RuntimeError(CPU_MESSAGE), 2)]
+)
+def test_a_step_that_does_not_fit_ends_the_run_with_a_batch_that_would(
+    recipe, tmp_path, monkeypatch, capfd, error, accumulate
+):
+    def fails(*args):
+        raise error
+
+    monkeypatch.setattr(loop, "train_step", fails)
+    monkeypatch.setattr(memory, "_peak_bytes", lambda config, phase, device, size: 1000.0 + 100.0 * size)
+    monkeypatch.setattr(memory, "room_bytes", lambda device: 2000.0)
+    assert train_recipe(big(recipe, accumulate=accumulate), tmp_path / "run") == EXIT_FAILURE
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and "Traceback" not in said
+    assert f"out of memory with {64 // accumulate} patches at a time" in said and "about 9 fit" in said
+    assert "accumulate=8" in said and f"batch_size={9 * accumulate}" in said
+
+
+def test_a_real_shortage_is_explained_by_measuring(recipe, tmp_path):
+    """A process that may take only so much more memory than it has, and a batch that needs more."""
+    config = big(recipe, batch_size=8192, losses=[{"name": "l1"}])
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    program = f"""
+import resource, sys
+from pathlib import Path
+from harness.config import RunConfig
+from harness.train import loop, memory
+from harness.train.job import train_recipe
+real = loop.train_step
+def limited(*args):
+    sizes = memory._fields("/proc/self/status")
+    limit = sizes["VmSize"] + 2**30
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    return real(*args)
+loop.train_step = limited
+config = RunConfig.model_validate_json(Path({str(tmp_path / "config.json")!r}).read_text())
+sys.exit(train_recipe(config, Path({str(tmp_path / "run")!r})))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == EXIT_FAILURE, done.stderr
+    found = re.search(r"out of memory with 8192 patches .* about (\d+) fit in", done.stderr)
+    assert found and 16 < int(found[1]) < 8192, done.stderr
+    assert done.stderr.count("\n") == 1
