@@ -210,15 +210,18 @@ class Phase:
         build: Callable[..., torch.optim.Optimizer] = LeanAdamW if config.weight_decay else LeanAdam
         device = self._ranks.device
         in_tensors = self.graphs is not None or device.type == "cuda"
-        return build(
+        optimizer = build(
             parameters,
-            lr=torch.tensor(config.learning_rate, device=device) if in_tensors else config.learning_rate,
+            lr=config.learning_rate,
             betas=config.betas,
             eps=config.eps,
             weight_decay=config.weight_decay,
             fused=True,
             capturable=in_tensors,
         )
+        if in_tensors:
+            optimizer.param_groups[0]["lr"] = torch.tensor(config.learning_rate, device=device)
+        return optimizer
 
 
 def no_reduction(module: nn.Module, last: bool) -> AbstractContextManager[Any]:

@@ -68,24 +68,33 @@ def plain_losses(form: str, real: torch.Tensor, fake: torch.Tensor) -> tuple[tor
     return (bce(a, 1) + bce(b, 0)) / 2, (bce(a, 0) + bce(b, 1)) / 2
 
 
-def plain_training(phase: Phase, batches: list[Patches], form: str | None, weight: float) -> dict[str, torch.Tensor]:
-    """The reference: eager fp32, NCHW, a forward pass for each update, unfused Adam. Returns the final weights."""
+def plain_training(
+    phase: Phase, batches: list[Patches], form: str | None, weight: float, parts: int = 1
+) -> dict[str, torch.Tensor]:
+    """The reference: eager fp32, NCHW, a forward pass for each update, unfused Adam. Returns the final weights.
+
+    With several parts, each gives a loss of its own, whose mean is taken.
+    """
     generator = copy.deepcopy(phase.nets.generator).to(memory_format=torch.contiguous_format)
     adam = {"lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-3}
     generator_adam = torch.optim.Adam(generator.parameters(), foreach=False, fused=False, **adam)
     discriminator = copy.deepcopy(phase.nets.discriminator)
     discriminator_adam = torch.optim.Adam(discriminator.parameters(), foreach=False, **adam) if discriminator else None
     for patches in batches:
-        lr_image, hr_image = patches.lr_image.contiguous(), patches.hr_image.contiguous()
+        lr_parts, hr_parts = (image.contiguous().chunk(parts) for image in (patches.lr_image, patches.hr_image))
         if discriminator is not None and discriminator_adam is not None and form is not None:
-            loss, _ = plain_losses(form, discriminator(hr_image), discriminator(generator(lr_image).detach()))
             discriminator_adam.zero_grad()
-            loss.backward()
+            for lr_image, hr_image in zip(lr_parts, hr_parts):
+                loss, _ = plain_losses(form, discriminator(hr_image), discriminator(generator(lr_image).detach()))
+                (loss / parts).backward()
             discriminator_adam.step()
-        sr_image = generator(lr_image)
-        loss = (sr_image - hr_image).abs().mean()
-        if discriminator is not None and form is not None:
-            loss = loss + weight * plain_losses(form, discriminator(hr_image).detach(), discriminator(sr_image))[1]
+        loss = torch.zeros(())
+        for lr_image, hr_image in zip(lr_parts, hr_parts):
+            sr_image = generator(lr_image)
+            loss = loss + (sr_image - hr_image).abs().mean() / parts
+            if discriminator is not None and form is not None:
+                term = plain_losses(form, discriminator(hr_image).detach(), discriminator(sr_image))[1]
+                loss = loss + weight * term / parts
         generator_adam.zero_grad()
         loss.backward()
         generator_adam.step()
@@ -114,8 +123,9 @@ NO_NORM = {
 }
 
 
-def test_pixel_step_equals_the_reference_step(open_phase):
-    phase = open_phase(NO_NORM)  # a bias before batch norm has no gradient but rounding
+@pytest.mark.parametrize("parts", [1, 2])
+def test_pixel_step_equals_the_reference_step(open_phase, parts):
+    phase = open_phase(NO_NORM, accumulate=parts)  # a bias before batch norm has no gradient but rounding
     batches = patches_of(phase, 10)
     expected = plain_training(phase, batches, None, 0.0)
     for step, patches in enumerate(batches):
@@ -123,11 +133,14 @@ def test_pixel_step_equals_the_reference_step(open_phase):
     assert_close(weights_of(phase), expected)
 
 
+@pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("form", FORMS)
-def test_adversarial_step_equals_the_reference_step(open_phase, form):
-    phase = open_phase(NO_NORM, adversarial={"form": form, "weight": 0.1}, discriminator_optimizer=ADAM)
+def test_adversarial_step_equals_the_reference_step(open_phase, form, parts):
+    game = {"form": form, "weight": 0.1}
+    phase = open_phase(NO_NORM, adversarial=game, discriminator_optimizer=ADAM, accumulate=parts)
     batches = patches_of(phase, 10)
-    expected = plain_training(phase, batches, form, 0.1)
+    # Only forms that compare real with fake images look at more than one image at a time.
+    expected = plain_training(phase, batches, form, 0.1, parts if form == "relativistic_average" else 1)
     for step, patches in enumerate(batches):
         train_step(phase, patches, step, log_norms=True)
     assert_close(weights_of(phase), expected)
