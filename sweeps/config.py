@@ -141,7 +141,10 @@ def load_sweep(path: str | Path, overrides: list[str] | None = None) -> SweepCon
     sweep = parse(SweepConfig, values, str(file))
     if sweep.recipe is None:
         return sweep
-    base = read_yaml(_find_recipe(sweep.recipe, file))
+    try:
+        base = read_yaml(find_recipe(sweep.recipe, file.parent))
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
     if not isinstance(base, dict):
         raise InputError(f"{sweep.recipe}: a recipe is keys and values; write `key: value` lines.")
     return sweep.model_copy(update={"recipe": None, "base": _plain(base)})
@@ -155,7 +158,25 @@ def find_sweep(path: str | Path) -> Path:
         return named
     if given.is_dir():
         raise InputError(f"{path}: is a folder; give the path of a sweep file, such as sweeps/catalog/demo.yaml.")
+    if not given.exists():
+        raise InputError(f"{path}: no such file; give the path of one, or a sweep of the catalog: {_names(CATALOG)}.")
     return given
+
+
+def find_recipe(recipe: str | Path, beside: Path = Path()) -> Path:
+    """The recipe that is meant: a name in sweeps/recipes, or a path from the folder `beside` or from here.
+
+    Raises:
+        InputError: there is no such recipe.
+    """
+    for candidate in (RECIPES / f"{recipe}.yaml", beside / recipe, Path(recipe)):
+        if candidate.is_file():
+            return candidate
+    raise InputError(f"recipe '{recipe}': is neither a file nor one of: {_names(RECIPES)}.")
+
+
+def _names(folder: Path) -> str:
+    return ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
 
 
 def dump_sweep(sweep: SweepConfig) -> str:
@@ -224,12 +245,3 @@ def _one_setting(override: str, key: str) -> dict[str, Any]:
         return {key: _plain(load_yaml(text))}
     except BAD_YAML:
         raise InputError(f"override {override!r}: the value is not valid YAML; quote it.") from None
-
-
-def _find_recipe(recipe: str, sweep_file: Path) -> Path:
-    named = RECIPES / f"{recipe}.yaml"
-    for candidate in (named, sweep_file.parent / recipe, Path(recipe)):
-        if candidate.is_file():
-            return candidate.resolve()
-    known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
-    raise InputError(f"{sweep_file}: recipe '{recipe}' is neither a file nor one of: {known}.")
