@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from evaluation.curves import NUM_COLOURS, Curve, Series
 
 _SIZE_INCH = (4.3, 2.5)
+_LETTER_PT = 4.2
+"""Width of a letter in the names of phases, which are 7 points high."""
 _INK, _FAINT, _LINE = "#010203", "#040506", "#070809"
 _CSS = {_INK: "var(--ink)", _FAINT: "var(--faint)", _LINE: "var(--line)"}
 _CSS |= {f"#0a0b{number:02x}": f"var(--s{number})" for number in range(NUM_COLOURS)}
@@ -63,16 +65,21 @@ def _style(axes: Axes) -> None:
 
 
 def _mark_phases(axes: Axes, curve: Curve) -> None:
-    """A line at each phase that begins within the chart, with its name."""
+    """A line at each phase that begins within the chart, with its name; names that would touch stand in steps."""
     low, high = axes.get_xlim()
+    width_pt = 72 * _SIZE_INCH[0] * axes.get_position().width
+    line, end_pt = 0, 0.0
     for name, step in curve.phases:
         if low < step < high and step > low + 0.02 * (high - low):
+            start_pt = (step - low) / (high - low) * width_pt
+            line = line + 1 if start_pt < end_pt else 0
+            end_pt = start_pt + _LETTER_PT * len(name) + 4
             axes.axvline(step, color=_FAINT, linewidth=0.8, linestyle=(0, (3, 3)))
             axes.annotate(
                 name,
                 (step, 1),
                 xycoords=("data", "axes fraction"),
-                xytext=(2, -1),
+                xytext=(2, -1 - line * 8),
                 textcoords="offset points",
                 fontsize=7,
                 color=_FAINT,

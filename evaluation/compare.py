@@ -8,6 +8,7 @@ comparisons. The image is the unit: what another training seed would give is not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -210,6 +211,11 @@ def _comparison(question: Question, metric: Metric, difference: np.ndarray, mean
         p_value=min(1.0, 2 * (float(extreme) + 1) / (len(means) + 1)),
         p_holm=float("nan"),
     )
+
+
+def most_decidable(resamples: int) -> int:
+    """How many comparisons of one measure can be decided at all: a p-value is never below 2 / (resamples + 1)."""
+    return math.ceil((1 - LEVEL) * (resamples + 1) / 2) - 1
 
 
 def with_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:

@@ -9,7 +9,7 @@ from evaluation.compare import LEVEL, Comparison
 from evaluation.grid import Entry, Grid, Head, Line
 from evaluation.metrics import METRICS
 from evaluation.scores import ScoreTable
-from evaluation.sentences import show_difference
+from evaluation.sentences import place, show_difference
 
 LEDGER_LABELS = {
     "useful_h": "training, for the first time",
@@ -24,7 +24,6 @@ def compare_grid(comparisons: Sequence[Comparison], title: str) -> Grid:
     """A row for each comparison of one measure: difference, interval, probability and corrected p-value."""
     metric = METRICS[comparisons[0].metric]
     unit = f" ({metric.unit})" if metric.unit else ""
-    kernels = {comparison.kernel for comparison in comparisons}
     heads = (
         Head("compared", is_text=True),
         Head(f"difference{unit}"),
@@ -33,14 +32,13 @@ def compare_grid(comparisons: Sequence[Comparison], title: str) -> Grid:
         Head("corrected p"),
         Head("images"),
     )
-    lines = tuple(_compare_line(comparison, len(kernels) > 1) for comparison in comparisons)
+    lines = tuple(_compare_line(comparison) for comparison in comparisons)
     better = "positive" if metric.higher_is_better else "negative"
     caption = f"first minus second; {better} means that the first is better"
     return Grid(title, caption, ("class",), heads, lines)
 
 
-def _compare_line(comparison: Comparison, with_kernel: bool) -> Line:
-    head = comparison.image_class + (f" ({comparison.kernel})" if with_kernel else "")
+def _compare_line(comparison: Comparison) -> Line:
     entries = (
         Entry(f"{comparison.first} against {comparison.second}"),
         Entry(_signed(comparison, comparison.difference), comparison.difference),
@@ -49,7 +47,7 @@ def _compare_line(comparison: Comparison, with_kernel: bool) -> Line:
         Entry("< 0.001" if comparison.p_holm < 0.001 else f"{comparison.p_holm:.3f}", comparison.p_holm),
         Entry(str(comparison.num_images), comparison.num_images),
     )
-    return Line((head,), entries)
+    return Line((place(comparison),), entries)
 
 
 def _signed(comparison: Comparison, value: float) -> str:

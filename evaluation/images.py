@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -19,6 +20,7 @@ from harness.errors import InputError
 _CHUNK_IMAGES = 16
 _CHUNK_PIXELS = 3_000_000
 _BATCH_PIXELS = 600_000
+_TILE_MARK = re.compile(r"-[0-9a-f]{10}-\d+x\d+$")
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,11 @@ def batches_of(chunk: Chunk) -> list[tuple[ImageInfo, ...]]:
         count = max(1, _BATCH_PIXELS // max(1, height * width))
         batches += [tuple(images[i : i + count]) for i in range(0, len(images), count)]
     return batches
+
+
+def name_of_image(key: str) -> str:
+    """CLASS/FILE, as the packed photograph was named: an image's key without what packing added."""
+    return _TILE_MARK.sub("", key)
 
 
 def _slug(name: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from evaluation.columns import Column, build_columns
 from evaluation.config import EvaluateConfig
+from evaluation.images import name_of_image
 from evaluation.matrix import Condition, Matrix, build_matrix, conditions_of
 from evaluation.metrics import METRICS, Metric
 from evaluation.model import Model, baseline
@@ -192,7 +193,7 @@ def _class_strip(source: PictureSource, matrix: Matrix, condition: Condition) ->
         return None
     key = median_image({image: float(np.mean(list(by_model.values()))) for image, by_model in scores.items()})
     names = [column.models[0] for column in columns]
-    caption = f"{key}: the image of median {matrix.metric.label} over these models"
+    caption = f"{name_of_image(key)}: the image of median {matrix.metric.label} over these models"
     return _strip(source, condition.image_class, caption, condition, key, names, scores[key], matrix.metric)
 
 
@@ -244,7 +245,10 @@ def _cell_strip(
         return None
     key = median_image(own)
     title = f"{which} cell of the matrix: {column.title} on {condition.image_class}"
-    caption = f"mean {metric.label} {metric.format(value)} {metric.unit}".strip() + f"; {key}: its median image"
+    caption = (
+        f"mean {metric.label} {metric.format(value)} {metric.unit}".strip()
+        + f"; {name_of_image(key)}: its median image"
+    )
     strip = _strip(source, title, caption, condition, key, [model], scores[key], metric)
     return strip if any(crop.title == model for crop in strip.crops) else None
 

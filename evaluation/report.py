@@ -79,7 +79,7 @@ def write_report(
         written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         code_version=metadata.version("sr-harness"),
         sections=[
-            *_result_sections(results),
+            *_result_sections(results, config.report.resamples),
             *pictures_section(table, config, pictures),
             *curves_section(curves, [run.name for run in runs]),
             *runs_section([(run.name, run.differences) for run in runs]),
@@ -120,7 +120,7 @@ def _write_results(table: ScoreTable, config: EvaluateConfig, out: Path) -> _Res
     )
 
 
-def _result_sections(results: _Results) -> list[Section]:
+def _result_sections(results: _Results, resamples: int) -> list[Section]:
     """Matrices, then tables; the other way round where every matrix has one row only."""
     sections = [
         matrix_section(results.matrices, results.matrix_grids, results.published_matrix),
@@ -128,7 +128,7 @@ def _result_sections(results: _Results) -> list[Section]:
     ]
     if all(len(named.matrix.rows) == 1 for named in results.matrices):
         sections.reverse()
-    return [*sections, *compare_section(results.comparisons)]
+    return [*sections, *compare_section(results.comparisons, resamples)]
 
 
 def _sentences(results: _Results) -> list[str]:

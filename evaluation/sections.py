@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from evaluation.charts import chart_svg
-from evaluation.compare import Comparison
+from evaluation.compare import Comparison, most_decidable
 from evaluation.config import EvaluateConfig
 from evaluation.curves import NUM_COLOURS, Curve, text_alternative
 from evaluation.exports import NamedMatrix
@@ -92,16 +93,22 @@ def table_section(grids: Sequence[Grid]) -> list[Section]:
     return [Section("tables", "Tables", intro=intro, grids=tuple(grids))] if grids else []
 
 
-def compare_section(comparisons: Sequence[Comparison]) -> list[Section]:
+def compare_section(comparisons: Sequence[Comparison], resamples: int) -> list[Section]:
     """A table for each measure, and every comparison as a sentence."""
     if not comparisons:
         return []
-    answers = []
+    answers, intro = [], [HOW_COMPARED]
+    most = max(Counter(comparison.metric for comparison in comparisons).values())
+    if most > most_decidable(resamples):
+        intro.append(
+            f"{resamples:,} resamples are too few to decide any of {most} comparisons: a p-value is never below "
+            f"2 / {resamples + 1:,}, before the correction. Raise evaluate.report.resamples."
+        )
     for name in dict.fromkeys(comparison.metric for comparison in comparisons):
         of_metric = [comparison for comparison in comparisons if comparison.metric == name]
         grid = compare_grid(of_metric, f"{METRICS[name].label}: specialised against general")
         answers.append(Answer(grid, tuple(map(sentence, of_metric))))
-    return [Section("comparisons", "Comparisons", "compare.html.j2", (HOW_COMPARED,), content=tuple(answers))]
+    return [Section("comparisons", "Comparisons", "compare.html.j2", tuple(intro), content=tuple(answers))]
 
 
 def compare_summaries(comparisons: Sequence[Comparison]) -> list[str]:

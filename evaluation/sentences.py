@@ -19,7 +19,7 @@ def _decided(c: Comparison) -> str:
     direction = "higher" if metric.higher_is_better else "lower"
     low, high = sorted((abs(c.low), abs(c.high)))
     return (
-        f"On {c.image_class}, {better} beats {worse}: "
+        f"On {place(c)}, model {better} beats {worse}: "
         f"its {metric.label} is {_amount(c, abs(c.difference))} {direction} "
         f"({_span(c, low, high)}, {c.num_images} images, {_p(c)})."
     )
@@ -27,9 +27,15 @@ def _decided(c: Comparison) -> str:
 
 def _undecided(c: Comparison) -> str:
     return (
-        f"On {c.image_class}, {c.num_images} images do not show which is better by {METRICS[c.metric].label}: "
-        f"{c.first} minus {c.second} is {_amount(c, c.difference)} ({_span(c, c.low, c.high)}, {_p(c)})."
+        f"On {place(c)}, {c.num_images} images do not show which is better by {METRICS[c.metric].label}: "
+        f"model {c.first} minus {c.second} is {_amount(c, c.difference)} ({_span(c, c.low, c.high)}, {_p(c)})."
     )
+
+
+def place(comparison: Comparison) -> str:
+    """The class, with split and degradation where several were evaluated."""
+    details = comparison.condition.removesuffix(comparison.image_class).strip("/").split("/")
+    return comparison.image_class + (f" ({', '.join(details)})" if details != [""] else "")
 
 
 def show_difference(comparison: Comparison, value: float) -> str:
@@ -51,18 +57,24 @@ def _p(comparison: Comparison) -> str:
 
 
 def summary(comparisons: Sequence[Comparison]) -> str:
-    """One line over all: how many specialised models beat, equal or lose to the general one; empty without any."""
+    """One line over all: how many specialised models beat, equal or lose to the general one; empty without any.
+
+    Where a model is compared under several conditions, comparisons are counted instead of models.
+    """
     if not comparisons:
         return ""
     wins = sum(c.is_decided and c.improvement > 0 for c in comparisons)
     losses = sum(c.is_decided and c.improvement < 0 for c in comparisons)
     rest = len(comparisons) - wins - losses
     rivals = " and ".join(dict.fromkeys(comparison.second for comparison in comparisons))
-    text = f"{wins} of {len(comparisons)} specialised models beat {rivals} on their own class"
-    if losses:
-        text += f", {losses} lose{'s' if losses == 1 else ''} to it"
-    if rest:
-        text += f", {rest} cannot be told apart from it"
+    if len({comparison.first for comparison in comparisons}) == len(comparisons):
+        text = f"{wins} of {len(comparisons)} specialised models beat {rivals} on their own class"
+        text += f", {losses} lose{'s' if losses == 1 else ''} to it" if losses else ""
+        text += f", {rest} cannot be told apart from it" if rest else ""
+    else:
+        text = f"in {wins} of {len(comparisons)} comparisons a specialised model beats {rivals} on its own class"
+        text += f", in {losses} it loses" if losses else ""
+        text += f", in {rest} neither is shown to be better" if rest else ""
     label = METRICS[comparisons[0].metric].label
     return f"By {label}, {text} (paired bootstrap, {LEVEL:.0%}, Holm's correction)."
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 
 from evaluation.checkpoints import find_weights
 from evaluation.device import float32_proper
+from evaluation.images import name_of_image
 from evaluation.measures import unit_range
 from evaluation.model import METHODS, Model
 from evaluation.score_folder import list_images, shown_names
@@ -25,7 +25,6 @@ from harness.tiles import NotFiniteError, TiledNetwork
 
 _WHOLE_PX = 256 * 256
 """LR pixels up to which an image goes through a network whole."""
-_TILE_MARK = re.compile(r"-[0-9a-f]{10}-\d+x\d+$")
 
 
 class Upsampler(Protocol):
@@ -117,7 +116,7 @@ class FolderUpsampler:
 
     def find(self, key: str) -> Path | None:
         """The file of an image, or None."""
-        named = _TILE_MARK.sub("", key)
+        named = name_of_image(key)
         return next((self.files[n] for n in (key, named, named.rsplit("/", 1)[-1]) if n in self.files), None)
 
     def check(self, keys: Sequence[str]) -> None:
@@ -127,7 +126,7 @@ class FolderUpsampler:
             InputError: the folder and the images do not match; both lists are shown.
         """
         found = {key: self.find(key) for key in keys}
-        absent = [_TILE_MARK.sub("", key) for key, file in found.items() if file is None]
+        absent = [name_of_image(key) for key, file in found.items() if file is None]
         used = Counter(file for file in found.values() if file is not None)
         if absent:
             spare = [name for name, file in self.files.items() if file not in used]

@@ -12,6 +12,7 @@ from evaluation.compare import (
     compare,
     compare_all,
     holm,
+    most_decidable,
     pair_questions,
     specialisation_questions,
     to_frame,
@@ -19,6 +20,7 @@ from evaluation.compare import (
 from evaluation.matrix import conditions_of
 from evaluation.metrics import METRICS
 from evaluation.model import Model
+from evaluation.sections import compare_section
 from evaluation.sentences import merge_by_measure, sentence, summary
 from harness import random
 from harness.errors import InputError
@@ -123,7 +125,7 @@ def test_false_alarms_over_many_equal_models_stay_at_the_level():
 
 def test_sentence_names_classes_models_amount_and_unit(table):
     text = sentence(specialised(table)[0])
-    assert text.startswith("On beach, beach beats general: its PSNR is ")
+    assert text.startswith("On beach, model beach beats general: its PSNR is ")
     assert "dB higher (95% interval" in text and "8 images" in text
     assert "lower (95% interval" in sentence(specialised(table, "mse")[0])
     assert summary(specialised(table)).startswith("By PSNR, 2 of 2 specialised models beat general")
@@ -133,7 +135,7 @@ def test_losing_specialised_model_is_said_to_lose(table):
     better = (table.images["model"] == "general") & (table.images["image_class"] == "beach")
     table.images.loc[better, "psnr"] += 3
     answers = specialised(table)
-    assert sentence(answers[0]).startswith("On beach, general beats beach: its PSNR is ")
+    assert sentence(answers[0]).startswith("On beach, model general beats beach: its PSNR is ")
     assert "1 of 2 specialised models beat general on their own class, 1 loses to it (" in summary(answers)
 
 
@@ -162,3 +164,21 @@ def test_any_pair_can_be_compared_and_an_unknown_name_is_refused(table):
 def test_measures_that_say_the_same_share_a_sentence():
     texts = ["By MSE, 2 of 2 win.", "", "By PSNR, 2 of 2 win.", "By SSIM, 1 of 2 win.", "By FID, 2 of 2 win."]
     assert merge_by_measure(texts) == ["By MSE, PSNR and FID, 2 of 2 win.", "By SSIM, 1 of 2 win."]
+
+
+def test_sentences_name_the_degradation_where_several_were_measured(table_maker):
+    answers = specialised(table_maker(kernels=("matlab-bicubic", "nearest")))
+    texts = [sentence(answer) for answer in answers]
+    assert len(set(texts)) == 4
+    assert sum("On beach (nearest), model beach" in text for text in texts) == 1
+    assert summary(answers).startswith("By PSNR, in 4 of 4 comparisons a specialised model beats general")
+
+
+def test_more_comparisons_than_the_resamples_can_decide_are_announced(table):
+    answers = specialised(table, resamples=60)
+    assert most_decidable(10_000) == 250 and most_decidable(60) == 1
+    assert holm([2 / 10_001] * 250)[0] < 0.05 <= holm([2 / 10_001] * 251)[0]
+    assert not any(answer.is_decided for answer in answers), "both win clearly, and still"
+    (section,) = compare_section(answers, 60)
+    assert "60 resamples are too few to decide any of 2 comparisons" in section.intro[1]
+    assert len(compare_section(specialised(table), 10_000)[0].intro) == 1

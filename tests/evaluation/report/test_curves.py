@@ -109,3 +109,16 @@ def test_axis_labels_keep_all_their_digits():
 def test_text_alternative_tells_how_each_line_ends():
     curve = Curve("val/psnr", "Validation PSNR (dB)", (Series("a", 0, (1, 2), (20.0, 24.125)),), ())
     assert text_alternative(curve) == "Line chart over training steps: Validation PSNR (dB). a ends at 24.12."
+
+
+def test_names_of_phases_that_would_touch_stand_in_steps():
+    near = (("pretrain", 0), ("adversarial", 1000), ("finetune", 1100), ("last", 1400))
+    steps = tuple(range(-100, 1600, 100))
+    curve = Curve("loss/l1", "Loss", (Series("a", 0, steps, tuple(map(float, steps))),), near)
+    svg = chart_svg(curve, 1)
+    height_of = {}
+    for name, _ in near:
+        text = next(part for part in svg.split("<text")[1:] if f">{name}</text>" in part)
+        height_of[name] = float(re.search(r"translate\([\d.]+ ([\d.]+)\)|y=\"([\d.]+)\"", text).expand(r"\1\2"))
+    assert height_of["pretrain"] == height_of["adversarial"] == height_of["last"]
+    assert height_of["finetune"] > height_of["adversarial"] + 6

@@ -179,4 +179,4 @@ def test_comparisons_are_printed_as_a_table_and_in_words(table):
     console = Console(width=140, file=io.StringIO())
     print_comparisons(console, compare(table, METRICS["psnr"], questions, resamples=500))
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert text.count("beach against bicubic") == 3 and "On mountain, beach beats bicubic: its PSNR is" in text
+    assert text.count("beach against bicubic") == 3 and "On mountain, model beach beats bicubic: its PSNR is" in text

@@ -202,3 +202,12 @@ def test_footnotes_give_the_same_remark_the_same_mark():
     notes = Footnotes()
     assert [notes.mark(text) for text in ("x", "y", "", "x")] == ["a", "b", "", "a"]
     assert [notes.mark(str(i)) for i in range(30)][-1] == "af"
+
+
+def test_general_models_stand_after_the_special_ones_and_before_the_baselines():
+    names = ["all", "general", "beach", "sea"]
+    models = [Model(name, "checkpoint", "/none", {"class": name}, name) for name in names]
+    models.insert(0, Model("bicubic", "method"))
+    assert [column.title for column in build_columns(models)] == ["beach", "sea", "general", "all", "bicubic"]
+    plain = [Model(name, "checkpoint", "/none") for name in ("z", "a", "m")]
+    assert [column.title for column in build_columns(plain)] == ["z", "a", "m"], "no classes, no order of classes"

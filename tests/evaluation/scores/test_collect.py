@@ -17,7 +17,7 @@ from PIL import Image
 from evaluation.collect import Remaining, evaluate, mark_stale
 from evaluation.config import EvaluateConfig
 from evaluation.frechet import unbiased_mmd
-from evaluation.images import ImageInfo
+from evaluation.images import ImageInfo, conditions_of
 from evaluation.inception import FIDInception
 from evaluation.model import Model, baseline
 from evaluation.roster import Entry
@@ -294,6 +294,14 @@ def test_conditions_are_split_times_degradation_times_class(tmp_path: Path) -> N
     assert table.conditions == ["matlab-bicubic/sea", "matlab-bicubic/sand", "nearest/sea", "nearest/sand"]
     scores = [table.mean("bicubic", f"{kernel}/sea", "psnr") for kernel in config.kernels]
     assert scores[0] > scores[1], "bicubic fits its own degradation better"
+
+
+def test_the_general_class_stands_last_and_the_pooled_row_after_it(tmp_path: Path) -> None:
+    source = Pictures({"beach": [(24, 24)], "general": [(24, 24)], "sea": [(24, 24)]})
+    config = CONFIG.model_copy(update={"pool": "all"})
+    assert [c.name for c in conditions_of(config, source)] == ["beach", "sea", "general", "all"]
+    given = config.model_copy(update={"classes": ("general", "sea")})
+    assert [c.name for c in conditions_of(given, source)] == ["general", "sea", "all"], "as the configuration says"
 
 
 def test_a_class_that_the_dataset_does_not_have_is_refused(tmp_path: Path) -> None:
