@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import io
 import json
-import os
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -20,6 +17,7 @@ from torch.nn import functional as F
 
 from harness.config import RunConfig
 from harness.errors import InputError
+from harness.files import whole
 from harness.models.foreign import to_foreign
 from harness.models.foreign_names import Format as ForeignFormat
 from harness.models.skip import GlobalSkip, enlarge_matrix
@@ -55,11 +53,13 @@ def export(run: Path, format: str, out: Path | None = None) -> Path:
     """
     chosen = _checked_format(format)
     target = _target(run, chosen, out)
+    if run.is_file() and run.suffix != ".safetensors":
+        raise InputError(f"{run}: is a file of another project; give a run, a checkpoint or an export of this one.")
     generator, config = load_generator(run)
-    with _temporary(target) as path:
+    with whole(target, sync=True) as path:
         if chosen == "safetensors":
             metadata = {"harness": json.dumps({"config": config.model_dump(mode="json")})}
-            safetensors.torch.save_file(_plain(generator), path, metadata)
+            _save(_plain(generator), path, metadata)
         elif chosen == "onnx":
             _write_onnx(generator, path)
         else:
@@ -84,20 +84,9 @@ def _target(run: Path, format: ExportFormat, out: Path | None) -> Path:
     return out
 
 
-@contextlib.contextmanager
-def _temporary(target: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `target` when all went well."""
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp{target.suffix}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, target)
-    except (OSError, safetensors.SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{target}: cannot be written ({reason}); name another file.") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+def _save(weights: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """A safetensors file, written so that a full disk is told as one."""
+    path.write_bytes(safetensors.torch.save(weights, metadata))
 
 
 def _plain(generator: nn.Module) -> dict[str, Tensor]:
@@ -113,9 +102,11 @@ def _write_foreign(generator: nn.Module, config: RunConfig, format: str, path: P
         name: value.contiguous() for name, value in to_foreign(config.generator, _plain(generator), names).items()
     }
     if suffix == ".safetensors":
-        safetensors.torch.save_file(weights, path)
+        _save(weights, path)
     else:
-        torch.save({"params": weights, "params_ema": weights} if format == "basicsr" else weights, path)
+        buffer = io.BytesIO()  # torch tells a full disk as a RuntimeError
+        torch.save({"params": weights, "params_ema": weights} if format == "basicsr" else weights, buffer)
+        path.write_bytes(buffer.getbuffer())
 
 
 class FilterSkip(nn.Module):

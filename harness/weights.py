@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from harness.errors import InputError
+from harness.files import not_written
 
 FOLDER_VARIABLE = "HARNESS_WEIGHTS"
 _CHUNK_BYTES = 1 << 20
@@ -188,6 +189,7 @@ def fetch(name: str, folder: Path | None = None, progress: Progress | None = Non
 
     Raises:
         InputError: inside a SLURM job, no network, an unwritable folder, or not the published content.
+        OSError: the disk is full.
     """
     weights = lookup(name)
     target = (folder or folders()[0]) / weights.file_name
@@ -210,7 +212,7 @@ def fetch(name: str, folder: Path | None = None, progress: Progress | None = Non
     except (TimeoutError, ConnectionError) as error:
         raise InputError(f"{weights.url}: the connection broke ({error}); run the same command again.") from None
     except OSError as error:
-        raise InputError(f"{part}: cannot be written ({error.strerror}); name another folder.") from None
+        raise not_written(part, error) from None
     return target
 
 

@@ -36,7 +36,13 @@ class SmokeResult:
 
 
 def run_smoke(names: Sequence[str], out: Path, console: Console) -> int:
-    """Trains the smoke variants called `names` (all without any), one after another; 1 where one failed."""
+    """Trains the smoke variants called `names` (all without any), one after another; 1 where one failed.
+
+    Raises:
+        InputError: a name without a smoke variant; nothing is trained then.
+    """
+    for name in names:
+        recipe_path(name)
     results = []
     for name in names or known():
         console.print(f"{name} ...", markup=False, highlight=False)

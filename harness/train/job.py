@@ -15,6 +15,7 @@ from typing import NoReturn
 from harness.alone import alone_in
 from harness.config import RunConfig, check_same_result, dump_yaml, pretrained_networks
 from harness.errors import EXIT_FAILURE, EXIT_LOST_RANK, EXIT_WRONG_INPUT, InputError, TrainingError
+from harness.files import not_written, whole
 from harness.schema import Section, parse, read_yaml
 from harness.train.lost import lost_a_rank
 from harness.weights import find
@@ -109,11 +110,10 @@ def prepare_folder(out: Path, config: RunConfig) -> None:
         return
     try:
         out.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = out / f".config.{os.getpid()}.tmp"
-        temporary.write_text(dump_yaml(config), encoding="utf-8")
-        temporary.replace(stored)
     except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror}); give another output folder.") from None
+        raise not_written(out, error) from None
+    with whole(stored) as temporary:
+        temporary.write_text(dump_yaml(config), encoding="utf-8")
 
 
 def leave(code: int) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -13,12 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness import cli
+from harness import cli, weights
 from harness.config import RunConfig
 from harness.data.pack import pack
 from harness.models.build import build_generator
 from harness.train.checkpoint import write_weights
 
+GENERATOR = {"name": "rrdb", "num_blocks": 1, "num_channels": 8, "growth": 8}
+"""One that every format of `harness export` can hold."""
 RECIPE = {
     "trackers": [],
     "data": {"sources": [{"path": "x"}], "patch_px": 16},
@@ -88,7 +91,7 @@ def recipe(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported generator."""
-    config = RunConfig.model_validate(RECIPE)
+    config = RunConfig.model_validate({**RECIPE, "generator": GENERATOR})
     path = tmp_path_factory.mktemp("run") / "generator.safetensors"
     metadata = {"harness": json.dumps({"step": 2, "config": config.model_dump(mode="json")})}
     write_weights(path, build_generator(config.generator, config.scale).state_dict(), metadata)
@@ -107,3 +110,21 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("only root may mount a small file system")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture
+def disk(full_disk: Path) -> Path:
+    """The same with 8 MB, to be filled by the test."""
+    subprocess.run(["mount", "-o", "remount,size=8m", full_disk], check=True)
+    return full_disk
+
+
+@pytest.fixture
+def toy_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A pretrained network of 300 kB that is fetched from a file, and its name."""
+    content = np.random.default_rng(1).bytes(300_000)
+    (tmp_path / "published").write_bytes(content)
+    url, sha256 = (tmp_path / "published").as_uri(), hashlib.sha256(content).hexdigest()
+    monkeypatch.setitem(weights.TABLE, "toy", weights.Weights("toy", "tests", "toy.pth", len(content), sha256, url))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    return "toy"

@@ -189,7 +189,7 @@ def test_two_processes_do_not_write_the_same_download(toy, folder):
 def test_unwritable_folder_is_one_sentence(toy, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(InputError, match="name another folder"):
+    with pytest.raises(InputError, match="cannot be written"):
         weights.fetch("toy", Path(blocked))
 
 
