@@ -48,6 +48,25 @@ def plan_batches(jobs: Sequence[Job], max_array_size: int, submitted: Mapping[st
     return batches
 
 
+def most_at_once(jobs: Sequence[Job]) -> int:
+    """How many of these jobs could run at the same time, if nothing but their order held them back.
+
+    Exact where each waits for one other at most; jobs that wait for several count as if they ran after all the rest.
+    """
+    names = {job.name for job in jobs}
+    width: dict[str, int] = {}
+    gathering = 0
+    for level in reversed(_levels(jobs)):
+        parents = {job.name: [name for name in set(job.after) if name in names] for job in level}
+        gathering = max(gathering, sum(len(found) > 1 for found in parents.values()))
+        for name, found in parents.items():
+            own = max(1, width.pop(name, 0))
+            if len(found) < 2:
+                parent = found[0] if found else ""
+                width[parent] = width.get(parent, 0) + own
+    return max(width.get("", 0), gathering)
+
+
 def _levels(jobs: Sequence[Job]) -> list[list[Job]]:
     depth: dict[str, int] = {}
     waiting = list(jobs)
@@ -111,14 +130,27 @@ def array_text(places: Sequence[int], max_parallel: int) -> str:
 
 
 def dependency_text(
-    batch: Batch, batches: Sequence[Batch], batch_ids: Mapping[int, str], ids: Mapping[str, str]
+    batch: Batch,
+    batches: Sequence[Batch],
+    batch_ids: Mapping[int, str],
+    ids: Mapping[str, str],
+    one_by_one: bool = False,
 ) -> str:
     """The value of sbatch's --dependency, empty for none.
 
     Args:
+        one_by_one: it also waits for the end of the last batch that has been submitted.
         batch_ids: SLURM's id of each batch that has been submitted.
         ids: SLURM's id of each job by its name, those submitted earlier included.
     """
+    own = _own_dependency(batch, batches, batch_ids, ids)
+    before = f"afterany:{batch_ids[max(batch_ids)]}" if one_by_one and batch_ids else ""
+    return ",".join(part for part in (own, before) if part)
+
+
+def _own_dependency(
+    batch: Batch, batches: Sequence[Batch], batch_ids: Mapping[int, str], ids: Mapping[str, str]
+) -> str:
     if batch.aligned_with is not None:
         return f"aftercorr:{batch_ids[batch.aligned_with]}"
     if not batch.after:

@@ -14,7 +14,7 @@ from pathlib import Path
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
 
-from slurm.batches import Batch, array_text, dependency_text, plan_batches
+from slurm.batches import Batch, array_text, dependency_text, most_at_once, plan_batches
 from slurm.errors import ClusterError
 from slurm.job import Job, Payload, make_private, write_payload
 from slurm.profile import ClusterProfile
@@ -38,6 +38,8 @@ def submit(
 ) -> dict[str, Submission]:
     """Submits jobs of one shape: arrays of those that wait for the same, dependencies between them.
 
+    At most `max_parallel` of them run at the same time.
+
     Args:
         folder: where payloads, sbatch files and logs go; private, on a file system that the compute nodes share.
         label: the name of the arrays in the queue; a job of its own is called by its own name.
@@ -58,8 +60,10 @@ def submit(
     submissions: dict[str, Submission] = {}
     with client_environment(profile.slurm_conf), _private_files():
         batches = plan_batches(jobs, max_array_size(), ids)
+        # The throttle of an array knows nothing of other arrays: where two could exceed it together, they take turns.
+        one_by_one = most_at_once(jobs) > profile.max_parallel
         for number, batch in enumerate(batches):
-            dependency = dependency_text(batch, batches, batch_ids, ids)
+            dependency = dependency_text(batch, batches, batch_ids, ids, one_by_one)
             batch_ids[number], script = _submit_batch(batch, number, profile, own, label, dependency, hold)
             for place, job in batch.jobs.items():
                 ids[job.name] = f"{batch_ids[number]}_{place}" if batch.is_array else batch_ids[number]

@@ -53,7 +53,7 @@ class ClusterProfile(BaseModel):
     signal_s: int = Field(90, ge=1)
     """SLURM sends SIGUSR2 this many seconds before the time limit."""
     max_parallel: int = Field(1, gt=0)
-    """Jobs that run at the same time (of each job array under SLURM)."""
+    """Jobs of one submission that run at the same time."""
     max_requeues: int = Field(1000, ge=0)
     """A job that saved and left is run again at most so often."""
     max_deaths: int = Field(3, ge=0)

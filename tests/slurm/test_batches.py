@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm.batches import Batch, array_text, dependency_text, plan_batches
+from slurm.batches import Batch, array_text, dependency_text, most_at_once, plan_batches
 from slurm.errors import ClusterError
 from slurm.job import Job
 
@@ -60,6 +60,29 @@ def test_what_may_follow_a_failure_is_never_aligned_with_its_parents():
     jobs = [job(f"p{i}") for i in range(3)]
     jobs += [Job(f"c{i}", Path("c"), "", (f"p{i}",), after_failure=True) for i in range(3)]
     assert [batch.aligned_with for batch in plan_batches(jobs, 1001)] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("jobs", "most"),
+    [
+        ([], 0),
+        ([job("a"), job("b"), job("c", "a")], 2),
+        ([job("general"), *[job(name, "general") for name in "xyz"]], 3),
+        ([*[job(f"p{i}") for i in range(6)], *[job(f"c{i}", f"p{i % 6}") for i in range(12)]], 12),
+        ([job("a"), job("b", "a"), job("c", "b"), job("d", "a"), job("report", "c", "d")], 2),
+        ([job("a"), *[job(f"share{i}", "a", "old") for i in range(4)]], 4),
+        ([*map(job, "ab"), *[job(f"s{i}", "a", "b") for i in range(3)], job("all", "s0", "s1", "s2")], 3),
+    ],
+    ids=["nothing", "chain beside", "one parent", "two children each", "gathered", "shares", "shares gathered"],
+)
+def test_how_many_could_run_at_once(jobs, most):
+    assert most_at_once(jobs) == most
+
+
+def test_arrays_that_take_turns_wait_for_the_end_of_the_one_before():
+    batches = plan_batches([job(f"p{i}") for i in range(3)] + [job(f"c{i}", f"p{i}") for i in range(3)], 1001)
+    assert dependency_text(batches[0], batches, {}, {}, one_by_one=True) == ""
+    assert dependency_text(batches[1], batches, {0: "7"}, {}, one_by_one=True) == "aftercorr:7,afterany:7"
 
 
 @st.composite

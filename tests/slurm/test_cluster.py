@@ -99,6 +99,24 @@ def test_child_of_a_failed_parent_leaves_the_queue_and_its_brother_runs(one_node
     assert not (tmp_path / "c0" / "starts_0").exists()
 
 
+def test_no_more_jobs_run_at_once_than_max_parallel_over_all_arrays(one_node, tmp_path):
+    parents = [counting(tmp_path, f"p{i}", steps=8) for i in range(4)]
+    children = [counting(tmp_path, f"c{i}", [f"p{i}"], steps=8) for i in range(4)]
+    failing = [calling(tmp_path, "bad", "fail", "1"), counting(tmp_path, "never", ["bad"])]
+    jobs = [*parents, *children]
+    ids = {
+        name: s.job_id
+        for name, s in submit(
+            [*jobs, *failing], one_node.model_copy(update={"max_parallel": 2}), tmp_path / "slurm"
+        ).items()
+    }
+    wait_done(*[ids[job.name] for job in jobs])
+    assert state_of(ids["never"]) == "CANCELLED"
+    spans = [(begun_at(tmp_path, job.name), finished_at(tmp_path, job.name)) for job in jobs]
+    at_once = [sum(begin <= moment < end for begin, end in spans) for moment, _ in spans]
+    assert max(at_once) == 2
+
+
 def test_job_that_dies_again_and_again_fails_in_the_end(one_node, tmp_path):
     job = Job("a", tmp_path / "a", "", (), "targets:die")
     job_id = submit([job], one_node.model_copy(update={"max_deaths": 1}), tmp_path / "slurm")["a"].job_id
