@@ -86,7 +86,9 @@ class Nets:
         with warnings.catch_warnings():
             # Newer torch renames broadcast_buffers; the older name also leaves the ranks' buffers apart at the start.
             warnings.simplefilter("ignore", FutureWarning)
-            return DistributedDataParallel(module, device_ids=on_device, **(handler.to_kwargs() if handler else {}))
+            wrapped = DistributedDataParallel(module, device_ids=on_device, **(handler.to_kwargs() if handler else {}))
+        self._ranks.fix_order_of_sums(wrapped)
+        return wrapped
 
     def _place(self, module: nn.Module) -> nn.Module:
         memory_format = torch.channels_last if self._config.channels_last else torch.contiguous_format
