@@ -14,7 +14,7 @@ from harness.models.config import (
     VGG16DiscriminatorConfig,
     VGGDiscriminatorConfig,
 )
-from harness.models.layers import conv
+from harness.models.layers import conv, twice_bilinear
 from harness.models.spectral_norm import with_spectral_norm
 from harness.models.vgg import ImageNetNormalize, vgg_layers
 
@@ -126,7 +126,7 @@ class UNetDiscriminator(nn.Module):
             levels.append(x)
             x = F.leaky_relu_(layer(x), 0.2)
         for layer, level in zip(self.up, levels[::-1]):
-            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            x = twice_bilinear(x)
             x = F.leaky_relu_(layer(x), 0.2) + level
         for layer in self.after:
             x = F.leaky_relu_(layer(x), 0.2)

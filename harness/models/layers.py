@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from harness.models.prelu import PReLU
 
@@ -45,6 +46,29 @@ class ShuffleUpsample(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return self.activation(self.shuffle(self.conv(x_BCHW)))
+
+
+def twice_bilinear(x_BCHW: Tensor) -> Tensor:
+    """Doubles height and width by bilinear interpolation between pixel centres.
+
+    torch's backward pass on a GPU adds in any order; where results must repeat, another form is taken.
+    """
+    if x_BCHW.device.type == "cpu" or not torch.are_deterministic_algorithms_enabled():
+        return F.interpolate(x_BCHW, scale_factor=2, mode="bilinear", align_corners=False)
+    return twice_repeatable(x_BCHW)
+
+
+def twice_repeatable(x_BCHW: Tensor) -> Tensor:
+    """The same from copies and sums alone, whose backward pass has one order."""
+    return _twice_along(_twice_along(x_BCHW.float(), 2), 3).to(x_BCHW.dtype)
+
+
+def _twice_along(x: Tensor, dim: int) -> Tensor:
+    size = x.shape[dim]
+    before = torch.cat([x.narrow(dim, 0, 1), x.narrow(dim, 0, size - 1)], dim)
+    behind = torch.cat([x.narrow(dim, 1, size - 1), x.narrow(dim, size - 1, 1)], dim)
+    pairs = torch.stack([0.25 * before + 0.75 * x, 0.75 * x + 0.25 * behind], dim + 1)
+    return pairs.flatten(dim, dim + 1)
 
 
 @torch.no_grad()

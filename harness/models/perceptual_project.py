@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.models.config import ESPCNConfig, ResidualCNNConfig, SRCNNConfig, UNetConfig
-from harness.models.layers import activation, conv, num_doublings
+from harness.models.layers import activation, conv, num_doublings, twice_bilinear
 from harness.models.skip import GlobalSkip
 
 
@@ -46,7 +46,7 @@ class ResidualCNN(nn.Module):
     def forward(self, lr_image_BCHW: Tensor) -> Tensor:
         x = self.groups[0](lr_image_BCHW)
         for group in self.groups[1:]:
-            x = group(_twice(x))
+            x = group(twice_bilinear(x))
         return self.last(x)
 
 
@@ -75,8 +75,8 @@ class UNet(nn.Module):
             x = layer(x)
             levels.append(x)
         for layer, level in zip(self.up, levels[-2::-1]):
-            x = torch.cat([layer(_twice(x)), level], dim=1)
-        return self.last(_twice(x))[..., :height, :width]
+            x = torch.cat([layer(twice_bilinear(x)), level], dim=1)
+        return self.last(twice_bilinear(x))[..., :height, :width]
 
 
 class SRCNN(nn.Module):
@@ -118,7 +118,3 @@ def _down(num_in: int, num_out: int) -> nn.Sequential:
 
 def _up(num_in: int, num_out: int) -> nn.Sequential:
     return nn.Sequential(conv(num_in, num_out), nn.BatchNorm2d(num_out), activation("relu"))
-
-
-def _twice(x_BCHW: Tensor) -> Tensor:
-    return F.interpolate(x_BCHW, scale_factor=2, mode="bilinear", align_corners=False)

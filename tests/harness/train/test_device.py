@@ -61,6 +61,20 @@ class StaysOnDevice(TorchDispatchMode):
         return result
 
 
+class Repeats(TorchDispatchMode):
+    """Refuses the operations that a GPU adds up in any order, and that torch therefore refuses to do repeatably."""
+
+    BACKWARD = ("upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "grid_sampler_2d")
+    BACKWARD += ("replication_pad2d", "adaptive_max_pool2d", "adaptive_avg_pool2d", "avg_pool3d")
+    REFUSED = frozenset({f"aten::{name}_backward" for name in BACKWARD} | {"aten::histc", "aten::scatter_reduce"})
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.name().split(".")[0]
+        if name in self.REFUSED:
+            raise AssertionError(f"{name} adds up in any order")
+        return func(*args, **(kwargs or {}))
+
+
 class MakesNoTensors(TorchFunctionMode):
     """Refuses to make a tensor of values of the host, which a real GPU would have to be sent."""
 
@@ -204,3 +218,29 @@ def test_a_step_that_waits_is_found(dataset, monkeypatch, mistake):
     config = small(load_run_config(Path("sweeps/recipes/superaugan-ffhq.yaml")), dataset)
     with pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
         run_all_kinds(config, 1)
+
+
+REPEATED = {
+    "perceptual-cnn": {"discriminator": {"name": "unet", "num_channels": 8}},
+    "interpolation-robustness": {"generator": {"name": "unet", "num_channels": 8, "depth": 3}},
+    "superaugan-ffhq": {},
+    "esrgan": {},
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_a_deterministic_step_has_only_repeatable_operations(dataset, name):
+    values = small(load_run_config(Path(f"sweeps/recipes/{name}.yaml")), dataset).model_dump(mode="json")
+    config = RunConfig.model_validate({**values, **REPEATED[name]})
+    torch.use_deterministic_algorithms(True)
+    try:
+        with Repeats():
+            run_all_kinds(config, len(config.phases) - 1)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_an_operation_that_does_not_repeat_is_found():
+    image = torch.rand(1, 3, 4, 4, requires_grad=True)
+    with Repeats(), pytest.raises(AssertionError, match="upsample_bicubic2d_backward"):
+        torch.nn.functional.interpolate(image, scale_factor=2, mode="bicubic").sum().backward()
