@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.text import Text
 
 from harness.errors import EXIT_DONE, InputError
 from sweeps.control import find_sweep_folder
 from sweeps.layout import RunsFolder, SweepFolder
-from sweeps.ledger import sweep_ledger
+from sweeps.ledger import Ledger, sweep_ledger
 from sweeps.plan import Plan, read_plan
 from sweeps.queues import Queues
 from sweeps.status import SweepStatus, sweep_status
@@ -24,11 +25,17 @@ _SUMMARY_EVERY_S = 30.0
 
 
 class Follower:
-    """Shows a status that `read` gives, at most once a second. A context manager; call `show` as often as you like."""
+    """Shows a status that `read` gives, at most once a second. A context manager; call `show` as often as you like.
 
-    def __init__(self, console: Console, read: Callable[[], SweepStatus]) -> None:
+    On a terminal the ledger that `count` makes of it stands below.
+    """
+
+    def __init__(
+        self, console: Console, read: Callable[[], SweepStatus], count: Callable[[SweepStatus], Ledger] | None = None
+    ) -> None:
         self._console = console
         self._read = read
+        self._count = count
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._shown_at = float("-inf")
         self._summary_at = time.monotonic()
@@ -55,14 +62,17 @@ class Follower:
         if now - self._shown_at < _REFRESH_S:
             return None
         status = self._read()
-        # Reading the files of a thousand runs takes a while: never spend more than a fifth of the time on it.
-        self._shown_at = time.monotonic() + 4 * (time.monotonic() - now)
         if self._live:
-            height = max(5, min(MAX_LIVE_ROWS, self._console.height - 8))
-            self._live.update(status_view(status, height), refresh=True)
+            self._live.update(self._view(status), refresh=True)
         else:
             self._print_changes(status)
+        # Reading the files of a thousand runs takes a while: never spend more than a fifth of the time on it.
+        self._shown_at = time.monotonic() + 4 * (time.monotonic() - now)
         return status
+
+    def _view(self, status: SweepStatus) -> RenderableType:
+        table = status_view(status, max(5, min(MAX_LIVE_ROWS, self._console.height - 9)))
+        return table if self._count is None else Group(table, Text(ledger_line(self._count(status))))
 
     def _print_changes(self, status: SweepStatus) -> None:
         for row in status.rows:
@@ -75,11 +85,20 @@ class Follower:
             self._console.print(summary(status), markup=False, highlight=False, soft_wrap=True)
 
 
+def follower_of(folder: SweepFolder, plan: Plan, console: Console, queues: Queues) -> Follower:
+    """Shows a plan's runs and its ledger."""
+    return Follower(
+        console,
+        lambda: sweep_status(folder.runs, plan, queues),
+        lambda status: sweep_ledger(folder.runs, plan, status.states),
+    )
+
+
 def follow_sweep(folder: SweepFolder, plan: Plan, console: Console, poll_s: float = 0.5) -> SweepStatus:
     """Shows a sweep until nothing of it runs or is queued any more; returns how it then stands."""
     queues = Queues()
     at_rest_since: float | None = None
-    with Follower(console, lambda: sweep_status(folder.runs, plan, queues)) as follower:
+    with follower_of(folder, plan, console, queues) as follower:
         while True:
             status = follower.show()
             if status is not None:

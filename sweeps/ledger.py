@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from sweeps.layout import RunsFolder, read_json, read_rows
@@ -32,9 +32,14 @@ class Ledger:
     """Whether any of it was trained on a GPU."""
 
     def __add__(self, other: Ledger) -> Ledger:
-        hours = (f.name for f in fields(self) if f.name.endswith("_h"))
-        sums = {name: getattr(self, name) + getattr(other, name) for name in hours}
-        return Ledger(**sums, on_gpu=self.on_gpu or other.on_gpu)
+        return Ledger(
+            self.useful_h + other.useful_h,
+            self.replayed_h + other.replayed_h,
+            self.starting_h + other.starting_h,
+            self.lost_h + other.lost_h,
+            self.queued_h + other.queued_h,
+            self.on_gpu or other.on_gpu,
+        )
 
     @property
     def spent_h(self) -> float:

@@ -16,7 +16,7 @@ from sweeps.cluster import Submitted, submit_plan
 from sweeps.config import SweepConfig, load_sweep
 from sweeps.control import cancel_phases
 from sweeps.evaluate import evaluate_here, evaluation_of, show_results
-from sweeps.follow import Follower, follow_sweep, show_status
+from sweeps.follow import follow_sweep, follower_of, show_status
 from sweeps.grid import expand
 from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.local import train_here
@@ -161,7 +161,7 @@ def refuse(reasons: Sequence[str]) -> None:
 def _on_this_machine(planned: Planned, profile: ClusterProfile, retry_failed: bool, console: Console) -> int:
     plan, folder = planned.plan, planned.folder
     queues = Queues()
-    with Follower(console, lambda: sweep_status(folder.runs, plan, queues)) as follower:
+    with follower_of(folder, plan, console, queues) as follower:
         outcome = train_here(plan, folder, profile, retry_failed=retry_failed, on_poll=follower.refresh)
     status = sweep_status(folder.runs, plan, queues)
     show_status(console, status, folder, plan)

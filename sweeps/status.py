@@ -126,7 +126,7 @@ def _nodes(state: PhaseState, queues: Queues) -> str:
     if state.owner is not None and state.owner.job_id is not None:
         job = queues.job(state.owner)
         if job is not None:
-            return job.nodes or f"({job.reason})"
+            return job.nodes or ("" if job.reason == "None" else f"({job.reason})")
     return str(state.status.get("host", "")) if state.state == "running" else ""
 
 

@@ -17,7 +17,7 @@ from slurm.errors import ClusterError
 from slurm.queue import QueuedJob
 from slurm.submission import NOTE
 from sweeps import queues as queues_module
-from sweeps.follow import Follower
+from sweeps.follow import Follower, follower_of
 from sweeps.layout import SweepFolder
 from sweeps.ledger import sweep_ledger
 from sweeps.plan import Plan
@@ -160,6 +160,15 @@ def test_follower_prints_each_change_once_where_there_is_no_terminal(
             time.sleep(0.05)
     assert stream.getvalue().splitlines() == ["s  done  adversarial  150 / 150"]
     assert "\x1b" not in stream.getvalue()
+
+
+def test_live_table_has_the_ledger_below(plan_of: PlanOf, sweep_folder: SweepFolder) -> None:
+    plan = plan_of()
+    console = Console(file=io.StringIO(), width=120, height=30, force_terminal=True)
+    with follower_of(sweep_folder, plan, console, Queues()) as follower:
+        follower.show()
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert text.index("0 / 150") < text.index("CPU-minutes: 0.00 useful")
 
 
 def test_plan_table_names_every_run_and_phase_and_what_is_saved(plan_of: PlanOf) -> None:
