@@ -23,7 +23,7 @@ def plan_of(name: str, *overrides: str) -> Plan:
         ("superaugan-ffhq", 12, {"pretrain": 6, "adversarial": 12}, 6 * 250_000 + 12 * 1_500_000),
         ("superaugan-div2k", 12, {"pretrain": 6, "adversarial": 12}, 6 * 3_200_000 + 12 * 2_400_000),
         ("specialized-landscapes", 6, {"pretrain": 1, "adversarial": 1, "finetune": 6}, 222_000),
-        ("esrdgan", 9, {"adversarial": 9}, 900_000),
+        ("esrdgan", 12, {"adversarial": 12}, 1_200_000),
         ("esrgan", 2, {"pretrain": 1, "adversarial": 2}, 1_800_000),
         ("srgan", 2, {"pretrain": 1, "adversarial": 2}, 600 + 2 * 48_000),
         ("perceptual-cnn", 4, {"train": 4}, 4 * 46_875),
