@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from rich.table import Table
 
 from harness.config import load_run_config
 from harness.errors import InputError
+from harness.files import whole
 from sweeps.config import RECIPES
 
-PARTS = ("data", "step", "eval", "resume")
+PARTS = ("data", "step", "eval", "resume", "sweep")
 STEP_RECIPES = ("superaugan-ffhq", "esrdgan", "esrgan", "specialized-landscapes", "srgan", "perceptual-cnn", "demo")
 
 
@@ -29,15 +31,18 @@ def run_bench(part: str, recipes: Sequence[str], out: Path | None, console: Cons
     """Measures one part or all of them, prints tables and, with `out`, writes JSON.
 
     Raises:
-        InputError: an unknown part or recipe.
+        InputError: an unknown part or recipe, or a file that cannot be written.
     """
     if part not in (*PARTS, "all"):
         raise InputError(f"bench '{part}' is unknown; choose one of {', '.join(PARTS)} or all.")
-    results: dict[str, Any] = {}
-    for name in PARTS if part == "all" else (part,):
-        results[name] = _MEASURE[name](recipes, console)
-    if out is not None:
-        out.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    if recipes and part not in ("step", "all"):
+        raise InputError(f"bench {part}: takes no recipes, but got {', '.join(recipes)}; they are for `bench step`.")
+    with whole(out) if out else nullcontext() as file:  # asked for room before minutes are spent
+        if file:
+            file.touch()
+        results = {name: _MEASURE[name](recipes, console) for name in (PARTS if part == "all" else (part,))}
+        if file:
+            file.write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
 def _data(recipes: Sequence[str], console: Console) -> Any:
@@ -72,9 +77,21 @@ def _eval(recipes: Sequence[str], console: Console) -> Any:
 def _resume(recipes: Sequence[str], console: Console) -> Any:
     with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
         figures = measure_resume(Path(folder))
-    table = Table("starting, saving, stopping (SRGAN, 128 px)", "measured", "bar", title_justify="left")
+    return _show_seconds("starting, saving, stopping (SRGAN, 128 px)", figures, console)
+
+
+def _sweep(recipes: Sequence[str], console: Console) -> Any:
+    from sweeps.bench_thousand import NUM_RUNS, measure_thousand
+
+    with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
+        figures = measure_thousand(Path(folder), lambda text: console.print(text, markup=False))
+    return _show_seconds(f"a sweep of {NUM_RUNS:,} runs, {3 * NUM_RUNS:,} phases", figures, console)
+
+
+def _show_seconds(title: str, figures: Sequence[tuple[str, float, float | None]], console: Console) -> Any:
+    table = Table(title, "measured", "bar", title_justify="left")
     for name, value, bar in figures:
-        table.add_row(name, f"{value:.3f} s", f"at most {bar:g} s")
+        table.add_row(name, f"{value:.3f} s", "" if bar is None else f"at most {bar:g} s")
     console.print(table)
     return [{"what": name, "seconds": value, "bar_seconds": bar} for name, value, bar in figures]
 
@@ -136,4 +153,5 @@ _MEASURE: dict[str, Callable[[Sequence[str], Console], Any]] = {
     "step": _step,
     "eval": _eval,
     "resume": _resume,
+    "sweep": _sweep,
 }
