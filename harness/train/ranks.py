@@ -14,6 +14,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from harness.errors import InputError
+from harness.train.heap import keep_freed_memory
 
 if TYPE_CHECKING:
     from harness.config import RunConfig
@@ -38,6 +39,8 @@ class Ranks:
             ],
         )
         self.device: torch.device = self.accelerator.device
+        if use_cpu:
+            keep_freed_memory()
         self.rank: int = self.accelerator.process_index
         self.world_size: int = self.accelerator.num_processes
         # Words between ranks go over the CPU, so that they never wait for the device's queue.
