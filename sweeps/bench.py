@@ -63,6 +63,7 @@ def _step(recipes: Sequence[str], console: Console) -> Any:
     configs = {name: load_run_config(RECIPES / f"{name}.yaml") for name in names}
     figures = bench.run(configs, say=lambda text: console.print(text, markup=False))
     console.print(bench.table_of(figures))
+    console.print(bench.rates_text(figures[0]), markup=False, highlight=False)
     return bench.as_json(figures)
 
 

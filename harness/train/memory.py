@@ -102,9 +102,9 @@ def _probe(config: RunConfig, phase: Phase, device: torch.device) -> Needs | Non
 def _peak_bytes(config: RunConfig, phase: Phase, device: torch.device, size: int) -> float:
     patches = _drawn(config, device, size * phase.config.accumulate)
     kind = replace(phase.kind(phase.first_step, log_norms=False), updates_generator=True, moves_p=False)
-    _reset_peak(device)
+    reset_peak(device)
     update(phase, patches, kind)
-    return _read_peak(device)
+    return read_peak(device)
 
 
 def _drawn(config: RunConfig, device: torch.device, size: int) -> Patches:
@@ -130,7 +130,8 @@ def room_bytes(device: torch.device) -> float:
     return room
 
 
-def _reset_peak(device: torch.device) -> None:
+def reset_peak(device: torch.device) -> None:
+    """Measures peak memory anew from here on."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -139,7 +140,8 @@ def _reset_peak(device: torch.device) -> None:
     Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to what is resident now
 
 
-def _read_peak(device: torch.device) -> float:
+def read_peak(device: torch.device) -> float:
+    """The most bytes held at a time since `reset_peak`: reserved on a GPU, resident in all on a CPU."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_reserved(device))
     return float(_fields("/proc/self/status")["VmHWM"])
