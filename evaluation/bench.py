@@ -1,5 +1,8 @@
 """How fast evaluation is, against bars that are measured in the same run (`harness bench eval`).
 
+Ratios are those of processor time, which other programs on the machine disturb less than the time on the wall; the
+details give both.
+
 Networks have random weights of the real sizes, because only their cost matters here. The simulated models of the
 scale rows give back a prepared image, so that what is measured is the evaluation itself.
 """
@@ -13,8 +16,9 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -39,6 +43,27 @@ from harness.quality.lpips import LPIPS
 
 SCALE: Final = 4
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of the processor (all threads of this process) and on the wall."""
+
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.cpu_s + other.cpu_s, self.wall_s + other.wall_s)
+
+    def __str__(self) -> str:
+        return f"{self.cpu_s:.1f} s ({self.wall_s:.1f} s on the wall)"
+
+
+def spent(work: Callable[[], object]) -> Spent:
+    """What a piece of work takes."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    work()
+    return Spent(time.process_time() - cpu, time.perf_counter() - wall)
 
 
 @dataclass(frozen=True)
@@ -87,7 +112,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
         say("a 6 x 6 matrix against the bare networks ...")
         figures += measure_matrix(Path(folder), images_per_class)
-        say("memory over the number of images ...")
+        say("memory over the number and the size of images ...")
         figures += measure_memory(scale_images)
         say("cost over the number of cells ...")
         figures.append(measure_linearity(Path(folder), cells))
@@ -107,19 +132,25 @@ def print_figures(console: Console, figures: Sequence[Figure]) -> None:
 # --- measures -----------------------------------------------------------------------------------------------------
 
 
-def measure_pair_speed(edge_px: int = 256) -> Figure:
-    """PSNR + SSIM on Y of an image: ours in float64 against the plain numpy form (11 x 11 filters by OpenCV)."""
+def measure_pair_speed(edge_px: int = 256, others_px: Sequence[int] = (128, 200, 248, 383, 512)) -> Figure:
+    """PSNR + SSIM on Y of an image: ours against the plain numpy form in float64 (11 x 11 filters by OpenCV)."""
+    factor, detail = _pair_speed(edge_px)
+    others = ", ".join(f"{_pair_speed(px, budget_s=1.0)[0]:.1f} at {px}" for px in others_px)
+    detail += f"; {others}" if others else ""
+    return Figure("PSNR + SSIM, times numpy's speed", factor, "x", 7.0, True, detail)
+
+
+def _pair_speed(edge_px: int, budget_s: float = 4.0) -> tuple[float, str]:
     random = np.random.default_rng(0)
     hr_NHWC = random.integers(0, 256, (1, edge_px, edge_px, 3), dtype=np.uint8)
     sr_NHWC = np.clip(hr_NHWC + random.normal(0, 9, hr_NHWC.shape), 0, 255).astype(np.uint8)
     measures = Measures(("psnr", "ssim"), "y", SCALE, Networks(Located()))
-    ours = _best_s(lambda: measures.scores(sr_NHWC, measures.reference(hr_NHWC)))
-    plain = _best_s(lambda: _plain_psnr_and_ssim(sr_NHWC[0], hr_NHWC[0]))
+    ours = _best_s(lambda: measures.scores(sr_NHWC, measures.reference(hr_NHWC)), budget_s)
+    plain = _best_s(lambda: _plain_psnr_and_ssim(sr_NHWC[0], hr_NHWC[0]), budget_s)
     measured = measures.scores(sr_NHWC, measures.reference(hr_NHWC))
     expected = _plain_psnr_and_ssim(sr_NHWC[0], hr_NHWC[0])
     worst = max(abs(measured["psnr"][0] - expected[0]), abs(measured["ssim"][0] - expected[1]))
-    detail = f"{1 / ours:.0f} against {1 / plain:.0f} images/s at {edge_px} px, differing by {worst:.0e}"
-    return Figure("PSNR + SSIM, times numpy's speed", plain / ours, "x", 7.0, True, detail)
+    return plain / ours, f"{1 / ours:.0f} against {1 / plain:.0f} images/s at {edge_px} px, differing by {worst:.0e}"
 
 
 def _plain_psnr_and_ssim(sr_HWC: np.ndarray, hr_HWC: np.ndarray) -> tuple[float, float]:
@@ -162,53 +193,45 @@ def measure_matrix(folder: Path, images_per_class: int, num: int = 6, edge_px: i
     models = _named_files(folder, num)
     out = folder / "matrix"
 
-    def evaluated(chosen: list[Model]) -> float:
-        start = time.perf_counter()
-        evaluate(chosen, config, out, source=source, find=files.__getitem__, opener=_open_srresnet)
-        return time.perf_counter() - start
+    def evaluated(chosen: list[Model]) -> Spent:
+        options: dict[str, Any] = {"source": source, "find": files.__getitem__, "opener": _open_srresnet}
+        return spent(lambda: evaluate(chosen, config, out, **options))
 
-    bare_s = _bare_s(source, models, files)
-    most_s = evaluated(models[:-1])
-    one_s = evaluated(models)
-    whole_s = most_s + one_s
-    detail = f"{whole_s:.1f} s against {bare_s:.1f} s, {images_per_class} images a class of {edge_px} px"
+    bare = _bare(source, models, files)
+    most, one = evaluated(models[:-1]), evaluated(models)
+    whole, again = most + one, evaluated(models)
+    detail = f"{whole} against {bare}, {images_per_class} images a class of {edge_px} px"
+    parts = f"{one} of {whole}; above 1 by start-up and the HR images' LPIPS features"
     return [
-        Figure(f"{num} x {num} matrix, times the bare networks", whole_s / bare_s, "x", 1.3, False, detail),
+        Figure(f"{num} x {num} matrix, times the bare networks", whole.cpu_s / bare.cpu_s, "x", 1.3, False, detail),
         Figure(
-            f"one more model, share of the whole times {num}",
-            one_s / whole_s * num,
-            "x",
-            1.3,
-            False,
-            f"{one_s:.1f} s of {whole_s:.1f} s; above 1 by the HR images' LPIPS features",
+            f"one more model, share of the whole times {num}", one.cpu_s / whole.cpu_s * num, "x", 1.3, False, parts
         ),
+        Figure("the same again, all cached", again.cpu_s / whole.cpu_s, "of the whole", 0.01, False, str(again)),
     ]
 
 
-def _bare_s(source: DrawnImages, models: list[Model], files: dict[str, Path]) -> float:
-    """Seconds of the forwards alone: each model once per image, each measure's network once per SR and HR image."""
+def _bare(source: DrawnImages, models: list[Model], files: dict[str, Path]) -> Spent:
+    """The forwards alone: each model once per image, each measure's network once per SR and HR image."""
     lpips, inception = LPIPS("alex", files["alexnet"]), FIDInception(files["inception-fid"])
     images = [source.read(info) for name in source.classes for info in source.images("test", name)]
     batches = [np.stack(images[start : start + 4]) for start in range(0, len(images), 4)]
     lr_batches = [np.stack([degrade_image(image, SCALE) for image in batch]) for batch in batches]
-    total = 0.0
+    total = Spent()
     with torch.inference_mode():
         for model in models:
             network = _srresnet(model.name).network.module
             for lr_NHWC, hr_NHWC in zip(lr_batches, batches):
                 lr_BCHW, sr_BCHW = unit_range(lr_NHWC), unit_range(hr_NHWC)
-                start = time.perf_counter()
-                network(lr_BCHW)
-                lpips.describe(sr_BCHW)
-                inception.describe(sr_BCHW)
-                total += time.perf_counter() - start
+                total += spent(partial(network, lr_BCHW)) + _described(sr_BCHW, lpips, inception)
         for hr_NHWC in batches:
-            hr_BCHW = unit_range(hr_NHWC)
-            start = time.perf_counter()
-            lpips.describe(hr_BCHW)
-            inception.describe(hr_BCHW)
-            total += time.perf_counter() - start
+            total += _described(unit_range(hr_NHWC), lpips, inception)
     return total
+
+
+def _described(image_BCHW: torch.Tensor, lpips: LPIPS, inception: FIDInception) -> Spent:
+    """One pass of each measure's network."""
+    return spent(lambda: lpips.describe(image_BCHW)) + spent(lambda: inception.describe(image_BCHW))
 
 
 def _random_networks(folder: Path) -> dict[str, Path]:
@@ -247,27 +270,29 @@ def _srresnet(name: str) -> NetworkUpsampler:
 
 
 def measure_memory(num_images: int, edge_px: int = 256) -> list[Figure]:
-    """Peak memory of an evaluation, extrapolated from its growth to 50,000 images, and of FID's statistics."""
+    """Peak memory of whole processes: an evaluation, extrapolated from its growth to 50,000 images; FID's statistics of
+    as many; LPIPS by VGG of one large image.
+    """
     few, many = (_peak_gib("images", count, edge_px) for count in (num_images // 4, num_images))
     growth = max(0.0, many - few) / (num_images - num_images // 4)
     whole = many + growth * (50_000 - num_images)
     detail = f"{few:.2f} GiB at {num_images // 4:,} images, {many:.2f} at {num_images:,}"
-    statistics = _peak_gib("statistics", 50_000, 0)
+    statistics, large = _peak_gib("statistics", 50_000, 0), _peak_gib("large", 1, 1200)
     return [
         Figure(f"memory for 50,000 images of {edge_px} px", whole, "GiB", 2.0, False, detail),
-        Figure("memory of FID's statistics of 50,000 images", statistics, "GiB", 2.0, False, "the whole process"),
+        Figure("memory of FID's statistics of 50,000 images", statistics, "GiB", 2.0, False, "a stream of features"),
+        Figure("memory of LPIPS (VGG) of 1800 x 1200 px", large, "GiB", 2.0, False, "in tiles"),
     ]
 
 
 def measure_linearity(folder: Path, sizes: Sequence[int], images_per_class: int = 2, edge_px: int = 32) -> Figure:
-    """Seconds per cell of n models x n classes with simulated forwards: the largest n against the smallest."""
+    """Processor time of a cell of n models x n classes, simulated forwards: the largest n against the smallest."""
     per_cell = []
     for size in sizes:
         source, models = DrawnImages(size, images_per_class, edge_px), _named_files(folder, size)
         config = EvaluateConfig(scale=SCALE, metrics=("mse", "psnr", "ssim"))
-        start = time.perf_counter()
-        evaluate(models, config, folder / f"cells{size}", source=source, opener=_Simulated)
-        per_cell.append((time.perf_counter() - start) / size**2)
+        run = partial(evaluate, models, config, folder / f"cells{size}", source=source, opener=_Simulated)
+        per_cell.append(spent(run).cpu_s / size**2)
     detail = ", ".join(f"{size} x {size}: {cell * 1e3:.1f} ms a cell" for size, cell in zip(sizes, per_cell))
     return Figure(
         "cost of a cell, largest against smallest matrix", per_cell[-1] / per_cell[0], "x", 1.3, False, detail
@@ -307,6 +332,22 @@ def _gather_statistics(count: int) -> None:
     frechet_distance(real, fake)
 
 
+def _measure_large(edge_px: int) -> None:
+    """One pair of 3:2 by every measure of pixels and LPIPS with VGG, the largest of its networks."""
+    from torchvision.models import vgg16
+
+    with torch.device("meta"):
+        shapes = {f"features.{key}": value.shape for key, value in vgg16(weights=None).features.state_dict().items()}
+    with tempfile.TemporaryDirectory(prefix="harness-bench-") as name:
+        file = Path(name) / "vgg16.pth"
+        torch.save({key: torch.randn(shape) / 50 for key, shape in shapes.items()}, file)
+        networks = Networks(Located({"lpips-vgg": file}))
+    measures = Measures(("mse", "psnr", "ssim", "lpips-vgg"), "y", SCALE, networks)
+    random = np.random.default_rng(0)
+    hr_NHWC, sr_NHWC = (random.integers(0, 256, (1, edge_px, edge_px * 3 // 2, 3), dtype=np.uint8) for _ in "hs")
+    measures.scores(sr_NHWC, measures.reference(hr_NHWC))
+
+
 def _best_s(work: Callable[[], object], budget_s: float = 4.0) -> float:
     """The shortest of several runs: what others do on the machine only adds."""
     work()
@@ -321,6 +362,8 @@ def _best_s(work: Callable[[], object], budget_s: float = 4.0) -> float:
 def _main(what: str, count: int, edge_px: int) -> None:
     if what == "images":
         _evaluate_many(count, edge_px)
+    elif what == "large":
+        _measure_large(edge_px)
     else:
         _gather_statistics(count)
     print(_own_peak_kib() / 2**20)

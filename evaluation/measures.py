@@ -8,7 +8,7 @@ MSE, PSNR and SSIM leave out a border; the other measures see the whole image. A
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # The weights of grey in image files (Pillow's `convert("L")`); for equal channels they change nothing.
 _GREY_WEIGHTS = (0.299, 0.587, 0.114)
 _FLOAT32_MSE = 20.0**2
+_GROUP_PIXELS = 150_000
 
 
 @dataclass
@@ -38,8 +39,8 @@ class Reference:
     grey: bool
     compared: list[torch.Tensor] | None
     """For each image what PSNR and SSIM compare: (1, C, H, W) float64 levels; None where the border leaves nothing."""
-    features: dict[str, Features | None]
-    """What LPIPS keeps of the images; None where they are so large that they are described anew for each model."""
+    features: dict[str, list[Features] | None]
+    """What LPIPS keeps, group by group; None where images are so large that they are described anew for each model."""
     tint_N2: torch.Tensor | None
 
 
@@ -88,7 +89,7 @@ class Measures:
     @torch.inference_mode()
     def reference(self, hr_NHWC: np.ndarray, grey: bool = False) -> Reference:
         """Prepares a batch of HR images of one size, uint8 (N, H, W, 3); `grey` says that all of them are."""
-        features: dict[str, Features | None] = {}
+        features: dict[str, list[Features] | None] = {}
         for name, network in self.networks.lpips.items():
             if name in self.metrics and min(hr_NHWC.shape[1:3]) >= network.min_px:
                 features[name] = self._describe(network, hr_NHWC)
@@ -120,18 +121,19 @@ class Measures:
         return {"psnr": pair.psnr, "ssim": pair.ssim}[name]() if not pair.is_empty else None
 
     def _lpips(self, name: str, sr_NHWC: np.ndarray, reference: Reference) -> torch.Tensor:
-        network, hr_features = self.networks.lpips[name], reference.features[name]
-        sr_BCHW = unit_range(sr_NHWC, self.networks.device)
-        if hr_features is None:
-            return network(sr_BCHW, unit_range(reference.hr_NHWC, self.networks.device)).cpu()
-        return network.distance(network.describe(sr_BCHW), hr_features).cpu()
+        network, device, kept = self.networks.lpips[name], self.networks.device, reference.features[name]
+        if kept is None:
+            pairs = zip(_groups(sr_NHWC), _groups(reference.hr_NHWC))
+            return torch.cat([network(unit_range(a, device), unit_range(b, device)).cpu() for a, b in pairs])
+        described = (network.describe(unit_range(group, device)) for group in _groups(sr_NHWC))
+        return torch.cat([network.distance(sr, hr).cpu() for sr, hr in zip(described, kept)])
 
-    def _describe(self, network: LPIPS, image_NHWC: np.ndarray) -> Features | None:
+    def _describe(self, network: LPIPS, image_NHWC: np.ndarray) -> list[Features] | None:
         from harness.quality.lpips import WHOLE_PX
 
         if image_NHWC.shape[1] * image_NHWC.shape[2] > WHOLE_PX:
             return None
-        return network.describe(unit_range(image_NHWC, self.networks.device))
+        return [network.describe(unit_range(group, self.networks.device)) for group in _groups(image_NHWC)]
 
     def _compared(self, image_NHWC: np.ndarray, grey: bool) -> list[torch.Tensor] | None:
         cropped_NHWC = _cropped(image_NHWC, self.border_px)
@@ -141,6 +143,12 @@ class Measures:
             return [color.luma_of_pixels(image)[None, None] for image in cropped_NHWC]
         levels = _levels_of_each(cropped_NHWC)
         return [_grey(image) for image in levels] if grey else levels
+
+
+def _groups(image_NHWC: np.ndarray) -> Iterator[np.ndarray]:
+    """The images a few at a time, so that a network's activations stay small whatever the batch."""
+    count = max(1, _GROUP_PIXELS // (image_NHWC.shape[1] * image_NHWC.shape[2]))
+    return (image_NHWC[first : first + count] for first in range(0, len(image_NHWC), count))
 
 
 def _each(

@@ -8,6 +8,7 @@ in tiles that see all that decides their features, so memory is bounded and the 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -41,9 +42,9 @@ _STRIDES = {
 MIN_PX = {"alex": 31, "vgg": 16, "squeeze": 17}
 """The shortest edge that a network's last compared layer can still see."""
 
-WHOLE_PX = 600_000
-"""Pixels up to which images are compared whole; VGG's features of so many take 300 MB."""
-_TILE_PX, _HALO_PX = 512, 112
+WHOLE_PX = 400_000
+"""Pixels up to which an image is compared whole; VGG's features of so many take 200 MB."""
+_TILE_PX, _HALO_PX = 448, 112
 """Edge of a tile's core, and what is added around it: multiples of the strides, the halo beyond what any layer sees."""
 
 _SHIFT = (-0.030, -0.088, -0.188)
@@ -91,17 +92,18 @@ class LPIPS(nn.Module):
             return self._distance_in_tiles(preds_BCHW, target_BCHW)
         return self.distance(self.describe(preds_BCHW), self.describe(target_BCHW))
 
-    def describe(self, image_BCHW: torch.Tensor) -> Features:
-        """The compared layers' features, each scaled to unit length at every place."""
+    def describe(self, image_BCHW: torch.Tensor, places: Sequence[tuple[slice, slice]] | None = None) -> Features:
+        """The compared layers' features, each scaled to unit length at every place (or only at those of `places`)."""
         if min(image_BCHW.shape[-2:]) < MIN_PX[self.network]:
             size = " x ".join(map(str, image_BCHW.shape[-2:]))
             raise ValueError(f"LPIPS ({self.network}) needs edges of at least {MIN_PX[self.network]} px, got {size}.")
         x = (2 * image_BCHW.expand(-1, 3, -1, -1) - 1 - self.shift) / self.stretch
         described: Features = []
-        for place, layer in enumerate(self.features):
+        for number, layer in enumerate(self.features):
             x = layer(x)
-            if place in self.taps:
-                described.append(x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-10))
+            if number in self.taps:
+                kept = x if places is None else x[(..., *places[len(described)])]
+                described.append(kept / (torch.linalg.vector_norm(kept, dim=1, keepdim=True) + 1e-10))
         return described
 
     def distance(self, preds: Features, target: Features) -> torch.Tensor:
@@ -133,11 +135,11 @@ class LPIPS(nn.Module):
         top, left = (max(0, edge.start - _HALO_PX) for edge in (rows, columns))
         seen = image_BCHW[..., top : rows.stop + _HALO_PX, left : columns.stop + _HALO_PX]
         height, width = image_BCHW.shape[-2:]
-        kept: Features = []
-        for features, stride in zip(self.describe(seen), _STRIDES[self.network], strict=True):
-            down, across = _places(rows, top, height, stride), _places(columns, left, width, stride)
-            kept.append(features[..., down, across])
-        return kept
+        places = [
+            (_places(rows, top, height, stride), _places(columns, left, width, stride))
+            for stride in _STRIDES[self.network]
+        ]
+        return self.describe(seen, places)
 
 
 def _cores(edge_px: int) -> list[range]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from evaluation.measures import Measures
 from evaluation.networks import Located, Networks
+from harness.quality import lpips
 
 
 def smooth(seed: int) -> np.ndarray:
@@ -38,3 +42,30 @@ def test_ssim_is_that_of_float64_to_the_stated_precision_and_psnr_equal(name: st
     expected = structural_similarity(sr, hr, data_range=255, **options)[1][5:-5, 5:-5].mean()
     assert scores["ssim"][0] == pytest.approx(expected, abs=5e-6 if "flat" in name else 1e-6)
     assert scores["psnr"][0] == pytest.approx(peak_signal_noise_ratio(hr, sr, data_range=255), abs=1e-9)
+
+
+def test_lpips_of_a_batch_is_that_of_each_image_in_groups_and_in_tiles(tmp_path: Path, monkeypatch) -> None:
+    from torchvision.models import alexnet
+
+    torch.manual_seed(0)
+    state = {f"features.{name}": value for name, value in alexnet(weights=None).features.state_dict().items()}
+    torch.save(state, tmp_path / "alexnet.pth")
+    network = Networks(Located({"lpips-alex": tmp_path / "alexnet.pth"}))
+    hr_NHWC, sr_NHWC = np.random.default_rng(0).integers(0, 256, (2, 5, 80, 72, 3), dtype=np.uint8)
+    measures = Measures(("lpips-alex",), "y", 0, network)
+
+    def scores() -> np.ndarray:
+        return measures.scores(sr_NHWC, measures.reference(hr_NHWC))["lpips-alex"]
+
+    whole = scores()
+    assert len(set(whole.tolist())) == 5
+    alone = [
+        measures.scores(sr[None], measures.reference(hr[None]))["lpips-alex"][0] for sr, hr in zip(sr_NHWC, hr_NHWC)
+    ]
+    assert whole == pytest.approx(np.array(alone), rel=1e-5)
+    monkeypatch.setattr("evaluation.measures._GROUP_PIXELS", 2 * 80 * 72)
+    assert [len(group[0]) for group in measures.reference(hr_NHWC).features["lpips-alex"]] == [2, 2, 1]
+    assert scores() == pytest.approx(whole, rel=1e-5)
+    monkeypatch.setattr(lpips, "WHOLE_PX", 0)
+    assert measures.reference(hr_NHWC).features["lpips-alex"] is None
+    assert scores() == pytest.approx(whole, rel=1e-5)
