@@ -1,0 +1,205 @@
+"""Every command that a page gives is run: as printed, or with stand-ins for what is large or far away."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pages import ROOT
+from PIL import Image
+from test_commands import fenced_commands, inline_commands
+
+import harness.cli
+
+# Printed command -> what is run for it in the prepared folder: None: as printed; a dict: words to replace.
+RUN: dict[str, dict[str, str] | str | None] = {
+    # README
+    "harness --help": None,
+    "harness sweep demo --dry-run": None,
+    "harness train demo --out runs/one": (
+        "harness train demo --out runs/one phases.0.iterations=1 phases.1.iterations=1 phases.2.iterations=1"
+        " data.sources.0.path=data/photos data.patch_px=32 validation.every=1"
+    ),
+    "harness status --watch": None,
+    "harness upscale photo.png out.png --checkpoint runs/demo/models/general": None,
+    "harness score --sr theirs --hr truth --crop-border 4": None,
+    # data
+    "harness pack photos/ --out data/photos --tile 192": {"data/photos": "packed/photos"},
+    "harness pack photos --out data/photos": {"data/photos": "packed/again"},
+    "harness pack photos --out data/photos --tile 192": {"data/photos": "packed/once-more"},
+    "harness pack FOLDER --out data/NAME": {"FOLDER": "photos", "data/NAME": "packed/named"},
+    "harness pack DIV2K_train_HR --out data/div2k --tile 480 --test 0 --val 16": {"16": "1"},
+    "harness pack DIV2K_valid_HR --out data/div2k-valid --tile 0 --test 99 --val 0": {"99": "2"},
+    "harness pack DIV2K_train_HR Flickr2K_HR --out data/df2k --tile 256 --test 0 --val 10": {"10": "1"},
+    "harness pack Flickr2K_HR --out data/flickr2k-256 --tile 256 --test 0 --val 0.01": None,
+    "harness pack ffhq512 --out data/ffhq512 --tile 0 --test 10000 --val 10000": {"10000": "1"},
+    "harness index DIR": {"DIR": "foreign"},
+    "harness degrade HR_DIR OUT_DIR --scale 4 --kernel NAME": {"HR_DIR": "truth", "OUT_DIR": "lr", "NAME": "cv2-cubic"},
+    # evaluation
+    "harness score --sr DIR --hr DIR [--color y|rgb] [--crop-border N] [--metrics psnr,ssim,...] [--json FILE]": (
+        "harness score --sr theirs --hr truth --color rgb --crop-border 4 --metrics psnr,ssim --json scores.json"
+    ),
+    "harness evaluate --cluster NAME": {"NAME": "local"},
+    # sweeps, troubleshooting
+    "harness sweep FILE": "harness sweep my-sweep.yaml --dry-run",
+    "harness sweep FILE --dry-run": {"FILE": "my-sweep.yaml"},
+    "harness sweep FILE max_parallel=4 evaluate.max_images=10 seed=3": (
+        "harness sweep my-sweep.yaml max_parallel=4 evaluate.max_images=10 seed=3 --dry-run"
+    ),
+    "harness sweep --retry-failed": "harness sweep my-sweep.yaml --retry-failed --cluster local",
+    "harness preflight FILE --cluster NAME": {"FILE": "my-sweep.yaml", "NAME": "local"},
+    "harness preflight SWEEP --cluster NAME": {"SWEEP": "my-sweep.yaml", "NAME": "local"},
+    "harness preflight demo --cluster local": None,
+    "harness status": None,
+    "harness status [SWEEP] [--watch]": "harness status my-sweep --watch",
+    "harness logs RUN --follow": "harness logs all",
+    "harness logs RUN [--sweep NAME] [--phase NAME] [--follow]": "harness logs all --sweep my-sweep --phase pretrain",
+    "harness cancel [SWEEP] [--run RUN]": "harness cancel my-sweep --run all",
+    "harness resume [SWEEP]": "harness resume my-sweep",
+    "harness resume NAME": "harness resume my-sweep --cluster local",
+    # upscaling, weights
+    "harness upscale photo.jpg photo_x4.png --checkpoint runs/my-run": None,
+    "harness upscale photos/ large/ --checkpoint runs/my-run": {"photos/": "truth/"},
+    'harness upscale "photos/**/*.png" large/ --checkpoint RealESRGAN_x4plus.pth': {"photos/**/*.png": "truth/*.png"},
+    "harness upscale photos/ bicubic/ --method bicubic --scale 4": {"photos/": "truth/"},
+    "harness upscale photo.png samples/ --checkpoint runs/my-run --samples 4 --noise 0.02": {"4": "2"},
+    "harness export runs/my-run --format basicsr --out my-model.pth": {"runs/my-run": "runs/rrdb"},
+    "harness export runs/my-run --format onnx --out my-model.onnx": None,
+    "harness weights list": None,
+}
+# What is not run here, and why.
+ELSEWHERE = {
+    "make": "test_every_target_of_make_is_made_of_commands_that_exist; `make sweep` itself under the mark slow",
+    "harness synth": "the quickstart is followed word for word by test_worked_examples",
+    "harness pack photos --out data/photos --tile 48": "the quickstart",
+    "harness inspect": "the quickstart",
+    "harness train my-recipe.yaml": "the quickstart",
+    "harness upscale photos/sea": "the quickstart",
+    "harness sweep my-sweep.yaml": "the quickstart",
+    "harness status my-sweep": "the quickstart",
+    "harness board": "serves until it is interrupted",
+    "harness bench": "takes minutes and makes figures; what it measures has tests of its own",
+    "harness weights fetch": "needs a network; tests/harness/test_weights.py fetches from a server of its own",
+    "harness weights verify": "ends with 1 where a network is missing; tests/harness/test_weights.py",
+    "harness train sweeps/recipes/srgan.yaml": "needs VGG19; tests/harness/recipes trains its phases",
+    "python -m slurm.devcluster": "needs root; tests/slurm starts and stops it",
+}
+
+
+def printed() -> list[str]:
+    """Every command of every page, each once; single words such as `harness pack` in a sentence are mentions."""
+    fenced = [line if "[" in line else shlex.join(shlex.split(line, comments=True)) for _, line in fenced_commands()]
+    inline = [line for _, line in inline_commands() if len(line.split()) > 2 or line in RUN]
+    return sorted({line.replace("'", '"') if "**" in line else line for line in [*fenced, *inline]})
+
+
+def is_elsewhere(line: str) -> bool:
+    return any(line == known or line.startswith(f"{known} ") for known in ELSEWHERE)
+
+
+@pytest.mark.parametrize("line", printed())
+def test_it_is_decided_how_each_printed_command_is_run(line: str) -> None:
+    mention = " / " in line or line in {"harness upscale --checkpoint", "harness inspect --verify"}
+    assert line in RUN or is_elsewhere(line) or mention, f"say in RUN or ELSEWHERE how `{line}` is run"
+
+
+def test_nothing_is_decided_about_commands_that_no_page_prints() -> None:
+    assert [line for line in RUN if line not in printed() and line not in single_words()] == []
+
+
+def single_words() -> set[str]:
+    return {line for _, line in inline_commands()} | {"harness --help", "harness status"}
+
+
+@pytest.fixture(scope="module")
+def world(
+    followed_quickstart: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """What the quickstart leaves, and the files that the other pages speak of."""
+    folder = tmp_path_factory.mktemp("world") / "work"
+    shutil.copytree(followed_quickstart, folder, symlinks=True)
+    shutil.rmtree(folder / "photos")
+    rng = np.random.default_rng(0)
+    sets = {"photos/sea": 3, "photos/lake": 3, "truth": 2, "theirs": 2}
+    sizes = {"DIV2K_train_HR": 480, "DIV2K_valid_HR": 60, "Flickr2K_HR": 260, "ffhq512": 60}
+    for name, count in {**sets, **dict.fromkeys(sizes, 4)}.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            edge = sizes.get(name, 200 if name.startswith("photos") else 48)
+            small = Image.fromarray(rng.integers(0, 256, (12, 12, 3), np.uint8))
+            small.resize((edge, edge), Image.Resampling.BICUBIC).save(folder / name / f"{number}.png")
+    for name in ("photo.png", "photo.jpg"):
+        Image.open(folder / "truth" / "0.png").save(folder / name)
+    shutil.copytree(folder / "data" / "photos", folder / "foreign")
+    for sidecar in ("index.parquet", "dataset.json"):
+        (folder / "foreign" / sidecar).unlink()
+    shutil.copytree(folder / "data" / "photos", folder / "data" / "demo")
+    (folder / "runs" / "demo" / "models").mkdir(parents=True)
+    (folder / "runs" / "demo" / "models" / "general").symlink_to(folder / "runs" / "my-run")
+    write_esrgan(folder / "RealESRGAN_x4plus.pth")
+    rrdb = "generator={name: rrdb, num_blocks: 1, num_channels: 8, growth: 4}"
+    train = [sys.executable, "-m", "harness", "train", "my-recipe.yaml", rrdb, "phases.0.iterations=1", "--out"]
+    subprocess.run([*train, "runs/rrdb"], cwd=folder, env=environment, check=True)
+    yield folder
+
+
+def write_esrgan(file: Path) -> None:
+    """A small network under the names that BasicSR gives an RRDBNet."""
+    import torch
+
+    from harness.models.build import build_generator
+    from harness.models.config import RRDBConfig
+    from harness.models.foreign import to_foreign
+
+    config = RRDBConfig(name="rrdb", num_blocks=1, num_channels=8, growth=4)
+    torch.save({"params_ema": to_foreign(config, build_generator(config, 4).state_dict(), "basicsr-rrdb")}, file)
+
+
+def words_of(line: str) -> list[str]:
+    instead = RUN[line]
+    words = shlex.split(instead if isinstance(instead, str) else line)
+    return [instead.get(word, word) for word in words] if isinstance(instead, dict) else words
+
+
+@pytest.mark.parametrize("line", RUN)
+def test_printed_command_runs(
+    line: str, world: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(world)
+    monkeypatch.setattr(sys, "argv", words_of(line))
+    with pytest.raises(SystemExit) as left:
+        harness.cli.main()
+    said = capfd.readouterr()
+    assert left.value.code in (0, None), said.out + said.err
+
+
+@pytest.mark.parametrize("target", ["install", "lint", "test", "test-all", "test-slurm", "smoke", "bench", "sweep"])
+def test_every_target_of_make_is_made_of_commands_that_exist(target: str) -> None:
+    made = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    commands = [line for line in made.splitlines() if line.startswith(".venv/bin/harness ")]
+    for line in commands:
+        monkey = pytest.MonkeyPatch()
+        with monkey.context() as patch, pytest.raises(SystemExit) as left:
+            patch.setattr(sys, "argv", [*line.split()[:2], "--help"])
+            harness.cli.main()
+        assert left.value.code in (0, None)
+    assert bool(commands) == (target in {"smoke", "bench", "sweep"})
+
+
+@pytest.mark.slow
+def test_the_demo_runs_from_make_to_the_report_on_own_photographs(world: Path, tmp_path: Path) -> None:
+    bin_folder = Path(sys.executable).parent
+    few = [f"phases.{number}.iterations=2" for number in range(3)]
+    command = ["make", "-f", str(ROOT / "Makefile"), "-o", "install", "sweep", f"BIN={bin_folder}"]
+    arguments = [f"DATA={world / 'photos'}", "CLUSTER=local", f"ARGS={' '.join(few)}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    made = subprocess.run([*command, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert (tmp_path / "runs" / "demo-photos" / "report" / "report.html").exists()
