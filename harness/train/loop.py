@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 
 from harness.data.loader import Batch
-from harness.errors import EXIT_DONE, EXIT_SAVED, CheckpointError
+from harness.errors import EXIT_DONE, EXIT_SAVED, CheckpointError, TrainingError
 from harness.train.checkpoint import Checkpoint, write_weights
 from harness.train.lost import lost_a_rank
 from harness.train.memory import explain_out_of_memory, is_out_of_memory
@@ -100,7 +101,7 @@ def _train_phase(run: Run, number: int) -> int:
             if row:
                 watch.check(done, row)
             if _is_due(done, run.config.validation.every, phase.last_step):
-                row |= validation.run(run.stretch.out / "samples" / f"step_{done:09d}.png")
+                row |= _validate(run, validation, pace)
             if row:
                 run.log.metrics(done, phase.config.name, row)
             pace.tell(row)
@@ -113,6 +114,22 @@ def _train_phase(run: Run, number: int) -> int:
         return EXIT_DONE
     finally:
         phase.close()
+
+
+def _validate(run: Run, validation: Validation, pace: Pace) -> dict[str, float]:
+    begin = time.monotonic()
+    try:
+        row = validation.run(run.stretch.out / "samples" / f"step_{run.step:09d}.png")
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"validation: out of memory on an image of {validation.largest}; give sources whose val images are "
+            f"smaller, or validation.max_images=0."
+        ) from None
+    if row:
+        pace.validated(time.monotonic() - begin)
+    return row
 
 
 def _step(run: Run, phase: Phase, batches: Iterator[Batch], step: int, log_norms: bool) -> Scalars:

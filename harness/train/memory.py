@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import resource
 import traceback
@@ -122,6 +123,7 @@ def room_bytes(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    _give_back_freed_memory()
     status, system = _fields("/proc/self/status"), _fields("/proc/meminfo")
     room = float(system.get("MemAvailable", 0) + status.get("VmRSS", 0))
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
@@ -137,6 +139,7 @@ def reset_peak(device: torch.device) -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         return
+    _give_back_freed_memory()
     Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to what is resident now
 
 
@@ -145,6 +148,13 @@ def read_peak(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.max_memory_reserved(device))
     return float(_fields("/proc/self/status")["VmHWM"])
+
+
+def _give_back_freed_memory() -> None:
+    """What the C library keeps for later would hide how little the next step needs."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _fields(path: str) -> dict[str, int]:

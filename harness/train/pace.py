@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import torch
@@ -23,6 +24,8 @@ class Pace:
         self._begin = self._told = time.monotonic()
         self._begin_step = run.step
         self._val_psnr: float | None = None
+        self._validation_s = 0.0
+        self._num_validations = 0
         self.save_every = run.config.checkpoint.every
 
     def step_done(self) -> None:
@@ -33,6 +36,27 @@ class Pace:
             self._run.has_stepped = True
             self._run.log.event("first_step", self._run.step)
             self._begin, self._begin_step = time.monotonic(), self._run.step
+
+    def validated(self, seconds: float) -> None:
+        """Notes a validation; says once where they take more than their share of the time."""
+        run, config = self._run, self._run.config.validation
+        self._validation_s += seconds
+        self._num_validations += 1
+        elapsed = time.monotonic() - self._begin
+        share = self._validation_s / elapsed if elapsed else 0.0
+        run.log.event("validation", run.step, seconds=seconds, share=share)
+        steps = run.step - self._begin_step
+        if share <= config.max_share or run.told_share or self._num_validations < 2 or not run.ranks.is_main:
+            return
+        run.told_share = True
+        training_s = (elapsed - self._validation_s) / steps
+        each_s = self._validation_s / self._num_validations
+        every = math.ceil(each_s * (1.0 / config.max_share - 1.0) / training_s)
+        print(
+            f"note: validating takes {share:.0%} of the time, more than validation.max_share {config.max_share:.0%}; "
+            f"set validation.every={every} or fewer validation.max_images.",
+            flush=True,
+        )
 
     def tell(self, row: dict[str, float]) -> None:
         """Brings status.json up to date, at most once a second."""

@@ -54,6 +54,8 @@ class Run:
         self.blocked_s = 0.0
         self.has_checkpoint = False
         self.has_stepped = False
+        self.told_share = False
+        """Whether it was said that validating takes more than its share."""
 
     # -- states ---------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ from harness.train.nets import Nets
 from harness.train.ranks import Ranks
 
 _STRIP_PX = 192
+_BATCH_PIXELS = 2**16
+"""LR pixels of a forward pass: enough for a device to be busy, and a few hundred MB of activations."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Validation:
         kernels = config.data.degradation.kernels
         kernel = max(kernels, key=lambda name: kernels[name])
         self.pairs = [_pair(dataset, index, config.scale, kernel) for dataset, index in mine]
+        self._batches = batches_of(self.pairs)
 
     @torch.no_grad()
     def run(self, pictures: Path | None) -> dict[str, float]:
@@ -53,12 +56,13 @@ class Validation:
         self._ranks.broadcast_buffers(self._nets.ema.module)
         sums = [0.0, 0.0, 0.0]
         strips: list[np.ndarray] = []
-        for pair in self.pairs:
-            sr_image = self._super_resolve(pair.lr_image)
-            values = _scores(sr_image, pair.hr_image, self._scale)
-            sums = [a + b for a, b in zip(sums, (*values, 1.0))]
-            if pictures is not None and len(strips) < self._num_pictures and self._ranks.is_main:
-                strips.append(_strip(pair, sr_image, self._scale))
+        wanted = self._num_pictures if pictures is not None and self._ranks.is_main else 0
+        for batch in self._batches:
+            for pair, sr_image in zip(batch, self._super_resolve([pair.lr_image for pair in batch])):
+                values = _scores(sr_image, pair.hr_image, self._scale)
+                sums = [a + b for a, b in zip(sums, (*values, 1.0))]
+                if len(strips) < wanted:
+                    strips.append(_strip(pair, sr_image, self._scale))
         if strips and pictures is not None:
             _write_strips(strips, pictures)
         psnr_sum, ssim_sum, count = self._ranks.total(sums)
@@ -68,12 +72,32 @@ class Validation:
         """PSNR (dB) of any image against a pair's HR image, by the same rule."""
         return _scores(sr_image, pair.hr_image, self._scale)[0]
 
-    def _super_resolve(self, lr_image: np.ndarray) -> np.ndarray:
-        batch = torch.from_numpy(lr_image).to(self._ranks.device).permute(2, 0, 1)[None].float() / 255.0
+    @property
+    def largest(self) -> str:
+        """Height and width of the largest image here."""
+        largest = max((pair.hr_image for pair in self.pairs), key=lambda image: image.size)
+        return f"{largest.shape[0]} x {largest.shape[1]} pixels"
+
+    def _super_resolve(self, lr_images: list[np.ndarray]) -> np.ndarray:
+        """SR images (uint8, B x H x W x 3) of LR images of one size, in one forward pass."""
+        batch = torch.from_numpy(np.stack(lr_images)).to(self._ranks.device).permute(0, 3, 1, 2).float() / 255.0
         with self._ranks.accelerator.autocast():
             sr_image = self._nets.ema.module(batch).float()
-        levels = (sr_image[0].clamp(0, 1) * 255.0).round().to(torch.uint8)
-        return levels.permute(1, 2, 0).cpu().numpy()
+        levels = (sr_image.clamp(0, 1) * 255.0).round().to(torch.uint8)
+        return levels.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def batches_of(pairs: list[Pair]) -> list[list[Pair]]:
+    """Pairs next to each other that have one size, as many to a batch as `_BATCH_PIXELS` allows; the order stays."""
+    batches: list[list[Pair]] = []
+    for pair in pairs:
+        shape = pair.lr_image.shape
+        room = max(1, _BATCH_PIXELS // (shape[0] * shape[1]))
+        if batches and batches[-1][0].lr_image.shape == shape and len(batches[-1]) < room:
+            batches[-1].append(pair)
+        else:
+            batches.append([pair])
+    return batches
 
 
 def _first_images(sources: tuple[SourceConfig, ...], count: int) -> list[tuple[Dataset, int]]:

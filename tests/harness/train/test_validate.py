@@ -1,0 +1,59 @@
+"""Validation in batches: the same scores as one image at a time, and no more of the time than its share unsaid."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from harness.config import RunConfig
+from harness.errors import EXIT_DONE
+from harness.train import validate
+from harness.train.job import train_recipe
+from harness.train.nets import Nets
+from harness.train.ranks import Ranks
+from harness.train.validate import Pair, Validation, batches_of
+
+
+def pair(height: int, width: int, number: int = 0) -> Pair:
+    lr_image = np.full((height, width, 3), number, np.uint8)
+    return Pair(lr_image, np.zeros((4 * height, 4 * width, 3), np.uint8))
+
+
+def test_batches_keep_the_order_and_one_size_each(monkeypatch):
+    monkeypatch.setattr(validate, "_BATCH_PIXELS", 3 * 8 * 8)
+    pairs = [pair(8, 8, i) for i in range(4)] + [pair(8, 10, 4), pair(8, 8, 5), pair(40, 40, 6)]
+    batches = batches_of(pairs)
+    assert [len(batch) for batch in batches] == [3, 1, 1, 1, 1]
+    assert [p.lr_image[0, 0, 0] for batch in batches for p in batch] == list(range(7))
+    assert all(len({p.lr_image.shape for p in batch}) == 1 for batch in batches)
+
+
+def test_scores_of_batches_are_those_of_single_images(recipe, tmp_path, monkeypatch):
+    config = RunConfig.model_validate({**recipe, "validation": {"max_images": 4, "sample_images": 2}})
+    ranks = Ranks(config, str(tmp_path))
+    try:
+        scores = []
+        for budget in (2**16, 1):
+            monkeypatch.setattr(validate, "_BATCH_PIXELS", budget)
+            validation = Validation(config, config.data.sources, Nets(config, ranks), ranks)
+            assert len(validation.pairs) >= 2
+            assert (len(validation._batches) < len(validation.pairs)) is (budget > 1)
+            scores.append(validation.run(None))
+        assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+    finally:
+        ranks.close()
+
+
+@pytest.mark.parametrize(("max_share", "says"), [(0.0001, True), (1.0, False)])
+def test_a_run_says_once_that_validating_takes_more_than_its_share(recipe, tmp_path, capfd, max_share, says):
+    short = {**recipe, "phases": [{**recipe["phases"][0], "iterations": 12}]}
+    short["validation"] = {"every": 3, "max_images": 2, "max_share": max_share}
+    assert train_recipe(RunConfig.model_validate(short), tmp_path / "run") == EXIT_DONE
+    assert capfd.readouterr().out.count("note: validating takes") == int(says)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    told = [SimpleNamespace(**row) for row in rows if row["event"] == "validation"]
+    assert [row.step for row in told] == [3, 6, 9, 12]
+    assert all(row.seconds > 0 and 0 < row.share <= 1 for row in told)
