@@ -21,7 +21,7 @@ from harness.networks import Network
 
 MIN_TILE_PX = 16
 _MAX_TILE_PX = 512
-_MAX_WORKING_BYTES = 800 << 20
+_MAX_WORKING_BYTES = 640 << 20
 """A larger tile is no faster, so more free memory than this is left alone."""
 _BF16_EXTRA = 1.3
 """What bfloat16 convolutions take besides their tensors (sums in float32, converted weights)."""
