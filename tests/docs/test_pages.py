@@ -43,6 +43,16 @@ def test_the_reference_of_keys_is_what_the_models_say_now() -> None:
     assert stored == reference(), "run: python -m harness.reference docs/reference.md"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_row_of_a_table_has_as_many_cells_as_its_head(page: Path) -> None:
+    rows = [line for line in prose(page).splitlines() if line.startswith("|")]
+    cells = [len(re.findall(r"(?<!\\)\|", line)) for line in rows]
+    head = 0
+    for row, count, after in zip(rows, cells, [*rows[1:], ""]):
+        head = count if re.fullmatch(r"[|:\- ]+", after) else head
+        assert count == head, row
+
+
 def strings_of_the_code() -> str:
     """All string literals of the project, joined as the compiler joins neighbours; values in messages become {}."""
     texts = []
