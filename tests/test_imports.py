@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "evaluation": {"evaluation", "harness"},
     "sweeps": {"sweeps", "evaluation", "harness", "slurm"},
 }
-COMPOSITION_ROOTS = {ROOT / "harness" / name for name in ("cli.py", "cli_data.py", "cli_tools.py")}
+COMPOSITION_ROOTS = {ROOT / "harness" / name for name in ("cli.py", "cli_data.py", "cli_scores.py", "cli_tools.py")}
 # Modules that a command's --help, a recipe or a sweep file is read with: they answer before torch could be imported.
 TORCH_FREE = [
     "harness.cli",
