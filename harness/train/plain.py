@@ -21,6 +21,7 @@ from harness.augment.consistency import bcr_terms
 from harness.losses import adversarial
 from harness.models.prelu import PReLU
 from harness.models.skip import GlobalSkip
+from harness.models.to_image import ConvToImage
 from harness.train.patches import Patches
 from harness.train.phase import Phase, StepKind
 
@@ -145,6 +146,8 @@ def _with_torchs_layers(module: nn.Module) -> nn.Module:
             plain = nn.PReLU()
             plain.weight = child.weight
             setattr(module, name, plain)
+        elif isinstance(child, ConvToImage):
+            object.__setattr__(child, "__class__", nn.Conv2d)
         else:
             _with_torchs_layers(child)
     return module
