@@ -112,14 +112,17 @@ def weights_fetch(names: Annotated[list[str], typer.Argument(help="Networks, or 
 
 @app.command()
 def bench(
-    part: Annotated[str, typer.Argument(help="data, step, eval, resume or all.")],
+    part: Annotated[str, typer.Argument(help="data, step, ranks, precision, eval, resume, sweep or all.")],
     recipes: Annotated[list[str] | None, typer.Argument(help="For step: recipes; all unless given.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the figures to this file.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Patches a step; what fits the device unless given.")] = None,
+    steps: Annotated[int, typer.Option(help="For step: also train so many steps of each phase, for the hours.")] = 0,
+    ranks: Annotated[int, typer.Option(help="For ranks: how many.")] = 2,
 ) -> None:
     """Measure the speed figures that the documentation quotes."""
-    from sweeps.bench import run_bench
+    from sweeps.bench import Ask, run_bench
 
-    run_bench(part, recipes or [], json, make_console())
+    run_bench(part, Ask(recipes or (), batch_size, steps, ranks), json, make_console())
 
 
 @app.command()

@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from harness.config import load_run_config
+from harness.config import RunConfig, load_run_config
 from harness.errors import InputError
 from harness.files import whole
 from sweeps.config import RECIPES
 
-PARTS = ("data", "step", "eval", "resume", "sweep")
+PARTS = ("data", "step", "ranks", "precision", "eval", "resume", "sweep")
+_WITH_RECIPES = ("step", "ranks", "all")
 STEP_RECIPES = ("superaugan-ffhq", "esrdgan", "esrgan", "specialized-landscapes", "srgan", "perceptual-cnn", "demo")
 
 
-def run_bench(part: str, recipes: Sequence[str], out: Path | None, console: Console) -> None:
+@dataclass(frozen=True)
+class Ask:
+    """What a measurement is asked for; each part takes what concerns it."""
+
+    recipes: Sequence[str] = ()
+    batch_size: int | None = None
+    """Patches a step (of a rank); unless given what the device can bear."""
+    steps: int = 0
+    """For `step`: real runs of so many steps of each phase too; for `precision`: instead of the recipe's."""
+    ranks: int = 2
+
+
+def run_bench(part: str, ask: Ask, out: Path | None, console: Console) -> None:
     """Measures one part or all of them, prints tables and, with `out`, writes JSON.
 
     Raises:
@@ -35,17 +43,19 @@ def run_bench(part: str, recipes: Sequence[str], out: Path | None, console: Cons
     """
     if part not in (*PARTS, "all"):
         raise InputError(f"bench '{part}' is unknown; choose one of {', '.join(PARTS)} or all.")
-    if recipes and part not in ("step", "all"):
-        raise InputError(f"bench {part}: takes no recipes, but got {', '.join(recipes)}; they are for `bench step`.")
+    if ask.recipes and part not in _WITH_RECIPES:
+        raise InputError(
+            f"bench {part}: takes no recipes, but got {', '.join(ask.recipes)}; they are for `bench step`."
+        )
     with whole(out) if out else nullcontext() as file:  # asked for room before minutes are spent
         if file:
             file.touch()
-        results = {name: _MEASURE[name](recipes, console) for name in (PARTS if part == "all" else (part,))}
+        results = {name: _MEASURE[name](ask, console) for name in (PARTS if part == "all" else (part,))}
         if file:
             file.write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
-def _data(recipes: Sequence[str], console: Console) -> Any:
+def _data(ask: Ask, console: Console) -> Any:
     from harness.data import bench
 
     figures = bench.run()
@@ -53,21 +63,77 @@ def _data(recipes: Sequence[str], console: Console) -> Any:
     return [asdict(figure) for figure in figures]
 
 
-def _step(recipes: Sequence[str], console: Console) -> Any:
+def _step(ask: Ask, console: Console) -> Any:
     from harness.train import bench
 
-    names = recipes or STEP_RECIPES
+    configs = _configs(ask.recipes or STEP_RECIPES)
+    figures = bench.run(configs, ask.batch_size, say=lambda text: console.print(text, markup=False))
+    console.print(bench.table_of(figures))
+    console.print(bench.rates_text(figures[0]), markup=False, highlight=False)
+    runs = _runs(configs, ask, console) if ask.steps else []
+    return {"steps": bench.as_json(figures), "runs": runs}
+
+
+def _runs(configs: dict[str, RunConfig], ask: Ask, console: Console) -> Any:
+    """Short real runs, from which the hours of whole ones follow."""
+    from harness.train.bench_run import measure_runs
+
+    table = Table("recipe", "phase", "batch", "steps", "ms a step", "iterations", "hours", title="Real runs")
+    figures = []
+    for name, config in configs.items():
+        with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
+            found = measure_runs(name, config, ask.steps, Path(folder), ask.batch_size)
+        for f in found:
+            numbers = (f.batch_size, f.steps, f"{f.step_s * 1e3:.1f}", f"{f.iterations:,}", f"{f.hours:,.1f}")
+            table.add_row(f.recipe, f.phase, *map(str, numbers))
+        total = sum(f.hours for f in found)
+        table.add_row(name, "all", "", "", "", f"{sum(f.iterations for f in found):,}", f"{total:,.1f}")
+        figures += [{**asdict(f), "hours": f.hours} for f in found]
+    console.print(table)
+    return figures
+
+
+def _ranks(ask: Ask, console: Console) -> Any:
+    from harness.train.bench_ranks import measure_ranks
+
+    table = Table(
+        "recipe", "phase", "ranks", "batch a rank", "one /s", "all /s", "of linear", "agreeing", title="Ranks"
+    )
+    figures = []
+    for name, config in _configs(ask.recipes or ("superaugan-ffhq",)).items():
+        with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
+            f = measure_ranks(name, config, Path(folder), ask.ranks, ask.batch_size or 4)
+        numbers = (f.num_ranks, f.rank_batch, f"{f.one_patches_s:.2f}", f"{f.all_patches_s:.2f}")
+        table.add_row(f.recipe, f.phase, *map(str, numbers), f"{f.efficiency:.0%}", f"{f.agreement_share:.3%}")
+        figures.append({**asdict(f), "efficiency": f.efficiency, "agreement_share": f.agreement_share})
+    console.print(table)
+    return figures
+
+
+def _precision(ask: Ask, console: Console) -> Any:
+    from harness.train.bench_run import measure_precision
+    from sweeps.dataset import make_embedded
+
+    make_embedded(console)
+    config = load_run_config(RECIPES / "demo.yaml")
+    source = str(Path(config.data.sources[0].path).resolve())
+    with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
+        steps = ask.steps or config.phases[0].iterations
+        found = measure_precision(
+            config, source, steps, Path(folder), lambda text: console.print(text, markup=False, highlight=False)
+        )
+    console.print(f"bf16 is {found['bf16'] - found['fp32']:+.3f} dB from fp32 (bar: within 0.05)", highlight=False)
+    return {"psnr": found, "steps": steps}
+
+
+def _configs(names: Sequence[str]) -> dict[str, RunConfig]:
     unknown = [name for name in names if not (RECIPES / f"{name}.yaml").exists()]
     if unknown:
         raise InputError(f"recipe '{unknown[0]}' is unknown; choose from {', '.join(STEP_RECIPES)}.")
-    configs = {name: load_run_config(RECIPES / f"{name}.yaml") for name in names}
-    figures = bench.run(configs, say=lambda text: console.print(text, markup=False))
-    console.print(bench.table_of(figures))
-    console.print(bench.rates_text(figures[0]), markup=False, highlight=False)
-    return bench.as_json(figures)
+    return {name: load_run_config(RECIPES / f"{name}.yaml") for name in names}
 
 
-def _eval(recipes: Sequence[str], console: Console) -> Any:
+def _eval(ask: Ask, console: Console) -> Any:
     from evaluation import bench
 
     figures = bench.run(say=lambda text: console.print(text, markup=False))
@@ -75,13 +141,15 @@ def _eval(recipes: Sequence[str], console: Console) -> Any:
     return [asdict(figure) for figure in figures]
 
 
-def _resume(recipes: Sequence[str], console: Console) -> Any:
+def _resume(ask: Ask, console: Console) -> Any:
+    from sweeps.bench_resume import measure_resume
+
     with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
         figures = measure_resume(Path(folder))
     return _show_seconds("starting, saving, stopping (SRGAN, 128 px)", figures, console)
 
 
-def _sweep(recipes: Sequence[str], console: Console) -> Any:
+def _sweep(ask: Ask, console: Console) -> Any:
     from sweeps.bench_thousand import NUM_RUNS, measure_thousand
 
     with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
@@ -97,61 +165,11 @@ def _show_seconds(title: str, figures: Sequence[tuple[str, float, float | None]]
     return [{"what": name, "seconds": value, "bar_seconds": bar} for name, value, bar in figures]
 
 
-def measure_resume(folder: Path) -> list[tuple[str, float, float]]:
-    """(what, seconds, bar) of starting anew, of a checkpoint, of a stop signal and of starting from a checkpoint."""
-    from harness.data.pack import pack
-    from harness.data.synth import write_dataset
-
-    write_dataset(folder / "images", 6, size_px=192)
-    pack([folder / "images"], folder / "data", tile_px=144, val=1, test=1)
-    config = load_run_config(RECIPES / "superaugan-ffhq.yaml")
-    values = json.loads(config.model_dump_json())
-    values["data"]["sources"] = [{"path": str(folder / "data")}]
-    values |= {"validation": {"max_images": 0}, "checkpoint": {"every": 2}, "log_every": 1}
-    for phase in values["phases"]:
-        phase |= {"batch_size": 2, "sources": None}
-    values["phases"] = [{**values["phases"][-1], "iterations": 1000}]
-    recipe = folder / "recipe.yaml"
-    recipe.write_text(json.dumps(values), encoding="utf-8")
-    first_s, stop_s = _start_and_stop(recipe, folder / "run")
-    again_s, stop_again_s = _start_and_stop(recipe, folder / "run")
-    saves = [event for event in _events(folder / "run") if event["event"] == "checkpoint"]
-    blocked = sorted(event["blocked_s"] for event in saves)
-    return [
-        ("process start to the end of the first step", first_s, 8.0),
-        ("the same from a checkpoint", again_s, 8.0),
-        ("a checkpoint holds the loop up (median)", blocked[len(blocked) // 2], 0.05),
-        ("stop signal to exit, saved", max(stop_s, stop_again_s), 5.0),
-    ]
-
-
-def _start_and_stop(recipe: Path, out: Path) -> tuple[float, float]:
-    begin = time.time()
-    with open(os.devnull, "wb") as nothing:
-        command = [sys.executable, "-m", "harness", "train", str(recipe), "--out", str(out)]
-        process = subprocess.Popen(command, stdout=nothing)
-    known = len(_events(out))
-    while sum(e["event"] == "checkpoint" for e in _events(out)[known:]) < 3 and process.poll() is None:
-        time.sleep(0.05)
-    asked = time.time()
-    process.send_signal(signal.SIGTERM)
-    process.wait()
-    stopped_s = time.time() - asked
-    first = next(event["time"] for event in _events(out)[known:] if event["event"] == "first_step")
-    return first - begin, stopped_s
-
-
-def _events(out: Path) -> list[dict[str, Any]]:
-    try:
-        text = (out / "events.jsonl").read_text(encoding="utf-8")
-    except OSError:
-        return []
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-
-
-_MEASURE: dict[str, Callable[[Sequence[str], Console], Any]] = {
+_MEASURE: dict[str, Callable[[Ask, Console], Any]] = {
     "data": _data,
     "step": _step,
+    "ranks": _ranks,
+    "precision": _precision,
     "eval": _eval,
     "resume": _resume,
     "sweep": _sweep,

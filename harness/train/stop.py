@@ -10,7 +10,8 @@ from types import FrameType
 from typing import Any
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-_AGREE_EVERY_S = 0.25
+AGREE_EVERY_S = 0.25
+"""Seconds between two agreements."""
 
 
 class StopFlag:
@@ -71,5 +72,5 @@ class StopAgreement:
         step_s = (now - self._last_time) / max(1, step - self._last_step)
         stop, slowest_s = self._largest([float(self._flag.is_set), step_s])
         self._last_step, self._last_time = step, time.monotonic()
-        self._next_step = step + max(1, min(1000, int(_AGREE_EVERY_S / max(slowest_s, 1e-6))))
+        self._next_step = step + max(1, min(1000, int(AGREE_EVERY_S / max(slowest_s, 1e-6))))
         return bool(stop)

@@ -1,0 +1,96 @@
+"""The benchmark's reference does the recipe's work, and its floors count what they say."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from harness.config import RunConfig
+from harness.train import bench
+from harness.train.floor import Floor, MovedBytes, Rates, Work, work_of
+from harness.train.nets import Nets
+from harness.train.phase import Phase
+from harness.train.plain import PlainTraining
+from harness.train.ranks import Ranks
+from harness.train.steps import train_step
+
+FORMS = ("vanilla", "relativistic_average")
+
+
+def phase_of(recipe, number, tmp_path, **game):
+    """A phase whose optimisers have the reference's rate, and whose networks are computed in fp32."""
+    values = json.loads(json.dumps(recipe))
+    values["generator"]["skip"] = "bicubic_align_corners"  # the one kind that torch interpolates as we do
+    for phase in values["phases"]:
+        for name in ("generator_optimizer", "discriminator_optimizer"):
+            if name in phase:
+                phase[name]["learning_rate"] = 1e-4
+    if game:
+        values["phases"][1]["adversarial"] |= game
+    config = RunConfig.model_validate(values)
+    ranks = Ranks(config, str(tmp_path))
+    return Phase(config, number, Nets(config, ranks), ranks), ranks
+
+
+@pytest.mark.parametrize(
+    ("number", "game"), [(0, {}), *((1, {"form": form}) for form in FORMS), (1, {"r1_weight": 1.0, "r1_every": 1})]
+)
+def test_the_reference_computes_the_losses_of_the_step(recipe, tmp_path, number, game):
+    phase, ranks = phase_of(recipe, number, tmp_path, **game)
+    try:
+        patches = phase.patches(next(phase.batches(phase.first_step)))
+        phase.set_values(phase.first_step)
+        plain = PlainTraining(phase, phase.kind(phase.first_step, log_norms=False))
+        losses = plain.step(patches)
+        scalars = train_step(phase, patches, phase.first_step, log_norms=False)
+        expected = [
+            value.item() for name, value in scalars.items() if name.startswith("loss/") and name != "loss/total"
+        ]
+        if number == 1:
+            if not phase.config.adversarial.r1_weight:  # which the reference's loss contains
+                assert losses[0] == pytest.approx(scalars["d/loss"].item(), rel=1e-4)
+            losses = losses[1:]
+        assert losses == pytest.approx(expected, rel=1e-4)
+    finally:
+        phase.close()
+        ranks.close()
+
+
+def test_moved_bytes_are_what_operations_read_and_write():
+    a, b = torch.ones(4, 8), torch.ones(4, 8)
+    with MovedBytes() as moved:
+        c = a + b  # two read, one written
+        c.t()  # a view
+        c.mul_(2.0)  # read and written in place: one storage
+    assert moved.total == 3 * 128 + 128
+
+
+def test_operations_of_a_step_are_those_of_its_matrix_products():
+    a, b = torch.ones(4, 8), torch.ones(8, 2)
+    work = work_of(lambda: a @ b, torch.device("cpu"))
+    assert work.flops == 2 * 4 * 8 * 2
+    assert work.moved_bytes == 4 * (32 + 16 + 8)
+    assert work.num_kernels is None
+
+
+def test_the_floor_is_the_largest_of_the_three():
+    work, rates = Work(flops=6e9, moved_bytes=4e9, num_kernels=1000), Rates(2e9, 1e9, 5e-3)
+    floor = Floor.of(work, rates)
+    assert (floor.operations_s, floor.bytes_s, floor.kernels_s) == (3.0, 4.0, 5.0)
+    assert floor.seconds == 5.0
+    assert Floor.of(Work(6e9, 4e9, None), Rates(2e9, 1e9, None)).seconds == 4.0
+
+
+def test_a_phase_is_measured_whole(recipe, dataset, tmp_path):
+    values = bench.prepared(RunConfig.model_validate(recipe), str(dataset), 2)
+    figures = bench.measure_recipe("tiny", values, Rates(1e11, 1e10, None), 0.0, str(tmp_path))
+    assert [figure.phase for figure in figures] == ["pretrain", "adversarial"]
+    for figure, row in zip(figures, bench.as_json(figures)):
+        assert figure.work.flops > 0 and figure.work.moved_bytes > 0 and figure.peak_memory_mb > 0
+        assert figure.ratio == pytest.approx(figure.plain_s / figure.step_s) and 0 < figure.loop_overhead < 1
+        assert row["of_floor"] == pytest.approx(
+            figure.step_s / max(row["floor"]["operations_s"], row["floor"]["bytes_s"])
+        )
+    assert bench.table_of(figures).row_count == 2
