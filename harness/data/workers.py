@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -29,7 +31,8 @@ def num_workers(wanted: int | None) -> int:
 def pool(workers: int, num_jobs: int | None = None) -> Iterator[Run]:
     """Yields `run(function, items) -> results in the order in which they are done`.
 
-    Workers are started afresh, not forked: a fork would copy the caller's threads' locks.
+    Workers are started afresh, not forked: a fork would copy the caller's threads' locks. Ctrl-C is the caller's alone:
+    a worker ends what it has begun, and is given nothing more.
     """
     workers = min(workers, num_jobs) if num_jobs is not None else workers
     if workers <= 1:
@@ -38,10 +41,25 @@ def pool(workers: int, num_jobs: int | None = None) -> Iterator[Run]:
     executor = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
 
     def run(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-        for future in as_completed([executor.submit(function, item) for item in items]):
+        with deaf_to_interrupts():  # workers are started here, and inherit it
+            futures = [executor.submit(function, item) for item in items]
+        for future in as_completed(futures):
             yield future.result()
 
     try:
         yield run
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def deaf_to_interrupts() -> Iterator[None]:
+    """Processes that are started here leave Ctrl-C to this one."""
+    if threading.current_thread() is not threading.main_thread():  # only there a handler can be set
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

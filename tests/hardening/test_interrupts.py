@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import harness.__main__
 from harness.data.inspect import inspect
 
 START = [sys.executable, "-m", "harness"]
@@ -87,6 +88,19 @@ def many(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(400):
         large.save(root / f"{i:03d}.png", compress_level=0)
     return root
+
+
+def test_an_interrupt_while_the_program_is_loaded_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "harness.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "harness.cli", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    with pytest.raises(SystemExit) as left:
+        harness.__main__.main()
+    assert left.value.code == 130
 
 
 def test_an_interrupted_pack_is_no_dataset_and_goes_on(tmp_path: Path, many: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -158,6 +159,25 @@ def test_a_full_disk_leaves_what_an_earlier_command_wrote(
     check_refusal(harness(*command(name, disk / "out", inputs)), 1)
     (disk / "filler").unlink()
     assert contents(disk) == before
+
+
+@pytest.mark.parametrize("name", [name for name in ANEW if name != "export onnx"])
+def test_an_interrupt_before_the_end_leaves_what_an_earlier_command_wrote(
+    name: str, harness: Harness, tmp_path: Path, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C comes at the latest moment: all is written, and nothing has its name."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    prepared(name, out, inputs)
+    assert harness(*command(name, out, inputs)).code == 0
+    before = contents(out)
+    monkeypatch.setattr(os, "replace", interrupt)
+    said = harness(*command(name, out, inputs))
+    assert said.code == 130 and "Traceback" not in said.err
+    assert contents(out) == before
 
 
 def contents(folder: Path) -> dict[str, bytes]:
