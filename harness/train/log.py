@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from harness.config import RunConfig
+from harness.errors import InputError
 from harness.train.ranks import Ranks
 
 
@@ -82,9 +84,36 @@ class RunLog:
         }
 
     def start_trackers(self, step: int, config: RunConfig) -> None:
-        """Opens TensorBoard (and what else the recipe names); steps after `step` will be written again."""
+        """Opens TensorBoard and what else the recipe names; steps after `step` will be written again.
+
+        Weights & Biases gets the run under an identity of its folder, so that a resumed run goes on there as well.
+
+        Raises:
+            InputError: a tracker's package is not installed, or cannot be used.
+        """
+        there = {str(tracker) for tracker in self._ranks.accelerator.log_with}
+        for name in config.trackers:
+            if name not in there:
+                raise InputError(
+                    f"trackers: '{name}' is not installed here; install it (pip install {name}), or leave it out."
+                )
         if config.trackers:
-            self._ranks.accelerator.init_trackers(config.name, init_kwargs={"tensorboard": {"purge_step": step + 1}})
+            folder = str(self._metrics.parent.resolve())
+            identity = hashlib.blake2b(folder.encode(), digest_size=8).hexdigest()
+            options = {
+                "tensorboard": {"purge_step": step + 1},
+                "wandb": {"id": identity, "resume": "allow", "dir": folder},
+            }
+            self._open_trackers(config, options)
+
+    def _open_trackers(self, config: RunConfig, options: dict[str, Any]) -> None:
+        try:
+            self._ranks.accelerator.init_trackers(config.name, init_kwargs=options)
+        except Exception as error:  # whatever a tracker's package ends with where it has no account or network
+            self._ranks.accelerator.trackers = []
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            names = ", ".join(config.trackers)
+            raise InputError(f"trackers: {names} cannot be opened ({first}); mend that, or set trackers=[].") from error
 
     def flush(self) -> None:
         """Makes sure that the metrics so far outlive a crash of the machine."""
