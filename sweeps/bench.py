@@ -64,14 +64,14 @@ def _data(ask: Ask, console: Console) -> Any:
 
 
 def _step(ask: Ask, console: Console) -> Any:
-    from harness.train import bench
+    from harness.train import bench, bench_table
 
     configs = _configs(ask.recipes or STEP_RECIPES)
     figures = bench.run(configs, ask.batch_size, say=lambda text: console.print(text, markup=False))
-    console.print(bench.table_of(figures))
-    console.print(bench.rates_text(figures[0]), markup=False, highlight=False)
+    console.print(bench_table.table_of(figures))
+    console.print(bench_table.rates_text(figures[0]), markup=False, highlight=False)
     runs = _runs(configs, ask, console) if ask.steps else []
-    return {"steps": bench.as_json(figures), "runs": runs}
+    return {"steps": bench_table.as_json(figures), "runs": runs}
 
 
 def _runs(configs: dict[str, RunConfig], ask: Ask, console: Console) -> Any:

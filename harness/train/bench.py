@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import multiprocessing
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from harness.config import RunConfig
 from harness.data.loader import Batch
-from harness.train.floor import Floor, Rates, Work, measure_rates, seconds_per_call, seconds_per_calls, work_of
-from harness.train.log import Meter
+from harness.train.bench_table import StepFigure
+from harness.train.floor import Floor, Rates, measure_rates, seconds_per_call, seconds_per_calls, work_of
+from harness.train.log import Meter, RunLog
 from harness.train.memory import read_peak, reset_peak
 from harness.train.nets import Nets
 from harness.train.patches import Patches
@@ -24,52 +24,9 @@ from harness.train.plain import PlainTraining
 from harness.train.ranks import Ranks, make_fast
 from harness.train.steps import Scalars, train_step, update
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 _BENCH_IMAGES = 4
 _CPU_PIXELS = 4 * 128 * 128
 """HR pixels of a batch on a CPU, where the recipes' own batches take minutes; at least one patch."""
-
-
-@dataclass(frozen=True)
-class StepFigure:
-    """One phase of one recipe on this machine."""
-
-    recipe: str
-    phase: str
-    batch_size: int
-    device: str
-    plain_s: float
-    """Seconds of the plain reference's step."""
-    settings_s: float
-    """The same step in bf16 and channels_last: what is got from the settings alone."""
-    step_s: float
-    loop_s: float
-    """The loop's own work for a step on the host: reading, degrading, moving patches, summing what is logged."""
-    work: Work
-    rates: Rates
-    floor: Floor
-    peak_memory_mb: float
-
-    @property
-    def ratio(self) -> float:
-        return self.plain_s / self.step_s
-
-    @property
-    def limit(self) -> float:
-        """The ratio of a step that did the same operations at the whole matrix rate and nothing else."""
-        return self.plain_s / self.floor.operations_s
-
-    @property
-    def of_floor(self) -> float:
-        """The step's multiple of its floor."""
-        return self.step_s / self.floor.seconds
-
-    @property
-    def loop_overhead(self) -> float:
-        """Share of an iteration that is not the step."""
-        return self.loop_s / (self.loop_s + self.step_s)
 
 
 def run(
@@ -106,7 +63,7 @@ def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
 def prepared(config: RunConfig, data: str, batch_size: int | None) -> dict[str, Any]:
     """The recipe's values with the bench's data and batch: what is computed in a step stays as it is."""
     values: dict[str, Any] = json.loads(config.model_dump_json())
-    values |= {"trackers": [], "init_from": None, "init_discriminator_from": None}
+    values |= {"trackers": ["tensorboard"], "init_from": None, "init_discriminator_from": None}
     values["data"]["sources"] = [{"path": data}]
     for phase in values["phases"]:
         phase |= {"batch_size": batch_size or _batch_for(config, phase["batch_size"])}
@@ -168,6 +125,7 @@ def measure_phase(name: str, config: RunConfig, number: int, ranks: Ranks, rates
         }
         times = seconds_per_calls(calls, seconds, ranks.device)
         loop_s = _loop_s(phase, stream, lambda: train_step(phase, patches, step, log_norms=False), times["step"])
+        log_s = _log_s(config, phase, ranks, train_step(phase, patches, step, log_norms=True))
     finally:
         phase.close()
     return StepFigure(
@@ -179,6 +137,8 @@ def measure_phase(name: str, config: RunConfig, number: int, ranks: Ranks, rates
         settings_s=times["settings"],
         step_s=times["step"],
         loop_s=loop_s,
+        log_s=log_s,
+        log_every=config.log_every,
         work=work,
         rates=rates,
         floor=Floor.of(work, rates),
@@ -207,49 +167,16 @@ def _loop_s(phase: Phase, stream: Iterator[Batch], step: Callable[[], Scalars], 
     return seconds_per_call(outside, 0.5, device)
 
 
-def table_of(figures: Sequence[StepFigure]) -> Table:
-    """The figures as a rich table."""
-    from rich.table import Table
+def _log_s(config: RunConfig, phase: Phase, ranks: Ranks, scalars: Scalars) -> float:
+    meter, log = Meter(), RunLog(Path(ranks.accelerator.project_dir), ranks)
+    log.start_trackers(0, config)
 
-    table = Table(title=f"Training step on {figures[0].device}" if figures else "Training step")
-    for title in ("recipe", "phase"):
-        table.add_column(title)
-    titles = ("batch", "plain /s", "settings", "ours /s", "ratio", "limit", "TFLOP/s", "of rate", "floor", "MB", "loop")
-    for title in titles:
-        table.add_column(title, justify="right")
-    for f in figures:
-        table.add_row(
-            f.recipe, f.phase, str(f.batch_size), f"{f.batch_size / f.plain_s:.2f}",
-            f"{f.plain_s / f.settings_s:.2f}x", f"{f.batch_size / f.step_s:.2f}", f"{f.ratio:.2f}x", f"{f.limit:.1f}x",
-            f"{f.work.flops / f.step_s / 1e12:.3f}", f"{f.floor.operations_s / f.step_s:.0%}", _floor_text(f),
-            f"{f.peak_memory_mb:,.0f}", f"{f.loop_overhead:.1%}",
-        )  # fmt: skip
-    table.caption = (
-        "patches a second of the plain fp32 step, what bf16 and channels_last alone make of it, ours, ours to plain; "
-        "limit: the ratio at the whole matrix rate; floor: the step's multiple of it and what it consists of"
-    )
-    return table
+    def row() -> None:
+        meter.add(scalars)
+        log.metrics(1, phase.config.name, meter.fetch(ranks))
+        log.status(state="running", step=1)
 
-
-def _floor_text(figure: StepFigure) -> str:
-    parts = {"matrix": figure.floor.operations_s, "bytes": figure.floor.bytes_s, "kernels": figure.floor.kernels_s or 0}
-    return f"{figure.of_floor:.1f} {max(parts, key=lambda name: parts[name])}"
-
-
-def rates_text(figure: StepFigure) -> str:
-    """One line: what the device was measured to do."""
-    rates = figure.rates
-    kernel = f", shortest kernel {rates.shortest_kernel_s * 1e6:.2f} us" if rates.shortest_kernel_s else ""
-    return (
-        f"{figure.device}: matrix products {rates.matrix_flops_s / 1e12:.3f} TFLOP/s, "
-        f"copies {rates.copy_bytes_s / 1e9:.1f} GB/s{kernel}"
-    )
-
-
-def as_json(figures: Sequence[StepFigure]) -> list[dict[str, Any]]:
-    """The figures with what follows from them."""
-    derived = ("ratio", "limit", "of_floor", "loop_overhead")
-    return [{**asdict(figure), **{name: getattr(figure, name) for name in derived}} for figure in figures]
+    return seconds_per_call(row, 0.3, torch.device("cpu"))
 
 
 def _device_name(device: torch.device) -> str:

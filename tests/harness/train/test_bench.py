@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from harness.config import RunConfig
-from harness.train import bench
+from harness.train import bench, bench_table
 from harness.train.floor import Floor, MovedBytes, Rates, Work, work_of
 from harness.train.nets import Nets
 from harness.train.phase import Phase
@@ -87,10 +87,10 @@ def test_a_phase_is_measured_whole(recipe, dataset, tmp_path):
     values = bench.prepared(RunConfig.model_validate(recipe), str(dataset), 2)
     figures = bench.measure_recipe("tiny", values, Rates(1e11, 1e10, None), 0.0, str(tmp_path))
     assert [figure.phase for figure in figures] == ["pretrain", "adversarial"]
-    for figure, row in zip(figures, bench.as_json(figures)):
+    for figure, row in zip(figures, bench_table.as_json(figures)):
         assert figure.work.flops > 0 and figure.work.moved_bytes > 0 and figure.peak_memory_mb > 0
         assert figure.ratio == pytest.approx(figure.plain_s / figure.step_s) and 0 < figure.loop_overhead < 1
         assert row["of_floor"] == pytest.approx(
             figure.step_s / max(row["floor"]["operations_s"], row["floor"]["bytes_s"])
         )
-    assert bench.table_of(figures).row_count == 2
+    assert bench_table.table_of(figures).row_count == 2
