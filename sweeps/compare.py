@@ -28,4 +28,10 @@ def compare_here(evaluation: Evaluation, first: str, second: str, metric: str, c
         raise InputError(f"compare: '{metric}' was not scored for each image; choose one of {', '.join(scored)}.")
     questions = pair_questions(table, conditions_of(table), [(first, second)])
     config = evaluation.config.report
-    print_comparisons(console, compare(table, METRICS[metric], questions, config.resamples, config.seed))
+    comparisons = compare(table, METRICS[metric], questions, config.resamples, config.seed)
+    if not comparisons:
+        raise InputError(
+            f"compare: no class has two images that both {first} and {second} were scored on by {metric}, so there is "
+            "nothing to resample; evaluate more images."
+        )
+    print_comparisons(console, comparisons)

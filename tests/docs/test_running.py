@@ -180,6 +180,17 @@ def test_printed_command_runs(
     assert left.value.code in (0, None), said.out + said.err
 
 
+def test_a_comparison_that_has_nothing_to_resample_says_so(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(world)
+    monkeypatch.setattr(sys, "argv", ["harness", "compare", "all", "half", "--sweep", "my-sweep"])
+    with pytest.raises(SystemExit) as left:
+        harness.cli.main()
+    assert left.value.code == 2
+    assert "no class has two images that both all and half were scored on by psnr" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("target", ["install", "lint", "test", "test-all", "test-slurm", "smoke", "bench", "sweep"])
 def test_every_target_of_make_is_made_of_commands_that_exist(target: str) -> None:
     made = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout

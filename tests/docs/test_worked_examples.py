@@ -103,6 +103,15 @@ def test_the_added_loss_and_generator_train_and_are_in_the_reference(extended: P
     assert "`phases.N.losses.N` with name `gradient`" in page.read_text(encoding="utf-8")
 
 
+def test_what_the_page_adds_keeps_to_the_house_style(extended: Path) -> None:
+    shutil.copy(ROOT / "pyproject.toml", extended)
+    for command in (["check"], ["format", "--check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "."], cwd=extended, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout
+
+
 def test_the_quickstart_works_word_for_word(followed_quickstart: Path) -> None:
     assert "done" in (followed_quickstart / "last.txt").read_text(), "the last command shows the sweep's rows"
     _check_what_it_made(followed_quickstart)
