@@ -8,12 +8,13 @@ what decides the numbers, so an edited dataset or another checkpoint has other f
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from harness.files import whole
 
 REALS = "reals"
 """Stands for the HR images where a model's identity is asked for."""
@@ -58,11 +59,8 @@ class ScoreCache:
 
     def write_features(self, model_sha: str, cell: str, identity: str, features_ND: np.ndarray) -> None:
         path = self._path(model_sha, f"{cell}-{identity}", ".npy")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        with part.open("wb") as file:
+        with whole(path) as part, part.open("wb") as file:
             np.save(file, features_ND.astype(np.float32), allow_pickle=False)
-        os.replace(part, path)
 
     def set_score(self, name: str) -> dict[str, float] | None:
         """A number over a whole set of images."""
@@ -92,7 +90,5 @@ def is_complete(rows: Rows, keys: Sequence[str], identities: Sequence[str]) -> b
 
 
 def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    with whole(path) as part:
+        part.write_bytes(content)

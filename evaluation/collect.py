@@ -21,7 +21,7 @@ from evaluation.model import Model
 from evaluation.networks import Finder, Networks, locate
 from evaluation.parallel import run_units
 from evaluation.roster import Entry, dataset_of, model_of, roster_of, scale_of
-from evaluation.scores import ScoreTable
+from evaluation.scores import ScoreTable, make_writable
 from evaluation.shares import CACHE_FOLDER
 from evaluation.work import Job, Opener, Unit, Worker, all_units, still_missing
 
@@ -47,9 +47,11 @@ def evaluate(
     stays in this process.
 
     Raises:
-        InputError: nothing to evaluate, no dataset or scale, an unknown class, a damaged dataset.
+        InputError: nothing to evaluate, no dataset or scale, an unknown class, a damaged dataset; `out_dir` cannot be
+            written. OSError: the disk is full; what was measured is kept.
     """
     job, source = plan(models, config, source, find)
+    make_writable(out_dir)
     cache = ScoreCache(cache_dir or out_dir / CACHE_FOLDER)
     failures: dict[str, str] = {}
     units = [unit for unit in (still_missing(u, job, cache) for u in all_units(job)) if unit is not None]

@@ -16,6 +16,7 @@ from evaluation.matrix import Condition, Matrix, RowKind, build_matrix, conditio
 from evaluation.matrix_grid import matrix_grid
 from evaluation.metrics import METRICS
 from evaluation.scores import ScoreTable
+from harness.files import whole
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,15 @@ def write_matrix_files(named: NamedMatrix, out: Path) -> Grid:
 
 def write_grid_files(grid: Grid, out: Path, stem: str) -> None:
     """Writes a grid as Markdown, LaTeX and PNG."""
-    (out / f"{stem}.md").write_text(markdown(grid), encoding="utf-8")
-    (out / f"{stem}.tex").write_text(latex(grid), encoding="latin-1")
-    write_png(grid, out / f"{stem}.png")
+    with whole(out / f"{stem}.md") as part:
+        part.write_text(markdown(grid), encoding="utf-8")
+    with whole(out / f"{stem}.tex") as part:
+        part.write_text(latex(grid), encoding="latin-1")
+    with whole(out / f"{stem}.png") as part:
+        write_png(grid, part)
 
 
 def write_frame(frame: pd.DataFrame, path: Path) -> None:
     """A plain table as CSV, without an index."""
-    frame.to_csv(path, index=False, lineterminator="\n")
+    with whole(path) as part:
+        frame.to_csv(part, index=False, lineterminator="\n")

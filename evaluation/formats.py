@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from evaluation.grid import BEST, SECOND, Entry, Grid, Line
+from harness.files import whole
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -40,7 +41,8 @@ _LINE_CHARACTERS = 66
 
 def write_csv(frame: pd.DataFrame, path: Path, first: str) -> None:
     """Numbers in full precision; the first column is the index under the name `first`, absent numbers are empty."""
-    frame.to_csv(path, index_label=first, lineterminator="\n")
+    with whole(path) as part:
+        frame.to_csv(part, index_label=first, lineterminator="\n")
 
 
 def legend(grid: Grid, best: str, second: str, own: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import jinja2
 
 from evaluation.grid import Grid
+from harness.files import whole
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,5 @@ def _environment() -> jinja2.Environment:
 
 def write_page(page: Page, path: Path) -> None:
     """Writes the page so that a reader sees the old or the new one, never half of it."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(render(page), encoding="utf-8")
-    os.replace(part, path)
+    with whole(path) as part:
+        part.write_text(render(page), encoding="utf-8")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from evaluation.work import Job, Unit
+from harness.data.workers import deaf_to_interrupts
+from harness.errors import EXIT_SAVED, TrainingError
 
 _WORKER = None
 """This process's worker, where the process is one of the pool."""
@@ -26,7 +30,7 @@ def run_units(
     """Measures the units with `num_workers` processes; returns the models that failed, with the reason.
 
     Raises:
-        RuntimeError: a process was killed (memory?); what was measured before is kept.
+        TrainingError: a process was killed (memory?); what was measured before is kept.
     """
     total, done = sum(unit.num_images for unit in units), 0
     failures: dict[str, str] = {}
@@ -34,14 +38,19 @@ def run_units(
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(num_workers, context, _start, (job, dataset, str(cache_dir), threads))
     try:
-        waiting = {pool.submit(_run, unit): unit for unit in units}
+        with deaf_to_interrupts():
+            waiting = {pool.submit(_run, unit): unit for unit in units}
         for future in as_completed(waiting):
             failures |= future.result()
             done += waiting[future].num_images
             if progress:
                 progress(done, total)
+    except KeyboardInterrupt:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
     except BrokenProcessPool:
-        raise RuntimeError(
+        raise TrainingError(
             "a process of the evaluation was killed (out of memory?); run it again with fewer workers: it continues."
         ) from None
     finally:
@@ -62,8 +71,17 @@ def _start(job: Job, dataset: str, cache_dir: str, threads: int) -> None:
     torch.set_num_threads(threads)
     networks = Networks(job.located, device_named(job.config.device))
     _WORKER = Worker(job, DatasetImages(dataset), ScoreCache(Path(cache_dir)), networks)
+    signal.signal(signal.SIGTERM, _stop)
+
+
+def _stop(*_: object) -> None:
+    """Leaves the unit that is being measured, cleaning up, and begins no other."""
+    global _WORKER
+    _WORKER = None
+    sys.exit(EXIT_SAVED)
 
 
 def _run(unit: Unit) -> dict[str, str]:
-    assert _WORKER is not None, "the pool starts its processes with _start"
+    if _WORKER is None:
+        sys.exit(EXIT_SAVED)
     return _WORKER.run(unit)

@@ -20,7 +20,7 @@ from evaluation.metrics import METRICS
 from evaluation.page import Page, Section, write_page
 from evaluation.picture_source import PictureSource
 from evaluation.published import Published, load_published, published_grid
-from evaluation.scores import ScoreTable
+from evaluation.scores import ScoreTable, make_writable
 from evaluation.sections import (
     compare_section,
     compare_summaries,
@@ -34,7 +34,6 @@ from evaluation.sections import (
 )
 from evaluation.sentences import merge_by_measure
 from evaluation.tables import AxisTable, build_table, table_grid
-from harness.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def write_report(
     Raises:
         InputError: the folder cannot be written, or the published table or an axis does not exist.
     """
-    _make_folder(out)
+    make_writable(out)
     results = _write_results(table, config, out)
     curves = read_curves([(run.name, run.folders) for run in runs])
     page = Page(
@@ -136,15 +135,6 @@ def _sentences(results: _Results) -> list[str]:
     own = [diagonal_summary(matrix) for matrix in shown]
     against = [text for matrix in shown for text in baseline_summary(matrix)]
     return merge_by_measure([*own, *against, *compare_summaries(results.comparisons)])
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / ".writable").touch()
-        (out / ".writable").unlink()
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror}); give another folder.") from None
 
 
 def _subtitle(table: ScoreTable) -> str:

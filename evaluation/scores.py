@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import pandas as pd
 from evaluation.metrics import METRICS
 from evaluation.model import Model
 from harness.errors import InputError
+from harness.files import not_written, whole
 
 IMAGE_KEYS = (
     "model",
@@ -80,7 +82,6 @@ class ScoreTable:
 
     def save(self, folder: Path) -> None:
         """Writes the table into `folder`; each file appears whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
         missing = [{"model": m, "condition": c, "metric": k, "reason": why} for (m, c, k), why in self.missing.items()]
         models = {"models": [m.as_dict() for m in self.models], "conditions": self.conditions, "notes": self.notes}
         _write_parquet(folder / SCORES_FILE, self.images)
@@ -97,7 +98,7 @@ class ScoreTable:
         """
         try:
             return cls._read(folder)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"{folder}: holds no score table ({reason}); run `harness evaluate` first.") from None
 
@@ -114,6 +115,23 @@ class ScoreTable:
             conditions=list(_texts(models["conditions"])),
             notes=list(_texts(models["notes"])),
         )
+
+
+def make_writable(folder: Path) -> None:
+    """Makes the folder and tries to write there, before minutes are spent.
+
+    Raises:
+        InputError: it cannot be written. OSError: the disk is full.
+    """
+    probe = folder / ".writable"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+        raise not_written(folder, error) from None
 
 
 def _texts(values: Any) -> Any:
@@ -140,12 +158,10 @@ def empty_sets() -> pd.DataFrame:
 
 
 def _write_parquet(path: Path, table: pd.DataFrame) -> None:
-    part = path.with_name(path.name + ".part")
-    table.to_parquet(part, index=False)
-    part.replace(path)
+    with whole(path) as part:
+        table.to_parquet(part, index=False)
 
 
 def _write_json(path: Path, content: object) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-    part.replace(path)
+    with whole(path) as part:
+        part.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -138,18 +138,27 @@ def evaluate_here(evaluation: Evaluation, console: Console, *, cluster: str | Cl
         InputError: there is nothing to evaluate. ClusterError: the profile is wrong, or a job was lost.
     """
     profile = load_profile(cluster) if isinstance(cluster, str) else cluster
+    try:
+        table = _score_here(evaluation, console, profile)
+    except KeyboardInterrupt:
+        console.print("stopped; what was measured is kept, and the same command goes on from there", soft_wrap=True)
+        raise
+    with still_working(console, "writing the report"):
+        report = evaluation.write_report(table)
+    print_matrices(console, table, evaluation.config)
+    _tell_report(report, console)
+    return report
+
+
+def _score_here(evaluation: Evaluation, console: Console, profile: ClusterProfile) -> ScoreTable:
+    """Measures what is missing, with a progress bar: by jobs of the cluster, or by processes here."""
     config = evaluation.config
     with progress_bar(console, "evaluating") as progress:
         if profile.executor == "slurm":
             measure_on_cluster(evaluation.folder, evaluation.models, config, profile, progress)
         elif config.workers is None:
             config = config.model_copy(update={"workers": profile.max_parallel})
-        table = score_sweep(replace(evaluation, config=config), progress)
-    with still_working(console, "writing the report"):
-        report = evaluation.write_report(table)
-    print_matrices(console, table, evaluation.config)
-    _tell_report(report, console)
-    return report
+        return score_sweep(replace(evaluation, config=config), progress)
 
 
 def report_here(evaluation: Evaluation, console: Console) -> Path:
