@@ -176,7 +176,7 @@ def _log_s(config: RunConfig, phase: Phase, ranks: Ranks, scalars: Scalars) -> f
         log.metrics(1, phase.config.name, meter.fetch(ranks))
         log.status(state="running", step=1)
 
-    return seconds_per_call(row, 0.3, torch.device("cpu"))
+    return seconds_per_call(row, 0.3, ranks.device)
 
 
 def _device_name(device: torch.device) -> str:
