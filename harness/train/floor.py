@@ -122,7 +122,8 @@ def seconds_per_calls(calls: dict[str, Callable[[], Any]], seconds: float, devic
 
     In turns, so that a slow minute of the machine hits all alike; the shortest, since other work on the machine only
     ever adds. A process that computes in one thread on a CPU is measured in its processor time, which leaves out the
-    time that it was not let run. On a GPU calls are timed ten at a time, so that waiting for the device between them does not count.
+    time that it was not let run. On a GPU calls are timed ten at a time, so that waiting for the device between them
+    does not count.
     """
     group = 10 if device.type == "cuda" else 1
     alone = device.type == "cpu" and torch.get_num_threads() == 1
