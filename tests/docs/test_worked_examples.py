@@ -105,10 +105,10 @@ def test_the_added_loss_and_generator_train_and_are_in_the_reference(extended: P
 
 def test_what_the_page_adds_keeps_to_the_house_style(extended: Path) -> None:
     shutil.copy(ROOT / "pyproject.toml", extended)
+    files = sorted({file for file, _ in diffs()})
     for command in (["check"], ["format", "--check"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "ruff", *command, "."], cwd=extended, capture_output=True, text=True
-        )
+        ruff = [sys.executable, "-m", "ruff", *command, *files]
+        done = subprocess.run(ruff, cwd=extended, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout
 
 
