@@ -94,7 +94,11 @@ def _exported_config(file: Path) -> RunConfig:
         metadata = read_metadata(file)
     if EXPORT_MARK not in metadata:
         raise CheckpointError(f"{file}: is no export of this project; evaluate it as a model of kind spandrel.")
-    return parse(RunConfig, json.loads(metadata[EXPORT_MARK])["config"], str(file))
+    try:
+        values = json.loads(metadata[EXPORT_MARK])["config"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise CheckpointError(f"{file}: its configuration cannot be read; export the run again.") from None
+    return parse(RunConfig, values, str(file))
 
 
 def read_metadata(file: Path) -> dict[str, str]:

@@ -59,7 +59,26 @@ def read_yaml(path: Path) -> Any:
     except BAD_YAML as error:
         place = getattr(error, "problem_mark", None)
         where = f" at line {place.line + 1}" if place else ""
+        if isinstance(error, _KeyTwice):
+            raise InputError(f"{path}: {error.problem}{where} for the second time; leave one of them out.") from None
         raise InputError(f"{path}: is not valid YAML{where}; mend the indentation or quoting there.") from None
+
+
+class _KeyTwice(yaml.composer.ComposerError):
+    """A mapping has the same key twice, of which YAML's reader would drop one."""
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which refuses a key that stands twice."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        mapping = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in mapping.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise _KeyTwice(None, None, f"'{key.value}' is a key", key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return mapping
 
 
 def load_yaml(text: str) -> Any:
@@ -68,7 +87,7 @@ def load_yaml(text: str) -> Any:
     Raises:
         BAD_YAML: it is not YAML, cannot be written back, or has aliases inside themselves or without measure.
     """
-    value = yaml.safe_load(text)
+    value = yaml.load(text, _Loader)
     todo, seen = [value], 0
     while todo:
         node = todo.pop()

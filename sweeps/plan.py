@@ -216,7 +216,7 @@ def read_plan(path: Path) -> Plan:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such sweep here; run `harness sweep` or give another --runs.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error}); run `harness sweep` again.") from None
     if not isinstance(values, dict) or values.get("version") != PLAN_VERSION:
         raise InputError(f"{path}: was written by another version of the project; run `harness sweep` again.")

@@ -199,7 +199,7 @@ def read_description(content: bytes, name: str) -> Description:
             raise ValueError
     except DataError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DataError(f"{name}: is not the description of a dataset; pack or index the images again.") from None
     raise DataError(f"{name}: has version {version!r}, this program reads {VERSION}; pack the images again.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from hypothesis import strategies as st
 
 from harness.config import RunConfig, dump_yaml, load_run_config
 from harness.errors import InputError
-from harness.schema import parse
+from harness.schema import parse, read_yaml
 from slurm.errors import ClusterError
 from slurm.profile import ClusterProfile, load_profile
 
-QUICK = settings(deadline=None, max_examples=50, suppress_health_check=list(HealthCheck))
+QUICK = settings(
+    deadline=None, max_examples=int(os.environ.get("FUZZ_EXAMPLES", 50)), suppress_health_check=list(HealthCheck)
+)
 ADAM = {"learning_rate": 1e-3, "schedule": {"name": "cosine", "period_steps": 3}}
 FEATURES = {"name": "features", "network": "vgg19", "layers": {"conv5_4": 1}, "distance": "l1"}
 RECIPE: dict[str, Any] = {
@@ -118,6 +121,8 @@ def test_any_override_is_taken_or_refused(key: str, value: str) -> None:
         'name: "\\ud800"',
         "name: !!python/object/apply:os.system [exit 3]",
         "? {a: b}\n: c",
+        "seed: 1\nseed: 2",
+        "data: {patch_px: 32, patch_px: 32}",
     ],
     ids=lambda text: text[:24],
 )
@@ -150,6 +155,15 @@ def test_a_profile_with_anything_in_it_is_read_or_refused(key: str, value: Any) 
             return
         for word in (profile.partition, profile.account, profile.qos, profile.constraint):
             assert word is None or not set(word) & set(" ;$`'\"\n")
+
+
+def test_a_key_that_stands_twice_is_named(tmp_path: Path) -> None:
+    """YAML's readers keep the last one and say nothing: half of a user's change would be lost."""
+    (tmp_path / "x.yaml").write_text("name: a\nphases:\n  - {name: b}\nname: c\n")
+    with pytest.raises(InputError, match="'name' is a key at line 4 for the second time"):
+        load_run_config(tmp_path / "x.yaml")
+    (tmp_path / "x.yaml").write_text("a: &a {seed: 1}\nb: &b {<<: *a, seed: 2}\nc: {<<: *b, seed: 3}\n")
+    assert read_yaml(tmp_path / "x.yaml")["c"] == {"seed": 3}  # what is merged in may be replaced
 
 
 def test_values_that_are_no_mapping_are_refused() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from evaluation.checkpoints import find_weights
 from evaluation.model import Model
 from evaluation.scores import IMAGE_KEYS, SET_KEYS, ScoreTable
 from harness.config import RunConfig
@@ -36,10 +38,13 @@ from harness.data.shards import Dataset
 from harness.errors import CheckpointError, InputError
 from harness.models.build import build_generator
 from harness.models.foreign import read_foreign_weights
+from harness.networks import open_network
 from harness.train.checkpoint import Snapshot, newest_good, read_checkpoint, write_checkpoint, write_weights
 from harness.train.start import EXPORTED, load_generator
 
-QUICK = settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+QUICK = settings(
+    deadline=None, max_examples=int(os.environ.get("FUZZ_EXAMPLES", 40)), suppress_health_check=list(HealthCheck)
+)
 ODD = [
     None,
     True,
@@ -238,7 +243,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = build_generator(config.generator, config.scale).state_dict()
     facts = {"phase": "a", "config": config.model_dump(mode="json"), "dataset_fingerprint": "f"}
     run = tmp_path_factory.mktemp("run")
-    snapshot = Snapshot(5, {"generator": weights, "generator_ema": weights}, {"phase": 0}, facts)
+    all_weights = {"generator": weights, "generator_ema": weights, "discriminator": {"a": torch.ones(3)}}
+    snapshot = Snapshot(5, all_weights, {"phase": 0}, facts)
     write_checkpoint(run / "checkpoints", snapshot)
     metadata = {"harness": json.dumps({"step": 5, "config": facts["config"]})}
     write_weights(run / EXPORTED, weights, metadata)
@@ -258,7 +264,21 @@ def refused(read: Callable[[], Any]) -> Any:
         return None
 
 
-@given(name=st.sampled_from(["manifest.json", "training_state.pt", "generator_ema.safetensors"]), how=DAMAGES)
+CHECKPOINT_FILES = [
+    "manifest.json",
+    "training_state.pt",
+    "generator.safetensors",
+    "generator_ema.safetensors",
+    "discriminator.safetensors",
+]
+
+
+def test_every_file_of_a_checkpoint_is_damaged_here(checkpoint: Path) -> None:
+    found = {path.name for path in (checkpoint / "checkpoints" / "step_000000005").iterdir()}
+    assert found == set(CHECKPOINT_FILES)
+
+
+@given(name=st.sampled_from(CHECKPOINT_FILES), how=DAMAGES)
 @QUICK
 def test_a_damaged_checkpoint_is_refused_or_the_same(checkpoint: Path, name: str, how: Damage) -> None:
     right, _ = load_generator(checkpoint / "checkpoints" / "step_000000005")
@@ -282,7 +302,7 @@ def test_a_manifest_with_anything_in_it_is_refused_or_harmless(checkpoint: Path,
         refused(lambda: read_checkpoint(path.parent))
 
 
-@given(name=st.sampled_from(["training_state.pt", "generator_ema.safetensors"]), how=DAMAGES)
+@given(name=st.sampled_from(CHECKPOINT_FILES[1:]), how=DAMAGES)
 @QUICK
 def test_a_hostile_checkpoint_with_fitting_checksums_is_refused_or_read(
     checkpoint: Path, name: str, how: Damage
@@ -295,6 +315,105 @@ def test_a_hostile_checkpoint_with_fitting_checksums_is_refused_or_read(
         (path.parent / "manifest.json").write_text(json.dumps(manifest))
         refused(lambda: load_generator(path.parent))
         refused(lambda: read_checkpoint(path.parent))
+
+
+def crafted(header: object, body: bytes = b"", length: int | None = None) -> bytes:
+    """A safetensors file with any header, which says that it has any length."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return (len(text) if length is None else length).to_bytes(8, "little") + text + body
+
+
+def one(**facts: object) -> dict[str, Any]:
+    return {"layers.0.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], **facts}}
+
+
+CRAFTED = {
+    "nothing": b"",
+    "no header": crafted(b""),
+    "cut header": crafted(one())[:20],
+    "endless header": crafted(b"{}", length=2**63),
+    "large header": crafted(b"{}", length=2**40),
+    "no JSON": crafted(b"{{{{"),
+    "deep": crafted(b'{"a":' + b"[" * 100_000),
+    "other type": crafted(one(dtype="X9"), bytes(4)),
+    "negative": crafted(one(shape=[-1]), bytes(4)),
+    "overflow": crafted(one(shape=[2**62, 4]), bytes(4)),
+    "beyond its end": crafted(one(shape=[100], data_offsets=[0, 400]), bytes(4)),
+    "backwards": crafted(one(data_offsets=[4, 0]), bytes(4)),
+    "overlapping": crafted({**one(), "b": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)),
+    "other values": crafted(one(dtype="I64", data_offsets=[0, 8]), bytes(8)),
+    "a name with a nul": crafted({"a\0b": one()["layers.0.weight"]}, bytes(4)),
+    "deep metadata": crafted({"__metadata__": {"harness": "[" * 100_000}, **one()}, bytes(4)),
+}
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_a_crafted_safetensors_file_is_refused_as_a_generator(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "g.safetensors"
+    path.write_bytes(CRAFTED[name])
+    for read in (load_generator, open_network, as_a_column):
+        with pytest.raises(InputError) as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+
+
+def as_a_column(path: Path) -> object:
+    """As a model of a matrix."""
+    return find_weights(Model(name="x", kind="checkpoint", path=str(path)), latest=False)
+
+
+DEEP = "[" * 100_000
+JSON_TEXTS = [DEEP, '{"a": ' + DEEP, "NaN", "1e999", "9" * 5000, '"\\ud800"', "", "\0", "nul", "{}", "[]", "[1]", "{"]
+
+
+@pytest.mark.parametrize("text", JSON_TEXTS, ids=lambda text: text[:8])
+def test_json_that_its_reader_stumbles_over_is_refused(text: str, packed: Path, checkpoint: Path, scores: Path) -> None:
+    with copied(packed) as folder:
+        (folder / sidecar.DESCRIPTION_NAME).write_text(text)
+        with pytest.raises(InputError):
+            Dataset.open(str(folder))
+    with copied(checkpoint / "checkpoints") as folder:
+        step = folder / "step_000000005"
+        (step / "manifest.json").write_text(text)
+        assert newest_good(folder) is None
+        for read in (load_generator, read_checkpoint):
+            with pytest.raises(InputError):
+                read(step)
+    for file in ("missing.json", "models.json"):
+        with copied(scores) as folder:
+            (folder / file).write_text(text)
+            check_table(folder)
+
+
+class Evil:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_in_a_checkpoint_is_never_run(zipped: bool, checkpoint: Path, tmp_path: Path) -> None:
+    """The checksums are made to fit, as somebody who means harm would."""
+    mark = tmp_path / "was here"
+    with copied(checkpoint / "checkpoints") as folder:
+        path = folder / "step_000000005" / "training_state.pt"
+        torch.save({"phase": 0, "x": Evil(mark)}, path, _use_new_zipfile_serialization=zipped)
+        manifest = json.loads((path.parent / "manifest.json").read_text())
+        manifest["files"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        (path.parent / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(InputError):
+            read_checkpoint(path.parent)
+    torch.save({"params": Evil(mark)}, tmp_path / "other.pth", _use_new_zipfile_serialization=zipped)
+    for read in (read_foreign_weights, open_network):
+        with pytest.raises(InputError):
+            read(tmp_path / "other.pth")
+    assert not mark.exists()
+    torch.load(tmp_path / "other.pth", weights_only=False)
+    assert mark.exists()  # it would have been run
 
 
 @given(how=DAMAGES)
