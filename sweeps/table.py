@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, JustifyMethod, RenderableType, RenderResult
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -60,12 +60,7 @@ def print_changes(console: Console, changes: Changes) -> None:
 def status_view(status: SweepStatus, max_rows: int | None = None) -> RenderableType:
     """The table of runs with a progress bar below; with `max_rows`, running and failed runs come first."""
     rows = status.rows if max_rows is None else _most_telling(status.rows, max_rows)
-    table = Table(title=status.sweep, title_justify="left", title_style="bold")
-    for head, justify in _COLUMNS:
-        table.add_column(head, justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
-    for row in rows:
-        table.add_row(*_cells(row), style="" if row.state != "done" else "dim")
-    parts: list[RenderableType] = [table]
+    parts: list[RenderableType] = [_RunTable(status.sweep, rows)]
     if len(rows) < len(status.rows):
         parts.append(Text(f"and {len(status.rows) - len(rows)} more runs"))
     bar = Table.grid(padding=(0, 1))
@@ -73,17 +68,53 @@ def status_view(status: SweepStatus, max_rows: int | None = None) -> RenderableT
     return Group(*parts, bar, *(Text(f"warning: {warning}", style="yellow") for warning in status.warnings))
 
 
-_COLUMNS = (
+class _RunTable:
+    """A row a run. Where the terminal is too narrow, the least telling columns go, and no number is cut."""
+
+    def __init__(self, title: str, rows: list[Row]) -> None:
+        self._title = title
+        self._rows = rows
+        self._cells = [_cells(row) for row in rows]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        shown = self._columns_that_fit(options.max_width)
+        table = Table(title=self._title, title_justify="left", title_style="bold")
+        for number in shown:
+            head, justify = _COLUMNS[number]
+            wide = None if head in _MAY_BE_CUT else self._width(number)
+            table.add_column(head, justify=justify, no_wrap=True, overflow="ellipsis", min_width=wide)
+        for row, cells in zip(self._rows, self._cells):
+            table.add_row(*(cells[number] for number in shown), style="" if row.state != "done" else "dim")
+        yield table
+
+    def _columns_that_fit(self, width: int) -> list[int]:
+        shown = list(range(len(_COLUMNS)))
+        for head in _FIRST_TO_GO:
+            if sum(self._width(number) + 3 for number in shown) + 1 <= width:
+                break
+            shown.remove(next(number for number in shown if _COLUMNS[number][0] == head))
+        return shown
+
+    def _width(self, number: int) -> int:
+        head = _COLUMNS[number][0]
+        widest = max([len(head), *(len(cells[number].plain) for cells in self._cells)])
+        return min(widest, _MAY_BE_CUT.get(head, widest))
+
+
+_COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
     ("run", "left"),
     ("state", "left"),
     ("phase", "left"),
     ("step", "right"),
     ("steps/s", "right"),
-    ("left", "right"),
+    ("time left", "right"),
     ("saves", "right"),
     ("val PSNR", "right"),
     ("nodes", "left"),
 )
+_FIRST_TO_GO = ("saves", "nodes", "val PSNR", "steps/s", "phase")
+# Of names, failures and lists of nodes so many characters have to fit; the rest is shown where there is room.
+_MAY_BE_CUT = {"run": 24, "state": 12, "nodes": 12}
 
 
 def _cells(row: Row) -> list[Text]:

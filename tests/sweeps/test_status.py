@@ -229,3 +229,20 @@ def test_live_table_shows_the_most_telling_runs_first(
     write_status(sweep_folder.runs.phase(last), state="failed", error="no luck")
     text = shown(status_view(sweep_status(sweep_folder.runs, plan, Queues()), max_rows=5))
     assert "no luck" in text and "and 25 more runs" in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_a_narrow_terminal_shows_fewer_columns_but_no_cut_number(
+    plan_of: PlanOf, sweep_folder: SweepFolder, write_status: WriteStatus, width: int
+) -> None:
+    plan = plan_of({"name": "seed", "key": "seed", "values": [0, 1]})
+    for key in plan.phases:
+        folder = sweep_folder.runs.phase(key)
+        write_status(folder, state="running", phase="adversarial", step=119, steps_per_s=0.01, val_psnr=25.0)
+    console = Console(file=io.StringIO(), width=width)
+    console.print(status_view(sweep_status(sweep_folder.runs, plan, Queues())))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    table = text[: text.index("└")]
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in table and "time left" in table and " / " in table
+    assert ("val PSNR" in table) == (width >= 80)
