@@ -50,6 +50,8 @@ def cluster_reasons(
     """
     reasons = list(_folder(folder, need_gb))
     can_write = not reasons
+    if profile.executor == "local":
+        reasons += _own_gpus(profile, gpus_here())
     if profile.executor == "slurm":
         if "%" in str(folder.absolute()):
             reasons.append(f"{folder}: SLURM replaces '%' in paths of logs; give a folder without it.")
@@ -77,6 +79,22 @@ def _folder(folder: Path, need_gb: float) -> Iterator[str]:
     free_gb = about.f_bavail * about.f_frsize / _BYTES_A_GB
     if free_gb < need_gb:
         yield f"{existing}: has {free_gb:.1f} GiB free, the runs need about {need_gb:.1f}; free some, or give another."
+
+
+def gpus_here() -> int | None:
+    """How many GPUs this machine has; None where there are some that no device file counts."""
+    dev = Path("/dev")
+    nvidia = [device for device in dev.glob("nvidia*") if device.name.removeprefix("nvidia").isdecimal()]
+    uncounted = any((dev / name).exists() for name in ("kfd", "dxg"))  # AMD's, and those of a Windows host
+    return len(nvidia) if nvidia or not uncounted else None
+
+
+def _own_gpus(profile: ClusterProfile, there: int | None) -> Iterator[str]:
+    wanted = profile.gpus_per_node * profile.max_parallel
+    if there is not None and wanted > there:
+        asked = f"gpus_per_node {profile.gpus_per_node} x max_parallel {profile.max_parallel}"
+        has = there or "none"
+        yield f"profile '{profile.name}': {asked} GPUs are wanted here, but this machine has {has}; lower one of them."
 
 
 def _slurm(
