@@ -20,8 +20,8 @@ from harness.losses import adversarial
 from harness.losses.build import build_losses
 from harness.models.transfer import reinit_last, trainable_last
 from harness.train.config import OptimizerConfig
+from harness.train.dense import DenseAdam, DenseAdamW
 from harness.train.graph import graphs_for
-from harness.train.lean import LeanAdam, LeanAdamW
 from harness.train.nets import Nets
 from harness.train.patches import Buffers, Patches, on_device
 from harness.train.ranks import Ranks
@@ -207,7 +207,7 @@ class Phase:
     def _adam(self, module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
         """Adam as one fused operation; on a GPU so that a graph can hold it, its learning rate in a tensor there."""
         parameters = [p for p in module.parameters() if p.requires_grad]
-        build: Callable[..., torch.optim.Optimizer] = LeanAdamW if config.weight_decay else LeanAdam
+        build: Callable[..., torch.optim.Optimizer] = DenseAdamW if config.weight_decay else DenseAdam
         device = self._ranks.device
         in_tensors = self.graphs is not None or device.type == "cuda"
         optimizer = build(
