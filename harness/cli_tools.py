@@ -70,10 +70,15 @@ def export(
     say(make_console(), str(export_generator(run, format, out)))
 
 
-weights_app = typer.Typer(
-    help="The pretrained networks: list, fetch, verify.", no_args_is_help=True, rich_markup_mode=None
-)
+weights_app = typer.Typer(rich_markup_mode=None)
 app.add_typer(weights_app, name="weights")
+
+
+@weights_app.callback(invoke_without_command=True)
+def weights_alone(context: typer.Context) -> None:
+    """The pretrained networks: list, fetch, verify."""
+    if context.invoked_subcommand is None:
+        weights_list()
 
 
 @weights_app.command("list")

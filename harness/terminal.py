@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Progress = Callable[[int, int], None]
+_WIDE = 160
+"""Columns of a terminal from which on the table of networks needs no second line for anything but `used for`."""
 _PARTS = 1000
 """An image counts as so many parts in the bar, so that it moves within one large image."""
 
@@ -22,15 +24,17 @@ def show_weights(console: Console, statuses: list[Status], verified: bool = Fals
     """Prints the table of pretrained networks; returns whether all are there and nothing is wrong with them."""
     from rich.table import Table
 
-    table = Table("name", "used for", title="Pretrained networks", title_justify="left")
-    table.add_column("file", overflow="fold")
-    table.add_column("bytes", justify="right")
-    table.add_column("sha256", overflow="fold", min_width=16)
-    table.add_column("here")
+    wide = console.width >= _WIDE
+    table = Table(title="Pretrained networks", title_justify="left", show_lines=not wide)
+    table.add_column("name", no_wrap=True)
+    table.add_column("here", no_wrap=True)
+    table.add_column("used for", max_width=None if wide else 15)
+    for title in ("file", "bytes", "sha256") if wide else ("file, bytes, sha256",):
+        table.add_column(title, overflow="fold", justify="right" if title == "bytes" else "left")
     for status in statuses:
         row = status.weights
-        size = f"{row.size_bytes:,}"
-        table.add_row(row.name, row.used_for, row.file_name, size, row.sha256, _presence(status, verified))
+        facts = (row.file_name, f"{row.size_bytes:,}", row.sha256)
+        table.add_row(row.name, _presence(status, verified), row.used_for, *(facts if wide else ["\n".join(facts)]))
     console.print(table)
     for status in statuses:
         if status.path is not None:

@@ -51,3 +51,15 @@ def test_bar_moves_over_images_and_the_last_line_counts(tmp_path, capsys):
     assert moves == sorted(moves) and moves[0] == (0, 3000) and moves[-1] == (3000, 3000)
     assert "2 images written, 1 failed" in text(shown)
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}/in/c.png: is not an image")
+
+
+def test_table_fits_a_narrow_terminal_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv("HARNESS_WEIGHTS", str(tmp_path))
+    shown = Console(file=io.StringIO(), width=80)
+    show_weights(shown, list_weights())
+    table = text(shown).split("looked up")[0]
+    assert all(len(line) <= 80 for line in table.splitlines()) and "…" not in table
+    squeezed = "".join(line.split("│")[4].strip() for line in table.splitlines() if line.startswith("│"))
+    for row in TABLE.values():
+        assert f"│ {row.name} " in table and "missing" in table
+        assert row.sha256 in squeezed and row.file_name in squeezed
