@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,6 +35,7 @@ class FeatureLoss(nn.Module):
         factor = config.rescale if config.distance == "l1" else config.rescale**2
         self.layer_weights = {layer: weight * factor for layer, weight in config.layers.items()}
         self.requires_grad_(False)
+        self._rounded: dict[tuple[torch.device, torch.dtype], nn.Sequential] = {}
 
     def forward(self, sr_image_BCHW: Tensor, hr_image_BCHW: Tensor) -> Tensor:
         with torch.no_grad():
@@ -48,11 +51,20 @@ class FeatureLoss(nn.Module):
         """The outputs of the layers that the loss names, not rescaled."""
         x = self.normalize(image_BCHW)
         outputs: dict[str, Tensor] = {}
-        for name, layer in self.layers.named_children():
+        for name, layer in self._layers_for(x.device).named_children():
             x = layer(x)
             if name in self.layer_weights:
                 outputs[name] = x
         return outputs
+
+    def _layers_for(self, device: torch.device) -> nn.Sequential:
+        """The layers with weights as autocast would round them, twice in every step; these never change."""
+        if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+            return self.layers
+        kind = (device, torch.get_autocast_dtype(device.type))
+        if kind not in self._rounded:
+            self._rounded[kind] = copy.deepcopy(self.layers).to(*kind)
+        return self._rounded[kind]
 
 
 def _save_memory(layers: nn.Sequential, wanted: dict[str, float]) -> None:

@@ -152,6 +152,24 @@ def test_terms_are_float32_scalars_under_autocast(values, pair):
     torch.testing.assert_close(value, terms(*pair)[values["name"]], rtol=0.05, atol=0.01)
 
 
+def test_rounding_the_weights_once_gives_what_autocast_gives(pair, monkeypatch):
+    section = {"name": "features", "network": "vgg16", "layers": {"relu2_2": 1.0, "conv3_1": 0.5}, "distance": "l1"}
+    loss = terms_of({**section, "weights": "random"})
+    kept = loss.state_dict().keys()
+
+    def value_and_gradient() -> list[torch.Tensor]:
+        sr_image = pair[0].clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            value = loss(sr_image, pair[1])["features"]
+        return [value.detach(), *torch.autograd.grad(value, sr_image)]
+
+    given = value_and_gradient()
+    assert loss.state_dict().keys() == kept
+    feature_loss = loss.terms["features"]
+    monkeypatch.setattr(feature_loss, "_layers_for", lambda device: feature_loss.layers)
+    assert all(torch.equal(a, b) for a, b in zip(given, value_and_gradient(), strict=True))
+
+
 def test_weights_are_kept_beside_unweighted_values(pair):
     terms = terms_of({"name": "l1", "weight": 0.01}, {"name": "ssim", "weight": 2.0})
     assert terms.weights == {"l1": 0.01, "ssim": 2.0}
