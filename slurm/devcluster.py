@@ -26,7 +26,7 @@ from slurm.queue import ask, client_variables
 
 DEFAULT_FOLDER = Path(".dev-slurm")
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
-_START_TIMEOUT_S = 60.0
+_START_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 30.0
 
 _CONF = """\
@@ -79,7 +79,7 @@ class DevCluster:
     cpus: int = 4
     grace_s: int = 30
     """Between the signal of a preemption and SIGKILL."""
-    node_timeout_s: int = 10
+    node_timeout_s: int = 20
     """A slurmd that is silent so long has failed."""
     kill_wait_s: int = 30
     """Between SIGTERM and SIGKILL of a cancelled job."""
@@ -99,6 +99,9 @@ class DevCluster:
         reason = why_not()
         if reason:
             raise ClusterError(f"the development cluster cannot run here: {reason}.")
+        # An address of a Unix socket holds 107 bytes.
+        if len(os.fsencode(self.folder.absolute() / "munge.socket")) > 107:
+            raise ClusterError(f"{self.folder.absolute()}: is too long a path for munge's socket; give a shorter one.")
         if not self.is_up():
             self.stop()
             _install()
@@ -255,7 +258,9 @@ class DevCluster:
     def _run(self, program: str, *words: str) -> None:
         command = [_path(program), *words]
         environment = client_variables(str(self.conf))
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=_START_TIMEOUT_S, check=False
+        )
         if done.returncode:
             said = " ".join((done.stderr or done.stdout).split())
             raise ClusterError(f"{program} did not start ({said}); see {self.folder}/log.")
@@ -294,10 +299,25 @@ def _with_user_signal(conf: str, on: bool) -> str:
     return "\n".join([*lines, line] if on else lines) + "\n"
 
 
+def why_not_installed() -> str:
+    """Why the programs are not here and could not be installed; empty once they are here."""
+    try:
+        _install()
+    except ClusterError as error:
+        return str(error)
+    return ""
+
+
 def why_not() -> str:
     """Why no development cluster can run here; empty where it can."""
     if os.getuid() != 0:
         return "it needs root (munged and slurmd run as root)"
+    try:
+        _free_ports(1)
+    except ClusterError as error:
+        return str(error)
+    if not Path("/proc/self/environ").exists():
+        return "there is no /proc, by which it knows the processes of jobs"
     if not _missing():
         return ""
     if not shutil.which("apt-get"):

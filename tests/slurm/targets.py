@@ -65,9 +65,10 @@ def train(argument: str) -> int:
     """The real trainer, which tells where it is and takes its time there, so that a test can act.
 
     argument: JSON of {run_file, notes}. `notes`/pace.json, read at each start, says how many seconds to wait at each
-    place: step, validate, write, restore, phase, import. `notes`/marks gets a line whenever rank 0 comes to a place,
-    `notes`/pids the ranks' process ids, `notes`/signals what they got and when; where pace has "keys", each batch's
-    sample keys go to `notes`/keys_START_RANK.
+    place: step, validate, write, restore, phase, import; or "held N", to wait there the Nth time until `notes`/go is
+    there. `notes`/marks gets a line whenever rank 0 comes to a place, `notes`/pids the ranks' process ids,
+    `notes`/signals what they got and when; where pace has "keys", each batch's sample keys go to
+    `notes`/keys_START_RANK.
     """
     options = json.loads(argument)
     notes = Path(options["notes"])
@@ -76,20 +77,27 @@ def train(argument: str) -> int:
     with (notes / "pids").open("a") as file:
         print(os.getpid(), rank, file=file)
 
+    visits: dict[str, int] = {}
+
     def wait(place: str) -> None:
         if rank == "0" and place != "step":
             with (notes / "marks").open("a") as file:
                 print(place, file=file)
+        visits[place] = visits.get(place, 0) + 1
+        if isinstance(pace.get(place), str):
+            while visits[place] == int(pace[place].split()[1]) and not (notes / "go").exists():
+                time.sleep(0.02)
+            return
         end = time.monotonic() + pace.get(place, 0)
         while time.monotonic() < end:  # a signal must not cut it short
             time.sleep(max(0.0, end - time.monotonic()))
 
     wait("import")
-    import harness.train.checkpoint as checkpoint
     import harness.train.loop as loop
     import harness.train.phase as phase
     import harness.train.stop as stop
     import harness.train.validate as validate
+    import harness.train.writer as writer
 
     def slow(module: Any, name: str, place: str) -> None:
         original = getattr(module, name)
@@ -112,7 +120,7 @@ def train(argument: str) -> int:
     slow(loop.Run, "restore", "restore")
     slow(loop, "_open_phase", "phase")
     slow(validate.Validation, "run", "validate")
-    slow(checkpoint, "write_checkpoint", "write")
+    slow(writer, "write_checkpoint", "write")
     if pace.get("keys"):
         _note_keys(phase.PatchLoader, notes / f"keys_{pace['keys']}_{rank}")
     from harness.train.job import main

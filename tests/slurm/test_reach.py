@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from slurm import reach
-from slurm.devcluster import DevCluster, why_not
+from slurm.devcluster import DevCluster, why_not, why_not_installed
 from slurm.preflight import cluster_reasons
 from slurm.probe import look
 from slurm.profile import ClusterProfile
@@ -74,8 +74,9 @@ def test_probe_tells_what_it_cannot_read_or_write(tmp_path):
 @pytest.fixture
 def blind_node(tmp_path, monkeypatch):
     """A cluster of one node that sees an empty folder where this machine has `tmp_path`/local."""
-    if why_not():
-        pytest.skip(f"no development cluster: {why_not()}")
+    reason = why_not() or why_not_installed()
+    if reason:
+        pytest.skip(f"no development cluster: {reason}")
     local = tmp_path / "local"
     local.mkdir()
     cluster = DevCluster(tmp_path / "cluster", nodes=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -12,16 +13,16 @@ from pathlib import Path
 
 import pytest
 
-import harness.errors
 from slurm.queue import ask, cancel
 
 pytestmark = pytest.mark.slurm
 
 SAVE_EVERY = 20
-LEAVE_WITHIN_S = 30
+LOST_RANK_BAR_S = 30
+NODE_BAR_S = 60
 
 
-def begin(run, profile, step_s: float = 0.05, at_step: int = 15) -> None:
+def begin(run, profile, step_s: float = 0.1, at_step: int = 15) -> None:
     """Submits a slow run and waits until it is at work."""
     run.pace(step=step_s)
     run.submit(profile)
@@ -54,8 +55,10 @@ def test_preemption_by_the_user_signal(user_signal, run, reference, profile):
 
 
 def test_time_limit(run, reference, profile):
-    begin(run, profile, step_s=0.3, at_step=5)
-    ask("scontrol", "update", f"JobId={run.job_id}", "TimeLimit=2")
+    begin(run, profile, step_s=0.5, at_step=5)
+    # Whole minutes: the signal comes `signal_s` before the end, and not at once.
+    limit_min = math.ceil((run.running_s() + profile.signal_s + 5) / 60)
+    ask("scontrol", "update", f"JobId={run.job_id}", f"TimeLimit={limit_min}")
     left_at = run.wait_left()
     assert {name for _, name in run.signals()} == {"SIGUSR2"}
     run.wait_requeued()
@@ -74,35 +77,31 @@ def test_one_rank_killed_ends_all_and_the_run_comes_back(run, reference, profile
     begin(run, profile, at_step=SAVE_EVERY + 8)
     killed_at = time.time()
     os.kill(run.pid_of_rank(victim), signal.SIGKILL)
-    left_at = run.wait_left(LEAVE_WITHIN_S)
-    assert left_at - killed_at < LEAVE_WITHIN_S
-    run.comes_back(reference, f"5 SIGKILL of rank {victim}", left_at, made_again=SAVE_EVERY, hit_at=killed_at)
+    left_at = run.wait_left()
+    how = f"5 SIGKILL of rank {victim}"
+    run.comes_back(reference, how, left_at, made_again=SAVE_EVERY, hit_at=killed_at, bar_s=LOST_RANK_BAR_S)
 
 
 def test_slurmd_killed(run, reference, profile):
-    begin(run, profile, step_s=0.4)
+    begin(run, profile, step_s=0.6)
     _, lost_node = run.nodes()
     os.kill(run.cluster.node_pid(lost_node), signal.SIGKILL)
-    left_at = run.wait_left(90)
+    left_at = run.wait_left()
     run.wait_requeued()
     run.cluster.start_node(lost_node)
     run.comes_back(reference, "6 slurmd killed", left_at)
 
 
-@pytest.mark.skipif(
-    not hasattr(harness.errors, "EXIT_LOST_RANK"),
-    reason="the trainer does not yet tell a lost rank from a failure of its own (exit code 76)",
-)
 def test_whole_node_lost(run, reference, profile):
     begin(run, profile, at_step=SAVE_EVERY + 8)
     _, lost_node = run.nodes()
     lost_at = time.time()
     run.cluster.kill_node(lost_node)
-    left_at = run.wait_left(90)
+    left_at = run.wait_left()
     run.wait_requeued()
     run.cluster.start_node(lost_node)
-    run.until(lambda: run.cluster.node_states()[lost_node] == "idle", 60, "the node did not come back")
-    run.comes_back(reference, "6 whole node lost", left_at, made_again=SAVE_EVERY, hit_at=lost_at)
+    run.until(lambda: run.cluster.node_states()[lost_node] == "idle", "the node did not come back")
+    run.comes_back(reference, "6 whole node lost", left_at, made_again=SAVE_EVERY, hit_at=lost_at, bar_s=NODE_BAR_S)
 
 
 def test_cancelled_run_saves_and_does_not_come_back(run, reference, profile):
@@ -110,7 +109,7 @@ def test_cancelled_run_saves_and_does_not_come_back(run, reference, profile):
     cancel([run.job_id])
     left_at = run.wait_left()
     saved_at = len(run.rows())
-    run.until(lambda: run.state == "CANCELLED", 60, "was not cancelled")
+    run.until(lambda: run.state == "CANCELLED", "was not cancelled")
     assert run.fields()["Restarts"] == "0"
     assert run.status()["state"] == "saved"
     assert run.checkpoints()[-1].name == f"step_{saved_at:09d}"
@@ -125,7 +124,7 @@ def test_second_signal_while_saving(run, reference, profile):
     run.pace(step=0.05, write=2.0)
     run.submit(profile)
     run.wait_step(SAVE_EVERY + 8)
-    run.until(lambda: run.events("checkpoint"), 30, "no checkpoint was written")
+    run.until(lambda: run.events("checkpoint"), "no checkpoint was written")
     writes = run.marks().count("write")
     signal_job(run, "TERM")
     run.wait_mark("write", writes + 1)
@@ -141,12 +140,17 @@ def test_second_signal_while_saving(run, reference, profile):
     ids=["while importing", "before the first step", "while evaluating", "between phases"],
 )
 def test_signal_at_an_unusual_place(run, reference, profile, place, times):
-    run.pace(**{place: 1.5})
+    """All ranks are held at the place until the signal is there; the grace counts from when they are let go."""
+    run.pace(**{place: f"held {times}"})
     run.submit(profile)
     run.wait_mark(place, times)
     sent_at = time.time()
     signal_job(run, "TERM")
-    run.comes_back(reference, f"9 signal at '{place}' (+1.5 s)", run.wait_left(), hit_at=sent_at)
+    if place != "import":  # there is nothing to save yet, so a signal ends the rank at once
+        run.until(lambda: len(run.signals()) >= 2, "the signal did not come")
+        sent_at = time.time()
+        run.let_go()
+    run.comes_back(reference, f"9 signal at '{place}'", run.wait_left(), hit_at=sent_at)
 
 
 def test_torn_newest_checkpoint_falls_back_to_the_one_before(run, reference, profile):
@@ -165,7 +169,10 @@ def small_disk(run) -> Iterator[Callable[[], None]]:
     """The run's checkpoints lie on a disk of their own, which the returned function fills."""
     disk = run.out / "checkpoints"
     disk.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], check=True)
+    words = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    done = subprocess.run(words, capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no small disk can be mounted here: {done.stderr.decode().strip()}")
     yield lambda: _fill(disk / "ballast")
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
@@ -180,10 +187,10 @@ def _fill(path: Path) -> None:
 
 
 def test_full_disk_costs_one_checkpoint_and_the_run_goes_on(run, small_disk, reference, profile):
-    begin(run, profile, at_step=SAVE_EVERY + 2)
-    run.until(lambda: run.events("checkpoint"), 30, "no checkpoint was written")
+    begin(run, profile, step_s=0.2, at_step=SAVE_EVERY + 2)
+    run.until(lambda: run.events("checkpoint"), "no checkpoint was written")
     small_disk()
-    run.until(lambda: run.events("checkpoint_failed"), 30, "the disk was not full")
+    run.until(lambda: run.events("checkpoint_failed"), "the disk was not full")
     (run.out / "checkpoints" / "ballast").unlink()
     reached = len(run.rows())
     run.wait_step(reached + 2 * SAVE_EVERY)

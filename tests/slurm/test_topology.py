@@ -22,7 +22,7 @@ def test_restart_on_one_then_four_nodes(run, reference, profile):
         run.wait_step(at_step)
         cancel([run.job_id])
         run.wait_left()
-        run.until(lambda: run.state == "CANCELLED", 60, "was not cancelled")
+        run.until(lambda: run.state == "CANCELLED", "was not cancelled")
     run.pace(keys=3)
     run.submit(profile.model_copy(update={"nodes": 4}))
     run.wait_done()

@@ -18,7 +18,7 @@ from rich.console import Console
 from evaluation import collect
 from evaluation.scores import ScoreTable
 from harness.data.pack import pack
-from slurm.devcluster import DevCluster, why_not
+from slurm.devcluster import DevCluster, why_not, why_not_installed
 from slurm.errors import ClusterError
 from slurm.job import Job
 from slurm.profile import ClusterProfile
@@ -275,8 +275,9 @@ def test_shares_that_are_lost_are_told_with_their_last_words(
 
 @pytest.fixture(scope="module")
 def dev_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevCluster]:
-    if why_not():
-        pytest.skip(f"no development cluster: {why_not()}")
+    reason = why_not() or why_not_installed()
+    if reason:
+        pytest.skip(f"no development cluster: {reason}")
     dev = DevCluster(tmp_path_factory.mktemp("cluster"), nodes=2, cpus=2)
     dev.start()
     yield dev
@@ -293,7 +294,7 @@ def fake_trainer(dev_cluster: DevCluster, monkeypatch: pytest.MonkeyPatch) -> Ca
     return lambda **plans: monkeypatch.setenv("FAKE_TRAINER", json.dumps(plans))
 
 
-def wait_for(condition: Callable[[], bool], complaint: Callable[[], Any], timeout_s: float = 240) -> None:
+def wait_for(condition: Callable[[], bool], complaint: Callable[[], Any], timeout_s: float = 300) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, complaint()
@@ -365,7 +366,7 @@ def test_sweep_on_a_real_slurm_trains_every_phase_and_evaluates_after_them(
     plan = plan_of(SEEDS)
     store(sweep_of(SEEDS), plan, sweep_folder)
     submit_plan(plan, sweep_folder, profile, Queues())
-    assert states(plan, sweep_folder) == ["queued"] * 3
+    assert set(states(plan, sweep_folder)) <= {"queued", "running"}
     wait_for((sweep_folder.report / "evaluated.txt").exists, lambda: states(plan, sweep_folder))
     assert states(plan, sweep_folder) == ["done"] * 3
     assert (sweep_folder.report / "evaluated.txt").read_text() == "done done"
