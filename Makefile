@@ -29,7 +29,7 @@ test-all: install
 	$(BIN)/pytest -m "not slurm and not smoke"
 
 test-slurm: install
-	$(BIN)/pytest -m slurm tests
+	$(BIN)/pytest -m slurm -rs tests
 
 smoke: install
 	$(BIN)/harness smoke
