@@ -186,7 +186,9 @@ class Phase:
         return of_modules + [t for state in states for t in state.values() if isinstance(t, torch.Tensor)]
 
     def close(self) -> None:
+        """Stops reading, and gives back what graphs hold."""
         self.loader.close()
+        self.graphs = self._buffers = None
 
     def _build_networks(self) -> None:
         generator = self.nets.generator
