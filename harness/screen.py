@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import TimeRemainingColumn
 
 
 def make_console() -> Console:
@@ -22,14 +23,25 @@ def make_console() -> Console:
 @contextmanager
 def progress_bar(console: Console, title: str) -> Iterator[Callable[[int, int], None]]:
     """Gives a function of (done, total) that moves a bar; where the output is no terminal there is no bar."""
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 
     # The spinner moves even where one step takes long, so a slow program does not look like a dead one.
-    columns = (SpinnerColumn("line"), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    left = (TimeRemainingColumn(compact=True), TextColumn("left"))
-    with Progress(*columns, *left, console=console, transient=True, disable=not console.is_terminal) as bar:
+    columns = (SpinnerColumn("line"), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _time_left())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _time_left() -> TimeRemainingColumn:
+    from rich.progress import Task, TimeRemainingColumn
+    from rich.text import Text
+
+    class TimeLeft(TimeRemainingColumn):
+        def render(self, task: Task) -> Text:
+            known = task.time_remaining is not None
+            return Text.assemble(super().render(task), (" left", "progress.remaining")) if known else Text("")
+
+    return TimeLeft(compact=True)
 
 
 @contextmanager

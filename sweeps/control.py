@@ -33,8 +33,8 @@ def find_sweep_folder(runs_dir: str | Path, name: str | None = None) -> SweepFol
     names = [folder.name for folder in known]
     if name is None:
         if len(known) != 1:
-            said = f"holds the sweeps {', '.join(names)}; name one" if known else "holds no sweep; start one with `harness sweep`"
-            raise InputError(f"{runs_dir}: {said}.")
+            many = f"holds the sweeps {', '.join(names)}; name one."
+            raise InputError(f"{runs_dir}: {many if known else 'holds no sweep; start one with `harness sweep`.'}")
         return known[0]
     wanted = load_sweep(name).name if is_sweep_file(name) else name
     if wanted not in names:

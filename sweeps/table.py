@@ -158,7 +158,7 @@ def ledger_line(ledger: Ledger) -> str:
     parts = {"useful": "useful", "replayed": "replayed", "starting up": "starting", "lost": "lost", "queued": "queued"}
     hours = {word: getattr(ledger, f"{name}_h") for word, name in parts.items()}
     unit, factor = ("hours", 1) if sum(hours.values()) >= 1 else ("minutes", 60)
-    shown = ", ".join(f"{value * factor:,.2f} {word}" for word, value in hours.items())
+    shown = ", ".join(f"{value * factor:,.1f} {word}" for word, value in hours.items())
     return f"{'GPU' if ledger.on_gpu else 'CPU'}-{unit}: {shown}"
 
 
