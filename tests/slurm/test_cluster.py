@@ -235,7 +235,7 @@ def test_a_thousand_held_jobs_are_a_few_arrays_and_all_seen(one_node, tmp_path):
     wait_for(lambda: not queue(), "were not cancelled")
 
 
-def test_stopped_cluster_leaves_no_process(tmp_path):
+def test_stopped_cluster_leaves_no_process(cluster, tmp_path):
     own = DevCluster(tmp_path / "cluster", nodes=1)
     before = os.environ["SLURM_CONF"]
     own.start()

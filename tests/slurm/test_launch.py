@@ -70,6 +70,38 @@ def test_no_secret_reaches_the_sbatch_file_or_a_command_line(sbatch, tmp_path):
     assert payload.environment == {"WANDB_API_KEY": SECRET}
 
 
+HOSTILE = "a b'$(touch pwned)`touch pwned`;touch pwned\"&& touch pwned #"
+
+
+def test_no_value_is_run_by_the_shell_that_reads_the_sbatch_file(sbatch, tmp_path, monkeypatch):
+    """Every value that a profile, a folder or a job's name can hold, in a script that a real shell then runs."""
+    python = tmp_path / "tools" / "python"
+    python.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >> {tmp_path}/requeue\n')
+    (tmp_path / "tools" / "srun").write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >> {tmp_path}/srun\n')
+    for tool in ("python", "srun"):
+        (tmp_path / "tools" / tool).chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    profile = full_profile(
+        container=[HOSTILE], python=HOSTILE, options={"comment": HOSTILE}, environment={"A": HOSTILE}, setup=[]
+    )
+    folder = tmp_path / HOSTILE.replace("/", "")
+    submission = launch.submit([Job(HOSTILE, tmp_path / "job", HOSTILE)], profile, folder, label=HOSTILE)[HOSTILE]
+    here = tmp_path / "here"
+    here.mkdir()
+    subprocess.run(["bash", str(tmp_path / "job" / "sbatch.sh")], cwd=here, check=True, timeout=30)
+    assert list(here.iterdir()) == [], "a value was run"
+    payload = str(Path(submission.folder) / "payload_0.json")
+    assert (tmp_path / "srun").read_text().splitlines()[-6:] == [HOSTILE, HOSTILE, "-u", "-m", "slurm.task", payload]
+    assert (tmp_path / "requeue").read_text().splitlines() == ["-m", "slurm.requeue", payload, "0"]
+
+
+def test_nothing_that_is_written_is_a_pickle(sbatch, tmp_path):
+    launch.submit([Job("a", tmp_path / "a", "")], full_profile(), tmp_path / "slurm")
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and "tools" not in path.parts]
+    assert {path.suffix for path in files} <= {".json", ".sh"}
+    assert not [path for path in files if path.read_bytes().startswith(b"\x80")]
+
+
 def test_folders_are_0700_and_files_0600(sbatch, tmp_path):
     launch.submit([Job("a", tmp_path / "a", "")], full_profile(), tmp_path / "slurm")
     for path in [*(tmp_path / "a").rglob("*"), *(tmp_path / "slurm").rglob("*"), tmp_path / "a", tmp_path / "slurm"]:
