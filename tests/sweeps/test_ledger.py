@@ -124,11 +124,11 @@ def test_sweep_adds_its_phases_up_and_shares_are_counted_once(
     [
         (
             Ledger(0.25, 0.0, 0.1, 0, 0),
-            "CPU-minutes: 15.00 useful, 0.00 replayed, 6.00 starting up, 0.00 lost, 0.00 queued",
+            "CPU-minutes: 15.0 useful, 0.0 replayed, 6.0 starting up, 0.0 lost, 0.0 queued",
         ),
         (
             Ledger(1200, 1, 2, 0.5, 30, True),
-            "GPU-hours: 1,200.00 useful, 1.00 replayed, 2.00 starting up, 0.50 lost, 30.00 queued",
+            "GPU-hours: 1,200.0 useful, 1.0 replayed, 2.0 starting up, 0.5 lost, 30.0 queued",
         ),
     ],
 )

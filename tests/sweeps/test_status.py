@@ -168,7 +168,7 @@ def test_live_table_has_the_ledger_below(plan_of: PlanOf, sweep_folder: SweepFol
     with follower_of(sweep_folder, plan, console, Queues()) as follower:
         follower.show()
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert text.index("0 / 150") < text.index("CPU-minutes: 0.00 useful")
+    assert text.index("0 / 150") < text.index("CPU-minutes: 0.0 useful")
 
 
 def test_plan_table_names_every_run_and_phase_and_what_is_saved(plan_of: PlanOf) -> None:
