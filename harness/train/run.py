@@ -51,7 +51,7 @@ class Run:
         self.restored: Checkpoint | None = None
         """Where the run goes on from, until its phase has taken over its part."""
         self.rollbacks = 0
-        self.blocked_s = 0.0
+        self.blocked_s = self.blocked_cpu_s = 0.0
         self.has_checkpoint = False
         self.has_stepped = False
         self.told_share = False
@@ -80,7 +80,7 @@ class Run:
 
     def save(self, phase: Phase, number: int) -> None:
         """Copies the state to the host and writes it behind the loop's back."""
-        begin = time.monotonic()
+        begin, begin_cpu = time.monotonic(), time.thread_time()
         if not all_finite(self.nets.generator, self.nets.discriminator):
             raise NonFinite(f"a weight is no longer finite at step {self.step}")
         self.writer.wait()
@@ -94,7 +94,7 @@ class Run:
             }
             weights = self.writer.copier.copy(self.nets.weights(), "weights")
             training = self.writer.copier.copy({**training, "rollbacks": self.rollbacks}, "training")
-            self.blocked_s = time.monotonic() - begin
+            self.blocked_s, self.blocked_cpu_s = time.monotonic() - begin, time.thread_time() - begin_cpu
             self.writer.start(Snapshot(self.step, weights, training, facts))
         self.saved_step, self.has_checkpoint = self.step, True
 
@@ -151,7 +151,8 @@ class Run:
     def _on_written(self, step: int, save_s: float) -> None:
         error = self.writer.failed
         if error is None:
-            self.log.event("checkpoint", step, save_s=save_s, blocked_s=self.blocked_s)
+            blocked = {"blocked_s": self.blocked_s, "blocked_cpu_s": self.blocked_cpu_s}
+            self.log.event("checkpoint", step, save_s=save_s, **blocked)
         else:
             self.log.event("checkpoint_failed", step, error=str(error))
 
