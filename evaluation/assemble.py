@@ -70,7 +70,10 @@ class Assembler:
 
     def _notes(self) -> list[str]:
         notes = [note for entry in self.job.roster for note in entry.notes]
-        return notes + [f"{METRICS[metric].label}: {reason}" for metric, reason in self.missing_metrics.items()]
+        measures: dict[str, list[str]] = {}
+        for metric, reason in self.missing_metrics.items():
+            measures.setdefault(reason, []).append(METRICS[metric].label)
+        return notes + [f"{', '.join(labels)}: {reason}" for reason, labels in measures.items()]
 
     def _add_cell(self, entry: Entry, condition: Condition) -> None:
         cell = self._read(entry, condition)

@@ -30,7 +30,7 @@ def chart_svg(curve: Curve, num_runs: int) -> str:
     """
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": curve.key, "path.simplify_threshold": 0.3}):
         figure = Figure(figsize=_SIZE_INCH, frameon=False)
-        axes = figure.add_axes((0.13, 0.16, 0.855, 0.76))
+        axes = figure.add_axes((0.13, 0.16, 0.855, 0.74))
         for line in curve.series:
             _draw(axes, line, num_runs)
         _style(axes)
@@ -65,12 +65,12 @@ def _style(axes: Axes) -> None:
 
 
 def _mark_phases(axes: Axes, curve: Curve) -> None:
-    """A line at each phase that begins within the chart, with its name; names that would touch stand in steps."""
+    """A line at each phase that begins within the chart, its name above it; names that would touch stand in steps."""
     low, high = axes.get_xlim()
     width_pt = 72 * _SIZE_INCH[0] * axes.get_position().width
     line, end_pt = 0, 0.0
     for name, step in curve.phases:
-        if low < step < high and step > low + 0.02 * (high - low):
+        if low < step < high and step > low + 0.06 * (high - low):
             start_pt = (step - low) / (high - low) * width_pt
             line = line + 1 if start_pt < end_pt else 0
             end_pt = start_pt + _LETTER_PT * len(name) + 4
@@ -79,11 +79,11 @@ def _mark_phases(axes: Axes, curve: Curve) -> None:
                 name,
                 (step, 1),
                 xycoords=("data", "axes fraction"),
-                xytext=(2, -1 - line * 8),
+                xytext=(0, 1 + line * 8),
                 textcoords="offset points",
                 fontsize=7,
                 color=_FAINT,
-                va="top",
+                va="bottom",
             )
 
 

@@ -43,8 +43,9 @@ def _of_metric(table: ScoreTable, metric: str, conditions: Sequence[Condition], 
     for number, (split, kernel) in enumerate(pairs):
         chosen = [c for c in conditions if (c.split, c.kernel) == (split, kernel)]
         stem = f"matrix_{metric}" + (f"_{split}_{kernel}" if number else "")
-        title = _title(metric, "class") + (f" ({split}, {kernel})" if several else "")
-        matrices.append(NamedMatrix(stem, build_matrix(table, METRICS[metric], chosen, "class", title)))
+        detail = f"{split}, {kernel}" if several else ""
+        title = _title(metric, "class") + (f" ({detail})" if detail else "")
+        matrices.append(NamedMatrix(stem, build_matrix(table, METRICS[metric], chosen, "class", title, detail)))
     return _of_degradations(table, metric, [c for c in conditions if c.image_class != pool]) + matrices
 
 

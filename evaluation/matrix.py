@@ -7,7 +7,7 @@ around each model's own class, the means, and a reason wherever there is no numb
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -29,6 +29,8 @@ class Condition:
     split: str
     image_class: str
     kernel: str
+    pooled: bool = False
+    """Whether it holds the images of several classes, which have conditions of their own."""
 
     def row(self, kind: RowKind) -> str:
         return self.image_class if kind == "class" else self.kernel
@@ -56,6 +58,20 @@ class Matrix:
     rows: tuple[str, ...]
     columns: tuple[Column, ...]
     cells: tuple[tuple[Cell, ...], ...]
+    detail: str = ""
+    """What tells it from the other matrices of its measure: split and degradation, where there are several."""
+    pooled: frozenset[str] = frozenset()
+    """Rows whose images stand in other rows too."""
+
+    @property
+    def label(self) -> str:
+        """The measure as sentences name it."""
+        return f"{self.metric.label} ({self.detail})" if self.detail else self.metric.label
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no cell has a number."""
+        return all(cell.value is None for line in self.cells for cell in line)
 
     def is_own(self, row: int, column: int) -> bool:
         """Whether the column's model was made for the row."""
@@ -70,8 +86,9 @@ class Matrix:
         return _mean(kept, "models")
 
     def column_mean(self, column: int) -> Cell:
-        """The mean over the rows of one column, each row with the same weight."""
-        return _mean([line[column] for line in self.cells], "classes" if self.row_kind == "class" else "degradations")
+        """The mean over the rows of one column, each row with the same weight; a pooled row is not counted again."""
+        own = [line[column] for row, line in zip(self.rows, self.cells) if row not in self.pooled]
+        return _mean(own, "classes" if self.row_kind == "class" else "degradations")
 
     def values(self) -> pd.DataFrame:
         """The numbers alone: rows by column title, NaN where there is none."""
@@ -105,6 +122,7 @@ def build_matrix(
     conditions: Sequence[Condition],
     row_kind: RowKind = "class",
     title: str = "",
+    detail: str = "",
 ) -> Matrix:
     """The matrix of one measure over the given conditions.
 
@@ -121,9 +139,9 @@ def build_matrix(
         )
         for row in rows
     )
-    return Matrix(
-        metric, row_kind, title or f"{metric.label} by {row_kind_label(row_kind)} and model", rows, columns, cells
-    )
+    title = title or f"{metric.label} by {row_kind_label(row_kind)} and model"
+    pooled = frozenset(condition.row(row_kind) for condition in conditions if condition.pooled)
+    return Matrix(metric, row_kind, title, rows, columns, cells, detail, pooled if row_kind == "class" else frozenset())
 
 
 class CellScores:
@@ -221,7 +239,9 @@ def conditions_of(table: ScoreTable) -> list[Condition]:
     """
     facts = table.images.drop_duplicates("condition").set_index("condition")[["split", "kernel"]]
     known = {str(name): (str(split), str(kernel)) for name, split, kernel in facts.itertuples()}
-    return [_condition(name, known.get(name)) for name in table.conditions]
+    several = table.images.groupby("condition", observed=True)["image_class"].nunique() > 1
+    pooled = set(several.index[several])
+    return [replace(_condition(name, known.get(name)), pooled=name in pooled) for name in table.conditions]
 
 
 def _condition(name: str, known: tuple[str, str] | None) -> Condition:

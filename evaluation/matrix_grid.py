@@ -82,7 +82,7 @@ def _plain(cell: Cell, matrix: Matrix, notes: Footnotes) -> Entry:
 def diagonal_summary(matrix: Matrix) -> str:
     """On how many rows the best model is one that was made for it; empty where no model was made for a row.
 
-    The sentence begins with "By MEASURE, ", so that `merge_by_measure` can join those that say the same.
+    The sentence begins with "By MEASURE (DETAIL), ", so that `merge_by_measure` can join those that say the same.
     """
     lines = [line.entries for line in matrix_grid(matrix).lines]
     judged = [entries for entries in lines if any(entry.own and entry.value is not None for entry in entries)]
@@ -90,7 +90,7 @@ def diagonal_summary(matrix: Matrix) -> str:
         return ""
     won = sum(any(entry.own and entry.rank == BEST for entry in entries) for entries in judged)
     rows = {"class": "classes", "kernel": "degradations"}[matrix.row_kind]
-    return f"By {matrix.metric.label}, on {won} of {len(judged)} {rows} the best model is one that was made for it."
+    return f"By {matrix.label}, on {won} of {len(judged)} {rows} the best model is one that was made for it."
 
 
 def baseline_summary(matrix: Matrix) -> list[str]:
@@ -109,5 +109,5 @@ def baseline_summary(matrix: Matrix) -> list[str]:
         known = [sign * (value - base) for value, base in pairs if value is not None and base is not None]
         if baseline.baseline and known:
             won = sum(gain > 0 for gain in known)
-            sentences.append(f"By {matrix.metric.label}, {won} of {len(known)} models beat {baseline.title} on {noun}.")
+            sentences.append(f"By {matrix.label}, {won} of {len(known)} models beat {baseline.title} on {noun}.")
     return sentences

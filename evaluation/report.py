@@ -16,7 +16,7 @@ from evaluation.exports import NamedMatrix, report_matrices, write_frame, write_
 from evaluation.grid import Grid
 from evaluation.matrix import Condition, conditions_of
 from evaluation.matrix_grid import baseline_summary, diagonal_summary
-from evaluation.metrics import METRICS
+from evaluation.metrics import METRICS, NOISE_METRICS
 from evaluation.page import Page, Section, write_page
 from evaluation.picture_source import PictureSource
 from evaluation.published import Published, load_published, published_grid
@@ -131,7 +131,7 @@ def _result_sections(results: _Results, resamples: int) -> list[Section]:
 
 
 def _sentences(results: _Results) -> list[str]:
-    shown = [named.matrix for named in results.matrices]
+    shown = [named.matrix for named in results.matrices if named.matrix.metric.name not in NOISE_METRICS]
     own = [diagonal_summary(matrix) for matrix in shown]
     against = [text for matrix in shown for text in baseline_summary(matrix)]
     return merge_by_measure([*own, *against, *compare_summaries(results.comparisons)])
@@ -148,7 +148,8 @@ def _warnings(table: ScoreTable) -> list[str]:
     """What a reader must know before the numbers: the evaluation's own notes, and how much is missing."""
     reasons: dict[str, int] = {}
     for reason in table.missing.values():
-        reasons[reason] = reasons.get(reason, 0) + 1
+        if not any(note.endswith(reason) for note in table.notes):
+            reasons[reason] = reasons.get(reason, 0) + 1
     most = sorted(reasons.items(), key=lambda item: -item[1])
     lines = [f"{count} cell{'s' if count > 1 else ''} without a number: {reason}" for reason, count in most[:5]]
     if len(most) > 5:

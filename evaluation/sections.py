@@ -76,15 +76,16 @@ class Reproduction:
 
 
 def matrix_section(named: Sequence[NamedMatrix], grids: Sequence[Grid], published: Sequence[Grid] = ()) -> Section:
-    """All matrices, then a published one; a measure without any number is one sentence instead of an empty matrix."""
-    intro, shown = [], []
-    for matrix, grid in zip((item.matrix for item in named), grids):
-        if matrix.values().notna().any(axis=None):
-            shown.append(grid)
-        else:
-            reasons = dict.fromkeys(cell.note for line in matrix.cells for cell in line if cell.note)
-            intro.append(f"{matrix.title}: no numbers. {'; '.join(list(reasons)[:3])}")
-    return Section("matrices", "Matrices", intro=tuple(intro), grids=(*shown, *published))
+    """All matrices, then a published one; measures without any number are one sentence instead of empty matrices."""
+    absent: dict[str, dict[str, None]] = {}
+    measured = {item.matrix.metric.name for item in named if not item.matrix.is_empty}
+    for matrix in (item.matrix for item in named if item.matrix.is_empty):
+        reasons = dict.fromkeys(cell.note for line in matrix.cells for cell in line if cell.note)
+        label = matrix.label if matrix.metric.name in measured else matrix.metric.label
+        absent.setdefault("; ".join(list(reasons)[:3]), {})[label] = None
+    shown = [grid for item, grid in zip(named, grids) if not item.matrix.is_empty]
+    intro = tuple(f"{', '.join(labels)}: no numbers. {reason}" for reason, labels in absent.items())
+    return Section("matrices", "Matrices", intro=intro, grids=(*shown, *published))
 
 
 def table_section(grids: Sequence[Grid]) -> list[Section]:

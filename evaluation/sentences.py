@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from evaluation.compare import LEVEL, Comparison
@@ -83,9 +84,15 @@ def merge_by_measure(sentences: Iterable[str]) -> list[str]:
     """Sentences that begin with "By MEASURE, " and say the same become one: "By MSE, PSNR and SSIM, ..."."""
     measures: dict[str, list[str]] = {}
     for text in filter(None, sentences):
-        label, found, rest = text.removeprefix("By ").partition(", ")
+        label, found, rest = _partition(text)
         measures.setdefault(rest if found else text, []).append(label if found else "")
     return [f"By {_listed(labels)}, {rest}" if labels[0] else rest for rest, labels in measures.items()]
+
+
+def _partition(text: str) -> tuple[str, str, str]:
+    """The measure, whether there is one, and the rest; commas in parentheses belong to the measure."""
+    found = re.fullmatch(r"By ([^,(]+(?: \([^)]*\))*), (.*)", text, re.DOTALL)
+    return (found[1], ", ", found[2]) if found else (text, "", "")
 
 
 def _listed(labels: Sequence[str]) -> str:

@@ -200,13 +200,15 @@ def _tell_report(report: Path, console: Console) -> None:
 
 
 def print_matrices(console: Console, table: ScoreTable, config: EvaluateConfig) -> None:
-    """Prints every matrix that the sweep's report has."""
+    """Prints every matrix that the sweep's report has, then what a reader of the numbers must know."""
     from evaluation.exports import report_matrices
     from evaluation.terminal import print_matrix
 
     for named in report_matrices(table, config):
         print_matrix(console, named.matrix)
         console.print()
+    for note in table.notes:
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
 
 
 def main(sweep_folder: str) -> int:

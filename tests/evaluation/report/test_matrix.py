@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from evaluation.columns import build_columns, common_name
 from evaluation.grid import BEST, SECOND, Footnotes, rank_values, show_number
-from evaluation.matrix import build_matrix, conditions_of
+from evaluation.matrix import Cell, build_matrix, conditions_of
 from evaluation.matrix_grid import baseline_summary, diagonal_summary, matrix_grid
 from evaluation.metrics import METRICS
 from evaluation.model import Model
@@ -211,3 +213,17 @@ def test_general_models_stand_after_the_special_ones_and_before_the_baselines():
     assert [column.title for column in build_columns(models)] == ["beach", "sea", "general", "all", "bicubic"]
     plain = [Model(name, "checkpoint", "/none") for name in ("z", "a", "m")]
     assert [column.title for column in build_columns(plain)] == ["z", "a", "m"], "no classes, no order of classes"
+
+
+def test_a_pooled_row_is_shown_but_not_counted_again_in_the_mean_over_classes(table):
+    beach = table.images[table.images["image_class"] == "beach"]
+    others = table.images[table.images["image_class"] != "beach"]
+    table.images = pd.concat([table.images, beach.assign(condition="all"), others.assign(condition="all")])
+    table.conditions.append("all")
+    conditions = conditions_of(table)
+    assert [condition.pooled for condition in conditions] == [False, False, False, True]
+    matrix = build_matrix(table, METRICS["psnr"], conditions)
+    assert matrix.rows[-1] == "all"
+    matrix = replace(matrix, cells=(*matrix.cells[:-1], tuple(Cell(99.0) for _ in matrix.columns)))
+    expected = [np.mean([line[column].value for line in matrix.cells[:-1]]) for column in range(len(matrix.columns))]
+    assert [matrix.column_mean(column).value for column in range(len(matrix.columns))] == pytest.approx(expected)

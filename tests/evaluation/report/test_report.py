@@ -66,7 +66,7 @@ def test_measure_without_numbers_is_one_sentence_with_its_reason(table, tmp_path
         for condition in table.conditions:
             table.missing[model.name, condition, "lpips-alex"] = "weights absent; run `harness weights fetch alexnet`"
     text = text_of(write_report("demo", table, EvaluateConfig(), [], tmp_path, None, (), pictures))
-    assert "LPIPS (Alex) by class and model: no numbers. weights absent; run `harness weights fetch alexnet`" in text
+    assert "LPIPS (Alex): no numbers. weights absent; run `harness weights fetch alexnet`" in text
     assert "12 cells without a number: weights absent" in text
 
 
@@ -154,3 +154,18 @@ def test_models_are_listed_with_the_hash_of_their_weights(table):
     grid = models_grid(table)
     assert [line.heads[0] for line in grid.lines] == ["beach", "mountain", "general", "bicubic"]
     assert grid.lines[0].entries[1].text == "0" * 12
+
+
+def test_sentences_say_which_degradation_and_a_reason_stands_once(table_maker, tmp_path):
+    table = table_maker(kernels=("matlab-bicubic", "nearest"))
+    for model in table.models:
+        for condition in table.conditions:
+            table.missing |= {(model.name, condition, metric): "weights absent" for metric in ("fid", "kid")}
+    table.notes.append("FID, KID: weights absent")
+    config = EvaluateConfig(report={"num_strips": 0, "resamples": 100})
+    text = text_of(write_report("demo", table, config, [], tmp_path))
+    words = "by class and model"
+    for kernel in ("matlab-bicubic", "nearest"):
+        assert f"PSNR {words} (test, {kernel})" in text
+        assert re.search(rf"<li>By [^<]*PSNR \(test, {kernel}\)[^<]*, on 3 of 3 classes", text)
+    assert "cells without a number" not in text and text.count("FID, KID: no numbers. weights absent") == 1
