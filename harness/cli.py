@@ -39,9 +39,9 @@ def main() -> None:
         sys.exit(getattr(stop, "exit_code", 130))
     except OSError as error:
         _leave(f"error: {error.filename or 'a file'}: {error.strerror or error}; free space or mend its rights.", 1)
-    except MemoryError as error:
-        _leave(f"error: out of memory ({error}); ask for less, or use a machine with more.", EXIT_FAILURE)
     except Exception as error:
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # the second is torch's
+            _leave("error: out of memory; ask for a smaller network or image, or use a larger machine.", EXIT_FAILURE)
         if not hasattr(error, "format_message"):
             raise
         _leave(_wrong_usage(error), EXIT_WRONG_INPUT)

@@ -11,6 +11,7 @@ from harness.schema import Section
 Activation = Literal["prelu", "relu", "leaky_relu", "silu"]
 Skip = Literal["none", "bilinear", "bicubic", "bicubic_align_corners"]
 Output = Literal["linear", "tanh"]
+Channels = Annotated[int, Field(gt=0)]
 
 
 class _Generator(Section):
@@ -86,7 +87,7 @@ class SRCNNConfig(_Generator):
     """Three convolutions on the enlarged input (Dong et al. 2014)."""
 
     name: Literal["srcnn"]
-    num_channels: tuple[int, int] = (64, 32)
+    num_channels: tuple[Channels, Channels] = (64, 32)
     kernels: tuple[Literal[9], Literal[1, 3, 5], Literal[5]] = (9, 1, 5)
 
 
@@ -94,7 +95,7 @@ class ESPCNConfig(_Generator):
     """Three convolutions on the input, then one pixel shuffle (Shi et al. 2016)."""
 
     name: Literal["espcn"]
-    num_channels: tuple[int, int] = (64, 32)
+    num_channels: tuple[Channels, Channels] = (64, 32)
     activation: Literal["relu", "tanh"] = "relu"
 
 

@@ -35,6 +35,7 @@ class CosineSchedule(Section):
     warmup_steps: int = Field(0, ge=0)
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
 ScheduleConfig = Annotated[ConstantSchedule | MultiStepSchedule | CosineSchedule, Field(discriminator="name")]
 
 
@@ -42,7 +43,7 @@ class OptimizerConfig(Section):
     """Adam (Kingma and Ba 2015)."""
 
     learning_rate: float = Field(gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     clip_norm: float | None = Field(None, gt=0)

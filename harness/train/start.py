@@ -30,7 +30,11 @@ def load_generator(path: Path, device: str = "cpu") -> tuple[nn.Module, RunConfi
         CheckpointError: nothing of the kind lies there, or it is damaged.
     """
     weights, config = _read_generator(path)
-    generator = build_generator(config.generator, config.scale)
+    try:
+        generator = build_generator(config.generator, config.scale)
+    except (RuntimeError, MemoryError, OverflowError) as error:  # sizes that no machine has room for
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: its configuration asks for an impossible network ({reason}).") from None
     _load(generator, weights, path)
     return generator.to(device).eval().requires_grad_(False), config
 

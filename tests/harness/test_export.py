@@ -82,6 +82,8 @@ def test_safetensors_carries_its_configuration(tmp_path):
         ({"name": "srresnet", "num_blocks": 1, "num_channels": 4, "skip": "bicubic_align_corners"}, 2),
         ({**MSR, "output": "tanh"}, 2),
         ({"name": "srcnn", "num_channels": [8, 4]}, 2),
+        ({"name": "espcn", "num_channels": [8, 4]}, 4),
+        ({"name": "srresnet", "num_blocks": 1, "num_channels": 4, "batch_norm": "everywhere"}, 8),
         ({"name": "residual_cnn", "num_channels": 4}, 2),
         ({"name": "unet", "num_channels": 4, "depth": 2}, 2),
         (RRDB, 4),

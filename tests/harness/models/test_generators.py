@@ -210,3 +210,14 @@ def test_start_as_skip_without_a_skip_is_refused():
 def test_unknown_family_is_refused_with_the_known_ones():
     with pytest.raises(InputError, match=r"'srresnet', 'msrresnet', 'rrdb'"):
         parse(Run, {"generator": {"name": "resnet"}}, "r.yaml")
+
+
+class Holder(Section):
+    generator: GeneratorConfig
+
+
+@pytest.mark.parametrize("name", ["srcnn", "espcn"])
+@pytest.mark.parametrize("num_channels", [[-1, 4], [4, 0]])
+def test_networks_without_channels_are_refused_before_they_are_built(name, num_channels):
+    with pytest.raises(InputError, match="num_channels"):
+        parse(Holder, {"generator": {"name": name, "num_channels": num_channels}}, "x")
