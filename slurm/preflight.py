@@ -16,7 +16,7 @@ from slurm.errors import ClusterError
 from slurm.job import Job
 from slurm.launch import make_executor, task_command
 from slurm.profile import ClusterProfile
-from slurm.queue import ask, client_environment, parse_fields
+from slurm.queue import ask, client_environment, minutes, parse_fields
 from slurm.reach import unseen
 
 _BYTES_A_GB = 1 << 30
@@ -109,7 +109,7 @@ def _slurm(
     partition = partitions[name]
     config = read_config()
     reasons = [*_limits(profile, name, partition), *_nodes(profile, name), *_queue(config, num_jobs)]
-    reasons += [*_preemption(name, partition, config, save_s), *_time_signal(profile, save_s)]
+    reasons += [*_preemption(profile, name, partition, config, save_s), *_time_signal(profile, save_s)]
     reasons += unseen(profile, reads, folder, name)
     return reasons or list(_trial(profile))
 
@@ -187,10 +187,14 @@ def _queue(config: dict[str, str], num_jobs: int) -> Iterator[str]:
         yield f"{num_jobs} jobs are more than the {most} that this cluster keeps (MaxJobCount); split the sweep."
 
 
-def _preemption(name: str, partition: dict[str, str], config: dict[str, str], save_s: float | None) -> Iterator[str]:
+def _preemption(
+    profile: ClusterProfile, name: str, partition: dict[str, str], config: dict[str, str], save_s: float | None
+) -> Iterator[str]:
     mode = partition.get("PreemptMode", "OFF")
     if config.get("PreemptType", "preempt/none") == "preempt/none" or mode in ("OFF", "SUSPEND", "GANG"):
         return
+    if profile.max_requeues == 0:
+        yield f"partition '{name}' preempts jobs, but max_requeues 0 lets none of them come back; raise it."
     grace_s = int(partition.get("GraceTime", "0"))
     if mode == "CANCEL" and not grace_s:
         yield (
@@ -223,12 +227,3 @@ def _trial(profile: ClusterProfile) -> Iterator[str]:
     if done.returncode:
         said = " ".join((done.stderr or done.stdout).split())
         yield f"sbatch would refuse a job with the profile '{profile.name}' ({said}); mend the profile."
-
-
-def minutes(text: str) -> float:
-    """SLURM's time limit, `[DAYS-]HOURS:MINUTES:SECONDS` or UNLIMITED, in minutes."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
-    if not found:
-        return math.inf
-    days, hours, mins, seconds = (int(part or 0) for part in found.groups())
-    return days * 1440 + hours * 60 + mins + seconds / 60

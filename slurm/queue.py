@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import subprocess
@@ -80,6 +81,15 @@ def parse_fields(text: str) -> dict[str, str]:
         key: value.strip()
         for key, value in re.findall(r"(?:^|\s)([A-Za-z][\w:/.]*)=(.*?)(?=\s[A-Za-z][\w:/.]*=|$)", text.strip())
     }
+
+
+def minutes(text: str) -> float:
+    """SLURM's time limit, `[DAYS-]HOURS:MINUTES:SECONDS` or UNLIMITED, in minutes."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
+    if not found:
+        return math.inf
+    days, hours, mins, seconds = (int(part or 0) for part in found.groups())
+    return days * 1440 + hours * 60 + mins + seconds / 60
 
 
 def max_array_size() -> int:

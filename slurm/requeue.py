@@ -18,7 +18,7 @@ from pathlib import Path
 from slurm.ending import Ending, Outcome, note_ending, read_ending
 from slurm.errors import EXIT_DONE, EXIT_SAVED, EXIT_WRONG_INPUT, ClusterError, has_died
 from slurm.job import Payload, read_own, read_payload
-from slurm.queue import ask, parse_fields
+from slurm.queue import ask, minutes, parse_fields
 
 _PATIENCE_S = 600.0
 """A controller that is away so long (restarted, failing over) is waited for; a thousand jobs must not be lost by it."""
@@ -44,9 +44,9 @@ def decide(code: int, job: dict[str, str], deaths: int, payload: Payload) -> Dec
         deaths: deaths since the job last saved, this one included.
     """
     restarts = int(job.get("Restarts", "0"))
-    state = job.get("JobState", "UNKNOWN")
+    preempted = _preempted_in_this_start(job)
+    state = _state(job, preempted)
     saved = code == EXIT_SAVED
-    preempted = state == "PREEMPTED" or _preempted_in_this_start(job)
     if code == EXIT_DONE:
         return Decision("done", "finished")
     if not saved and not has_died(code):
@@ -73,9 +73,21 @@ _ENDED_BY_SLURM = {
 }
 
 
+def _state(job: dict[str, str], preempted: bool) -> str:
+    """The job's state; `scontrol` says COMPLETING of every job that SLURM has ended and that is still leaving."""
+    state = job.get("JobState", "UNKNOWN")
+    if state != "COMPLETING":
+        return state
+    if preempted:
+        return "PREEMPTED"
+    return "TIMEOUT" if minutes(job.get("RunTime", "")) >= minutes(job.get("TimeLimit", "")) else "CANCELLED"
+
+
 def _preempted_in_this_start(job: dict[str, str]) -> bool:
     """SLURM keeps the time of the last preemption over a requeue; both are ISO times of one clock."""
     at = job.get("PreemptTime", "None")
+    if job.get("JobState") == "PREEMPTED":
+        return True
     return at != "None" and at >= job.get("StartTime", "")
 
 

@@ -162,6 +162,7 @@ def test_what_may_follow_a_failure_starts_when_all_have_ended_however(one_node, 
     assert {name: ending and ending.outcome for name, ending in endings.items()} == {
         "failed": "failed", "cancelled": "left", "requeued": "done", "never": None,
     }  # fmt: skip
+    assert endings["cancelled"] is not None and endings["cancelled"].reason == "was cancelled"
 
 
 def test_job_comes_back_although_the_controller_was_away_when_it_left(one_node, tmp_path):
@@ -205,7 +206,8 @@ def test_payload_changed_by_others_is_not_run(one_node, tmp_path):
 
 def test_preflight_gives_every_reason_at_once(clean_cluster, profile, tmp_path):
     assert cluster_reasons(profile, tmp_path / "new", save_s=5) == []
-    wrong = profile.model_copy(update={"nodes": 9, "time_min": 5000, "gpus_per_node": 4, "memory_gb": 9e5})
+    limits = {"nodes": 9, "time_min": 5000, "gpus_per_node": 4, "memory_gb": 9e5, "max_requeues": 0}
+    wrong = profile.model_copy(update=limits)
     reasons = cluster_reasons(wrong, Path("/proc/new"), num_jobs=10**6, save_s=45, need_gb=1e9)
     for said in (
         "/proc: cannot be written",
@@ -215,6 +217,7 @@ def test_preflight_gives_every_reason_at_once(clean_cluster, profile, tmp_path):
         "memory_gb is 900000",
         "1000000 jobs are more than the 20000",
         "30 s of grace, but saving takes 45.0 s",
+        "max_requeues 0 lets none of them come back",
     ):
         assert [reason for reason in reasons if said in reason], said
     assert (

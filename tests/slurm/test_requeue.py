@@ -10,6 +10,8 @@ from slurm.queue import parse_fields
 from slurm.requeue import ask_patiently, count_deaths, decide
 
 LIMITS = Payload({}, {}, max_requeues=5, max_deaths=2, threads=1)
+TIMEOUT = "reached its time limit"
+UNSAVED = "reached its time limit before it had saved (raise signal_s)"
 RUNNING = {"JobState": "RUNNING", "Restarts": "1", "Requeue": "1"}
 
 
@@ -57,11 +59,14 @@ def test_fields_of_scontrol_are_read():
         (1, {}, 0, "failed", "left with exit code 1"),
         (2, {"JobState": "CANCELLED"}, 0, "failed", "left with exit code 2"),
         (137, {}, 3, "failed", "was killed by SIGKILL, died 3 times without saving in between (max_deaths)"),
-        (143, {"JobState": "TIMEOUT"}, 1, "failed", "reached its time limit before it had saved (raise signal_s)"),
-        (75, {"JobState": "TIMEOUT"}, 0, "left", "reached its time limit"),
+        (143, {"JobState": "TIMEOUT"}, 1, "failed", UNSAVED),
+        (75, {"JobState": "TIMEOUT"}, 0, "left", TIMEOUT),
         (143, {"JobState": "CANCELLED"}, 9, "left", "was cancelled"),
         (75, {"Restarts": "5"}, 0, "left", "was requeued 5 times already (max_requeues)"),
         (75, {"JobState": "PREEMPTED"}, 0, "left", "was preempted"),
+        (75, {"JobState": "COMPLETING", "RunTime": "00:03:00", "TimeLimit": "01:00:00"}, 0, "left", "was cancelled"),
+        (75, {"JobState": "COMPLETING", "RunTime": "1-00:00:05", "TimeLimit": "1-00:00:00"}, 0, "left", TIMEOUT),
+        (143, {"JobState": "COMPLETING", "RunTime": "01:00:05", "TimeLimit": "01:00:00"}, 1, "failed", UNSAVED),
         (76, {}, 1, "back", "lost a rank (exit code 76)"),
         (75, {}, 0, "back", "saved and left before its end"),
     ],
