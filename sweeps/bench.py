@@ -104,7 +104,10 @@ def _ranks(ask: Ask, console: Console) -> Any:
         with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
             f = measure_ranks(name, config, Path(folder), ask.ranks, ask.batch_size or 4)
         numbers = (f.num_ranks, f.rank_batch, f"{f.one_patches_s:.2f}", f"{f.all_patches_s:.2f}")
-        table.add_row(f.recipe, f.phase, *map(str, numbers), f"{f.efficiency:.0%}", f"{f.agreement_share:.3%}")
+        shares = (f.efficiency, f.work_efficiency)
+        table.add_row(
+            f.recipe, f.phase, *map(str, numbers), *(f"{share:.0%}" for share in shares), f"{f.agreement_share:.3%}"
+        )
         figures.append({**asdict(f), "efficiency": f.efficiency, "agreement_share": f.agreement_share})
     console.print(table)
     return figures

@@ -40,6 +40,8 @@ class RanksFigure:
     """Patches a step on each rank."""
     one_patches_s: float
     all_patches_s: float
+    work_efficiency: float
+    """A single rank's processor time for a step over that of one of several: what is left when nobody waits."""
     agreement_s: float
     """Seconds of one agreement on whether to stop."""
 
@@ -74,6 +76,7 @@ def measure_ranks(
         rank_batch=rank_batch,
         one_patches_s=rank_batch / one["step_s"],
         all_patches_s=num_ranks * rank_batch / several["step_s"],
+        work_efficiency=one["work_s"] / several["work_s"],
         agreement_s=several["agreement_s"],
     )
 
@@ -120,26 +123,28 @@ def work(task: str) -> None:
     ranks = Ranks(config, values["out"])
     phase = Phase(config, len(config.phases) - 1, Nets(config, ranks), ranks)
     try:
-        step_s = _shortest_iteration(phase, ranks, values["steps"])
+        step_s, work_s = _shortest_iteration(phase, ranks, values["steps"])
         agreement_s = _shortest_agreement(ranks)
         if ranks.is_main:
-            print(json.dumps({"step_s": step_s, "agreement_s": agreement_s}), flush=True)
+            print(json.dumps({"step_s": step_s, "work_s": work_s, "agreement_s": agreement_s}), flush=True)
         ranks.barrier()
     finally:
         phase.close()
         ranks.close()
 
 
-def _shortest_iteration(phase: Phase, ranks: Ranks, steps: int) -> float:
+def _shortest_iteration(phase: Phase, ranks: Ranks, steps: int) -> tuple[float, float]:
+    """The shortest wall time and the shortest processor time (all threads of this rank) of a whole iteration."""
     stream, meter = phase.batches(phase.first_step), Meter()
     first = phase.first_step + phase.config.generator_every - 1
     times = []
     for _ in range(_WARM_UP_STEPS + steps):
-        begin = time.perf_counter()
+        begin, begin_work = time.perf_counter(), time.process_time()
         meter.add(train_step(phase, phase.patches(next(stream)), first, log_norms=False))
         finish(ranks.device)
-        times.append(time.perf_counter() - begin)
-    return min(times[_WARM_UP_STEPS:])
+        times.append((time.perf_counter() - begin, time.process_time() - begin_work))
+    wall, work = zip(*times[_WARM_UP_STEPS:])
+    return min(wall), min(work)
 
 
 def _shortest_agreement(ranks: Ranks) -> float:
