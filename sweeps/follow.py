@@ -112,7 +112,22 @@ def follow_sweep(folder: SweepFolder, plan: Plan, console: Console, poll_s: floa
 def show_status(console: Console, status: SweepStatus, folder: SweepFolder, plan: Plan) -> None:
     """The table of runs and, below it, where the compute went."""
     console.print(status_view(status))
+    for line in reasons(status):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(ledger_line(sweep_ledger(folder.runs, plan, status.states)), markup=False, soft_wrap=True)
+
+
+def reasons(status: SweepStatus) -> list[str]:
+    """Why runs failed, or could go on and do not, in full: the table may have to cut it. Each reason once."""
+    runs: dict[tuple[str, str], list[str]] = {}
+    for row in status.rows:
+        if row.error or row.note:
+            runs.setdefault((row.state, row.error or row.note), []).append(row.run)
+    return [f"{_first_of(names)} {state}: {why}" for (state, why), names in runs.items()]
+
+
+def _first_of(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def print_status(runs_dir: str | Path, name: str | None, *, watch: bool, console: Console, poll_s: float = 0.5) -> int:

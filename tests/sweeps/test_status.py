@@ -17,7 +17,7 @@ from slurm.errors import ClusterError
 from slurm.queue import QueuedJob
 from slurm.submission import NOTE
 from sweeps import queues as queues_module
-from sweeps.follow import Follower, follower_of
+from sweeps.follow import Follower, follower_of, reasons, show_status
 from sweeps.layout import SweepFolder
 from sweeps.ledger import sweep_ledger
 from sweeps.plan import Plan
@@ -219,6 +219,20 @@ def test_thousand_runs_are_all_told(plan_of: PlanOf, sweep_folder: SweepFolder, 
     line = ledger_line(sweep_ledger(sweep_folder.runs, plan, status.states))
     text = shown(status_view(status))
     assert len(status.rows) == 1000 and "replayed" in line and "999" in text
+
+
+def test_each_reason_is_told_once_and_in_full(
+    plan_of: PlanOf, sweep_folder: SweepFolder, write_status: WriteStatus
+) -> None:
+    plan = plan_of({"name": "seed", "key": "phases.1.iterations", "values": {"a": 50, "b": 51, "c": 52}})
+    pretrain = next(iter(plan.phases))
+    error = "DataError: photos/train-000017.tar is shorter than its sidecar says; copy it again."
+    write_status(sweep_folder.runs.phase(pretrain), state="failed", error=error)
+    status = sweep_status(sweep_folder.runs, plan, Queues())
+    assert reasons(status) == [f"a and 2 more failed: {error}; so adversarial cannot start"]
+    stream = io.StringIO()
+    show_status(Console(file=stream, width=60), status, sweep_folder, plan)
+    assert f"a and 2 more failed: {error}" in stream.getvalue()
 
 
 def test_live_table_shows_the_most_telling_runs_first(
