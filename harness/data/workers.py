@@ -5,10 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any
 
 from harness.errors import InputError
@@ -54,12 +54,10 @@ def pool(workers: int, num_jobs: int | None = None) -> Iterator[Run]:
 
 @contextmanager
 def deaf_to_interrupts() -> Iterator[None]:
-    """Processes that are started here leave Ctrl-C to this one."""
-    if threading.current_thread() is not threading.main_thread():  # only there a handler can be set
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Processes that are started here leave Ctrl-C to this one, which answers one that comes meanwhile afterwards."""
+    resource_tracker.ensure_running()  # it would let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
