@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from harness.errors import InputError
 from harness.mistakes import sentence
@@ -18,6 +19,39 @@ class Section(BaseModel):
     """A frozen section of a configuration; unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_number_from_yes(cls, values: Any) -> Any:
+        """Leaves no true or false where numbers are asked: pydantic would take them for 1 and 0, but refuses text."""
+        if not isinstance(values, Mapping):
+            return values
+        return {name: _as_text(value) if name in _number_fields(cls) else value for name, value in values.items()}
+
+
+@cache
+def _number_fields(cls: type[BaseModel]) -> frozenset[str]:
+    """The fields that only numbers fit, or null, or lists or keyed values of numbers."""
+    leaves = {name: _leaves(field.annotation) for name, field in cls.model_fields.items()}
+    return frozenset(name for name, types in leaves.items() if types - {type(None), ...} <= {int, float})
+
+
+def _leaves(annotation: Any) -> set[Any]:
+    """The single types that an annotation is made of; keys count as none."""
+    parts = get_args(annotation)
+    if not parts:
+        return {annotation}
+    kept = parts[:1] if get_origin(annotation) is Annotated else parts[1:] if get_origin(annotation) is dict else parts
+    return set().union(*(_leaves(part) for part in kept))
+
+
+def _as_text(value: Any) -> Any:
+    """The value with every true and false in it written out."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return {key: _as_text(item) for key, item in value.items()}
+    return [_as_text(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 S = TypeVar("S", bound=BaseModel)

@@ -1,0 +1,44 @@
+"""A section takes numbers for numbers alone."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import pytest
+from pydantic import Field
+
+from harness.errors import InputError
+from harness.schema import Section, load_yaml, parse
+
+
+class Settings(Section):
+    seed: int = 0
+    rate: float | None = None
+    betas: tuple[Annotated[float, Field(ge=0)], float] = (0.5, 0.9)
+    layers: dict[str, float] = Field(default_factory=dict)
+    flips: bool = False
+    name: str = ""
+    inner: tuple[Settings, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "wanted", "shown"),
+    [
+        ("seed: yes", "seed", "a whole number", "true"),
+        ("seed: off", "seed", "a whole number", "false"),
+        ("rate: true", "rate", "a number", "true"),
+        ("betas: [0.5, no]", "betas.1", "a number", "false"),
+        ("layers: {relu: on}", "layers.relu", "a number", "true"),
+        ("inner: [{seed: 1}, {seed: yes}]", "inner.1.seed", "a whole number", "true"),
+    ],
+)
+def test_yes_is_no_number(text: str, key: str, wanted: str, shown: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(Settings, load_yaml(text), "my.yaml")
+    assert str(caught.value) == f"my.yaml: key '{key}': must be {wanted}, got '{shown}'."
+
+
+def test_yes_and_numbers_stand_where_they_belong() -> None:
+    settings = parse(Settings, load_yaml("{seed: 1, rate: 2, betas: [0, 1], flips: yes, inner: [{flips: no}]}"), "x")
+    assert (settings.seed, settings.rate, settings.betas, settings.flips) == (1, 2.0, (0.0, 1.0), True)
+    assert settings.inner[0].flips is False and settings.inner[0].rate is None
