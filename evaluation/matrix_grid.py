@@ -80,7 +80,9 @@ def _plain(cell: Cell, matrix: Matrix, notes: Footnotes) -> Entry:
 
 
 def diagonal_summary(matrix: Matrix) -> str:
-    """On how many rows the best model is one that was made for it; empty where no model was made for a row.
+    """On how many rows a model that was made for it is the best; empty where no model was made for a row.
+
+    A row that such a model shares with another, at the digits shown, is a tie and is told as one.
 
     The sentence begins with "By MEASURE (DETAIL), ", so that `merge_by_measure` can join those that say the same.
     """
@@ -88,9 +90,11 @@ def diagonal_summary(matrix: Matrix) -> str:
     judged = [entries for entries in lines if any(entry.own and entry.value is not None for entry in entries)]
     if not judged:
         return ""
-    won = sum(any(entry.own and entry.rank == BEST for entry in entries) for entries in judged)
+    winners = [{entry.own for entry in entries if entry.rank == BEST} for entries in judged]
+    won, tied = winners.count({True}), winners.count({True, False})
     rows = {"class": "classes", "kernel": "degradations"}[matrix.row_kind]
-    return f"By {matrix.label}, on {won} of {len(judged)} {rows} the best model is one that was made for it."
+    ties = f"; on {tied} it ties with another" if tied else ""
+    return f"By {matrix.label}, on {won} of {len(judged)} {rows} the best model is one that was made for it{ties}."
 
 
 def baseline_summary(matrix: Matrix) -> list[str]:

@@ -184,6 +184,15 @@ def test_summary_counts_the_classes_whose_own_model_is_the_best(table):
     assert diagonal_summary(matrix_of(table)) == whole.replace("3 of", "2 of")
 
 
+def test_a_tie_is_no_win_of_the_models_made_for_a_class(table):
+    table.images["psnr"] = 25.0
+    sentence = "By PSNR, on 0 of 3 classes the best model is one that was made for it; on 3 it ties with another."
+    assert diagonal_summary(matrix_of(table)) == sentence
+    better = (table.images["model"] == "beach") & (table.images["image_class"] == "beach")
+    table.images.loc[better, "psnr"] += 5
+    assert diagonal_summary(matrix_of(table)) == sentence.replace("on 0", "on 1").replace("on 3 it", "on 2 it")
+
+
 def test_summary_counts_the_models_that_beat_each_baseline_on_their_own_class(table):
     assert baseline_summary(matrix_of(table)) == ["By PSNR, 3 of 3 models beat bicubic on their own class."]
     worse = (table.images["model"] == "beach") & (table.images["image_class"] == "beach")
