@@ -113,8 +113,7 @@ def upscale(inputs: list[str], out: Path, options: Options, listener: Listener |
 def _check(options: Options) -> None:
     if (options.checkpoint is None) == (options.method is None):
         given = "neither" if options.method is None else "both"
-        methods = " or ".join(get_args(UpscaleMethod))
-        raise InputError(f"upscale: got {given} of --checkpoint and --method; give --checkpoint PATH or {methods}.")
+        raise InputError(f"upscale: got {given} of --checkpoint and --method; give --checkpoint PATH or --method NAME.")
     for name, value, allowed in (
         ("--method", options.method, get_args(UpscaleMethod)),
         ("--format", options.format, get_args(Format)),
