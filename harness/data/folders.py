@@ -45,7 +45,7 @@ def degrade_folder(
     if not hr_dir.is_dir():
         raise InputError(f"{hr_dir}: is not a folder; give a folder of images.")
     files = sorted(path for path in hr_dir.rglob("*") if path.is_file())
-    usable, skipped = _usable(files, scale)
+    usable, skipped, too_small = _usable(files, scale)
     targets = _targets(usable, hr_dir, out_dir)
     cropped: list[str] = []
     for number, (path, target) in enumerate(targets.items()):
@@ -61,23 +61,33 @@ def degrade_folder(
             part.write_bytes(encode_png(degrade_image(fitting, scale, kernel)))
         if progress:
             progress(number + 1, len(targets))
+    if files and too_small == len(files):
+        raise DataError(
+            f"{hr_dir}: all its {len(files)} images are smaller than the scale (the first: {skipped[0].path}: "
+            f"{skipped[0].reason}); give a --scale below {scale}, or larger images."
+        )
     if len(skipped) == len(files):
         first = f" (the first: {skipped[0].path}: {skipped[0].reason})" if skipped else ""
         raise DataError(f"{hr_dir}: holds no usable image{first}; give a folder of images.")
     return DegradeSummary(len(files) - len(skipped), cropped, skipped)
 
 
-def _usable(files: list[Path], scale: int) -> tuple[list[Path], list[Skipped]]:
-    """The files whose headers say that they are images of at least `scale` px, and the others."""
+def _usable(files: list[Path], scale: int) -> tuple[list[Path], list[Skipped], int]:
+    """The files whose headers say that they are images of at least `scale` px, the others, and how many of these are
+    images that are too small."""
     usable: list[Path] = []
     skipped: list[Skipped] = []
+    too_small = 0
     for path in files:
-        judged = judge(("", str(path), ""), scale)
+        judged = judge(("", str(path), ""), smallest_px=1)
         if isinstance(judged, Skipped):
             skipped.append(judged)
+        elif min(judged.height, judged.width) < scale:
+            skipped.append(Skipped(str(path), f"{judged.width} x {judged.height} px is smaller than {scale} px"))
+            too_small += 1
         else:
             usable.append(path)
-    return usable, skipped
+    return usable, skipped, too_small
 
 
 def _targets(files: list[Path], hr_dir: Path, out_dir: Path) -> dict[Path, Path]:

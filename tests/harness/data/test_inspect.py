@@ -105,6 +105,9 @@ def test_degrading_refuses_what_it_cannot_do(tmp_path, make_image):
         degrade_folder(tmp_path / "hr", tmp_path / "lr", scale=4, kernel="lanczos")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="is not a folder"):
         degrade_folder(tmp_path / "absent", tmp_path / "lr", scale=4)
+    with pytest.raises(DataError, match=r"40 x 40 px is smaller than 64 px.*give a --scale below 64") as caught:
+        degrade_folder(tmp_path / "hr", tmp_path / "lr", scale=64)
+    assert "folder of images" not in str(caught.value)
     (tmp_path / "hr" / "a.bmp").write_bytes(encode_png(make_image(0, 40, 40)))
     with pytest.raises(InputError, match="would both become"):
         degrade_folder(tmp_path / "hr", tmp_path / "lr", scale=4)
