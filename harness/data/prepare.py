@@ -113,8 +113,9 @@ class Degrade:
         out_px = matrix.shape[-2]
         split = vertical.reshape(vertical.shape[0], size_B, -1, px, channels)
         across = split.permute(1, 4, 0, 2, 3).reshape(size_B, -1, px)
-        lr = _to_levels(torch.matmul(across, matrix.transpose(-1, -2))).reshape(size_B, channels, out_px, out_px)
-        return torch.where(turned, lr.transpose(2, 3), lr) if self._any_turned else lr
+        down = _to_levels(torch.matmul(across, matrix.transpose(-1, -2)))
+        lr_image = down.reshape(size_B, channels, out_px, out_px)
+        return torch.where(turned, lr_image.transpose(2, 3), lr_image) if self._any_turned else lr_image
 
     def _down(self, matrix: torch.Tensor, rows_BHX: torch.Tensor) -> torch.Tensor:
         """matrix @ rows, as bands x B x rows of a band x X.
