@@ -151,12 +151,6 @@ def _read_parquet(path: Path, keys: tuple[str, ...], scope: str) -> pd.DataFrame
     return table
 
 
-def empty_sets() -> pd.DataFrame:
-    """A `sets` table without rows."""
-    kinds = {"value": float, "deviation": float, "num_images": int}
-    return pd.DataFrame({key: pd.Series(dtype=kinds.get(key, str)) for key in SET_KEYS})
-
-
 def _write_parquet(path: Path, table: pd.DataFrame) -> None:
     with whole(path) as part:
         table.to_parquet(part, index=False)

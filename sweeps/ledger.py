@@ -41,11 +41,6 @@ class Ledger:
             self.on_gpu or other.on_gpu,
         )
 
-    @property
-    def spent_h(self) -> float:
-        """All that was occupied; waiting occupies nothing."""
-        return self.useful_h + self.replayed_h + self.starting_h + self.lost_h
-
 
 @dataclass
 class _Start:

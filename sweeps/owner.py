@@ -25,10 +25,6 @@ class Owner:
     def shown(self) -> str:
         return f"job {self.job_id}" if self.job_id else f"process {self.pid} on {self.machine.split('/')[0]}"
 
-    @property
-    def is_this_process(self) -> bool:
-        return self.job_id is None and (self.machine, self.pid) == (this_machine(), os.getpid())
-
 
 JobAlive = Callable[[Owner], "bool | None"]
 """A SLURM job -> whether it is queued or running; None where nobody can tell."""

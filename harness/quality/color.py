@@ -52,14 +52,9 @@ def lab(image_BCHW: torch.Tensor) -> torch.Tensor:
 
 
 def mean_tint(image_BCHW: torch.Tensor) -> torch.Tensor:
-    """The mean (a*, b*) of each image, (B, 2), from levels 0 to 255."""
-    return lab(image_BCHW)[:, 1:].mean(dim=(2, 3))
+    """The mean (a*, b*) of each image, (B, 2), in CIELAB units, from levels 0 to 255.
 
-
-def tint_shift(preds_BCHW: torch.Tensor, target_BCHW: torch.Tensor) -> torch.Tensor:
-    """How far the mean tint moved, (B,): the distance between the images' mean (a*, b*), in CIELAB units; 0 is best.
-
-    The measure of the colour shift that ESRDGAN's author saw in early results. Lightness is left out: an error of
-    lightness is in the MSE already. About 2 is just noticeable. Levels 0 to 255.
+    The distance between two of them is the measure of the colour shift that ESRDGAN's author saw in early results.
+    Lightness is left out: an error of lightness is in the MSE already. A distance of about 2 is just noticeable.
     """
-    return (mean_tint(preds_BCHW) - mean_tint(target_BCHW)).norm(dim=1)
+    return lab(image_BCHW)[:, 1:].mean(dim=(2, 3))

@@ -10,7 +10,7 @@ import pytest
 
 from evaluation.images import ImageInfo
 from evaluation.model import Model
-from evaluation.scores import ScoreTable, empty_sets
+from evaluation.scores import SET_KEYS, ScoreTable
 
 CLASSES = ("beach", "mountain", "general")
 
@@ -38,7 +38,7 @@ def make_table(
                 psnr = difficulty + gain + rng.normal(0, 0.2, num_images)
                 rows.append(_rows(model, image_class, kernel, psnr, condition_name(image_class, kernel, kernels)))
     conditions = [condition_name(image_class, kernel, kernels) for kernel in kernels for image_class in classes]
-    return ScoreTable(pd.concat(rows, ignore_index=True), empty_sets(), {}, models, conditions)
+    return ScoreTable(pd.concat(rows, ignore_index=True), pd.DataFrame(columns=list(SET_KEYS)), {}, models, conditions)
 
 
 def condition_name(image_class: str, kernel: str, kernels: tuple[str, ...]) -> str:

@@ -14,7 +14,7 @@ from evaluation.matrix import Cell, build_matrix, conditions_of
 from evaluation.matrix_grid import baseline_summary, diagonal_summary, matrix_grid
 from evaluation.metrics import METRICS
 from evaluation.model import Model
-from evaluation.scores import ScoreTable, empty_sets
+from evaluation.scores import SET_KEYS, ScoreTable
 
 
 def matrix_of(table, metric="psnr", **options):
@@ -204,7 +204,8 @@ def test_summary_counts_the_models_that_beat_each_baseline_on_their_own_class(ta
 def test_an_empty_table_gives_a_matrix_of_reasons():
     images = pd.DataFrame({key: [] for key in ("model", "condition", "split", "image_class", "kernel", "image")})
     model = Model("a", "checkpoint", "x")
-    table = ScoreTable(images, empty_sets(), {("a", "beach", "psnr"): "not finished"}, [model], ["beach"])
+    no_sets = pd.DataFrame(columns=list(SET_KEYS))
+    table = ScoreTable(images, no_sets, {("a", "beach", "psnr"): "not finished"}, [model], ["beach"])
     grid = matrix_grid(matrix_of(table))
     assert grid.lines[0].entries[0].text == "–" and grid.footnotes == (("a", "not finished"),)
 

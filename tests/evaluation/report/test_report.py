@@ -15,7 +15,7 @@ from evaluation.metrics import METRICS
 from evaluation.model import Model
 from evaluation.picture_source import PictureSource
 from evaluation.report import RunRecord, write_report
-from evaluation.scores import IMAGE_KEYS, ScoreTable, empty_sets
+from evaluation.scores import IMAGE_KEYS, SET_KEYS, ScoreTable
 from harness.errors import InputError
 
 CLASSES = ["beach", "mountain", "general"]
@@ -74,7 +74,7 @@ def test_report_of_models_that_could_not_be_scored_at_all_gives_the_reasons(tmp_
     images = pd.DataFrame({**{key: [] for key in IMAGE_KEYS}, "psnr": pd.Series(dtype=float)})
     models = [Model("beach", "checkpoint", "/none/beach", {"class": "beach"}, "beach"), Model("bicubic", "method")]
     missing = {(m.name, c, "psnr"): f"{m.name} is not finished" for m in models for c in CLASSES}
-    table = ScoreTable(images, empty_sets(), missing, models, CLASSES)
+    table = ScoreTable(images, pd.DataFrame(columns=list(SET_KEYS)), missing, models, CLASSES)
     text = text_of(write_report("demo", table, EvaluateConfig(), [], tmp_path))
     assert "beach is not finished" in text
     assert (tmp_path / "matrix_psnr.csv").read_text().splitlines()[1] == "beach,,"

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from evaluation.model import Model, baseline
-from evaluation.scores import SCORES_FILE, ScoreTable, empty_sets
+from evaluation.scores import SCORES_FILE, SET_KEYS, ScoreTable
 from harness.errors import InputError
 
 
@@ -22,7 +22,7 @@ def table() -> ScoreTable:
     ]
     return ScoreTable(
         images=pd.DataFrame(rows),
-        sets=empty_sets(),
+        sets=pd.DataFrame(columns=list(SET_KEYS)),
         missing={("net", "sea", "psnr"): "the output of image 'a' is not finite"},
         models=[baseline("bicubic"), Model("net", "checkpoint", "runs/net", {"data": "5%"}, "sea")],
         conditions=["sea"],
