@@ -73,6 +73,14 @@ class ClusterProfile(BaseModel):
     slurm_conf: str | None = None
     """The cluster's slurm.conf where it is not the system's; a relative path starts at the working folder."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_number_from_yes(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Writes out true and false where numbers are asked: pydantic would take them for 1 and 0, but refuses text."""
+        numbers = {name for name, field in cls.model_fields.items() if field.annotation in (int, float, float | None)}
+        flags = {name: value for name, value in values.items() if isinstance(value, bool) and name in numbers}
+        return {**values, **{name: str(value).lower() for name, value in flags.items()}}
+
     @field_validator("environment")
     @classmethod
     def _variable_names(cls, environment: dict[str, str]) -> dict[str, str]:
@@ -207,13 +215,35 @@ def _find(name: str) -> Path:
     raise ClusterError(f"there is no cluster profile '{name}'; {hint}")
 
 
+class _KeyTwice(yaml.composer.ComposerError):
+    """A mapping has the same key twice, of which YAML's reader would drop one."""
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which refuses a key that stands twice."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        mapping = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in mapping.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise _KeyTwice(None, None, f"'{key.value}' is a key", key.start_mark)
+                seen.add(key.value)
+        return mapping
+
+
 def _read(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise ClusterError(f"{path}: no such file; give the path of a cluster profile.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ClusterError(f"{path}: cannot be read ({error}); give a readable YAML file.") from None
+    except _KeyTwice as error:
+        assert error.problem_mark is not None
+        where = f"line {error.problem_mark.line + 1}"
+        raise ClusterError(f"{path}: {error.problem} at {where} for the second time; leave one of them out.") from None
     except (yaml.YAMLError, ValueError, AttributeError, TypeError, RecursionError):  # impossible dates, endless nesting
         raise ClusterError(f"{path}: is not valid YAML; mend the indentation or quoting.") from None
 
