@@ -167,7 +167,24 @@ def _run(sweep: SweepConfig, base: dict[str, Any], point: _Choice, classes_of: C
         differences |= _specialise(values, point.per_class, own_class, pooled, where)
     name = _name(sweep, labels, source)
     values["name"] = name
-    return Run(name, labels, parse(RunConfig, values, where), own_class, pooled, differences)
+    return Run(name, labels, _parse(values, base, where, source), own_class, pooled, differences)
+
+
+def _parse(values: dict[str, Any], base: dict[str, Any], where: str, source: str) -> RunConfig:
+    """A run's configuration; a mistake that stands in the base, too, is not told as one of the axes.
+
+    Raises:
+        InputError: the configuration does not fit.
+    """
+    try:
+        return parse(RunConfig, values, where)
+    except InputError as error:
+        try:
+            parse(RunConfig, {**base, "name": values["name"]}, source)
+        except InputError as without_axes:
+            if str(without_axes).removeprefix(source) == str(error).removeprefix(where):
+                raise without_axes from None
+        raise
 
 
 def _specialise(

@@ -85,14 +85,20 @@ def _weights(configs: Iterable[RunConfig]) -> Iterator[str]:
 
 
 def _batches(plan: Plan, profile: ClusterProfile) -> Iterator[str]:
+    """Batches that the ranks cannot share, each size once."""
+    ranks = profile.world_size
+    unfit: dict[tuple[str, int, int], list[str]] = {}
     for key, config in plan.configs.items():
-        phase, ranks = _last_phase(config), profile.world_size
+        phase = _last_phase(config)
         if phase.batch_size % (ranks * phase.accumulate):
-            parts = f" in {phase.accumulate} parts each" if phase.accumulate > 1 else ""
-            yield (
-                f"phase '{phase.name}' ({key}): batch_size {phase.batch_size} cannot be shared by {ranks} ranks{parts};"
-                f" make it a multiple of {ranks * phase.accumulate}, or change the cluster profile '{profile.name}'."
-            )
+            unfit.setdefault((phase.name, phase.batch_size, phase.accumulate), []).append(key)
+    for (name, batch_size, accumulate), keys in unfit.items():
+        parts = f" in {accumulate} parts each" if accumulate > 1 else ""
+        which = keys[0] if len(keys) == 1 else f"{len(keys):,} of them"
+        yield (
+            f"phase '{name}' ({which}): batch_size {batch_size} cannot be shared by {ranks} ranks{parts};"
+            f" make it a multiple of {ranks * accumulate}, or change the cluster profile '{profile.name}'."
+        )
 
 
 def estimated_gb(plan: Plan, folder: SweepFolder) -> float:

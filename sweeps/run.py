@@ -91,11 +91,11 @@ def run_sweep(
     """
     console = console or Console()
     planned = plan_sweep(path, overrides, runs_dir)
+    profile = _profile(cluster, planned.sweep)
     if dry_run:
         print_plan(console, planned.plan)
         print_changes(console, planned.changes)
         return EXIT_DONE
-    profile = _profile(cluster, planned.sweep)
     console.print(f"{planned.sweep.name}: {savings(planned.plan)}", markup=False, soft_wrap=True)
     print_changes(console, planned.changes)
     if check:

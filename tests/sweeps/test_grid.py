@@ -43,6 +43,13 @@ def test_axes_make_their_product_with_the_last_one_fastest(sweep_of: SweepOf) ->
     assert runs[3].differences == {"seed": "1", "phases.0.generator_optimizer.learning_rate": "0.001"}
 
 
+def test_a_mistake_is_told_of_the_axes_only_where_they_made_it(sweep_of: SweepOf) -> None:
+    with pytest.raises(InputError, match=r"^sweep\.yaml: unknown key 'images'"):
+        runs_of(sweep_of(SEEDS, set={"images": "all"}))
+    with pytest.raises(InputError, match=r"^sweep\.yaml: axes \{'rate': '0'\}: unknown key 'images'"):
+        runs_of(sweep_of({"name": "rate", "key": "images", "values": [0]}))
+
+
 def test_zipped_axes_advance_together(sweep_of: SweepOf) -> None:
     runs = runs_of(sweep_of({"zip": [{**SEEDS, "values": [5, 6]}, RATES]}))
     assert [(run.config.seed, run.axes["rate"]) for run in runs] == [(5, "0.0001"), (6, "0.001")]

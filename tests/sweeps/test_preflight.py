@@ -76,6 +76,15 @@ def test_every_reason_is_given_at_once(
         refuse(reasons)
 
 
+def test_runs_that_lack_the_same_ranks_give_one_reason(
+    sweep_of: SweepOf, sweep_folder: SweepFolder, photos: Path
+) -> None:
+    seeds = {"name": "seed", "key": "seed", "values": [0, 1, 2]}
+    plan = planned(sweep_of(seeds, data=str(photos), set={"phases.0.batch_size": 6}))
+    (reason,) = preflight(plan, sweep_folder, ClusterProfile(tasks_per_node=4))
+    assert "phase 'pretrain' (3 of them): batch_size 6 cannot be shared by 4 ranks; make it a multiple of 4" in reason
+
+
 def test_micro_batches_have_to_fit_too(sweep_of: SweepOf, sweep_folder: SweepFolder, photos: Path) -> None:
     plan = planned(sweep_of(data=str(photos), set={"phases.0.accumulate": 4}))
     (reason,) = preflight(plan, sweep_folder, ClusterProfile(tasks_per_node=2))

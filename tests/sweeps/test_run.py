@@ -18,6 +18,7 @@ import yaml
 from rich.console import Console
 
 from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_WRONG_INPUT, InputError
+from slurm.errors import ClusterError
 from sweeps import apply, run
 from sweeps.apply import store
 from sweeps.control import cancel_sweep, find_sweep_folder, log_files, read_logs
@@ -100,6 +101,11 @@ def test_sweep_trains_evaluates_and_is_done(sweep_file: Path, tmp_path: Path, ev
     ]
     assert (Path(str(models[0].path)) / "generator.safetensors").read_bytes() == b"weights"
     assert models == models_of(evaluation.plan, evaluation.folder, evaluation.config)
+
+
+def test_dry_run_on_no_cluster_is_refused(sweep_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="there is no cluster profile 'nix'"):
+        run_sweep(sweep_file, dry_run=True, cluster="nix", runs_dir=tmp_path / "runs", console=Printed())
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(sweep_file: Path, tmp_path: Path) -> None:
