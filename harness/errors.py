@@ -27,3 +27,7 @@ class CheckpointError(InputError):
 
 class TrainingError(RuntimeError):
     """Training went wrong by itself (non-finite numbers, a collapse); exit code 1."""
+
+
+class NetworksTooLarge(TrainingError):
+    """The networks do not fit in memory, so nothing was trained with them."""

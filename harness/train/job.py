@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from harness.alone import alone_in
 from harness.config import RunConfig, check_same_result, dump_yaml, pretrained_networks
-from harness.errors import EXIT_FAILURE, EXIT_LOST_RANK, EXIT_WRONG_INPUT, InputError, TrainingError
+from harness.errors import EXIT_FAILURE, EXIT_LOST_RANK, EXIT_WRONG_INPUT, InputError, NetworksTooLarge, TrainingError
 from harness.files import not_written, whole
 from harness.schema import Section, parse, read_yaml
 from harness.train.lost import lost_a_rank
@@ -69,7 +69,8 @@ def _train_file(run: RunFile) -> int:
 def _own_folder(out: Path, config: RunConfig) -> Iterator[None]:
     """A run folder of this run, held against other trainers; rank 0 does both for all ranks.
 
-    Wrong input leaves nothing behind of a run that had not begun, so that the mended command may use the folder.
+    Wrong input, or too large networks, leave nothing behind of a run that had not begun, so that the mended command
+    may use the folder.
     """
     existed, begun = out.exists(), (out / _CONFIG).exists()
     prepare_folder(out, config)
@@ -79,7 +80,7 @@ def _own_folder(out: Path, config: RunConfig) -> Iterator[None]:
     with alone_in(out, lock=".trainer"):
         try:
             yield
-        except InputError:
+        except (InputError, NetworksTooLarge):
             if not any((out / name).exists() for name in ("checkpoints", "metrics.jsonl")):
                 _forget(out, existed, begun)
             raise

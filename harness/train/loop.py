@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from harness.data.loader import Batch
-from harness.errors import EXIT_DONE, EXIT_SAVED, CheckpointError, TrainingError
+from harness.errors import EXIT_DONE, EXIT_SAVED, CheckpointError, NetworksTooLarge, TrainingError
 from harness.train.checkpoint import Checkpoint, write_weights
 from harness.train.lost import lost_a_rank
 from harness.train.memory import explain_out_of_memory, is_out_of_memory
@@ -30,15 +31,16 @@ def train(stretch: Stretch) -> int:
 
     Raises:
         InputError: the configuration, data or stored state do not fit.
-        TrainingError: the numbers went wrong.
+        TrainingError: the numbers went wrong, or something does not fit in memory.
     """
     ranks = Ranks(stretch.config, str(stretch.out))
     # Only now: until all ranks have met there is nothing to save, and a signal may end this one at once.
     flag = StopFlag()
     flag.install()
     try:
-        run = Run(stretch, ranks, flag)
-        run.restore()
+        with _told_when_too_large():
+            run = Run(stretch, ranks, flag)
+            run.restore()
         run.log.start_trackers(run.step, stretch.config)
         run.log.started(run.step)
         run.log.status(state="running", step=run.step, total_steps=run.last_step, first_step=run.first_step)
@@ -53,6 +55,24 @@ def train(stretch: Stretch) -> int:
     finally:
         ranks.close()
         flag.restore()
+
+
+@contextmanager
+def _told_when_too_large() -> Iterator[None]:
+    """Around the building of networks.
+
+    Raises:
+        NetworksTooLarge: they do not fit in memory.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise NetworksTooLarge(
+            "out of memory while the networks were built; take a smaller generator or discriminator, or a device "
+            "with more memory."
+        ) from None
 
 
 def _train_phases(run: Run) -> int:
@@ -148,7 +168,8 @@ def _step(run: Run, phase: Phase, batches: Iterator[Batch], step: int, log_norms
 
 
 def _open_phase(run: Run, number: int) -> Phase:
-    phase = Phase(run.config, number, run.nets, run.ranks)
+    with _told_when_too_large():
+        phase = Phase(run.config, number, run.nets, run.ranks)
     restored, run.restored = run.restored, None
     if restored is not None and run.step > phase.first_step:
         _continue_phase(run, phase, restored)

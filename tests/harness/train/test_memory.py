@@ -11,7 +11,7 @@ import torch
 
 from harness.config import RunConfig
 from harness.errors import EXIT_FAILURE
-from harness.train import loop, memory
+from harness.train import loop, memory, nets
 from harness.train.job import train_recipe
 from harness.train.memory import Needs, is_out_of_memory
 
@@ -69,7 +69,7 @@ def test_a_real_shortage_is_explained_by_measuring(recipe, tmp_path):
 import resource, sys
 from pathlib import Path
 from harness.config import RunConfig
-from harness.train import loop, memory
+from harness.train import loop, memory, nets
 from harness.train.job import train_recipe
 real = loop.train_step
 def limited(*args):
@@ -86,3 +86,18 @@ sys.exit(train_recipe(config, Path({str(tmp_path / "run")!r})))
     found = re.search(r"out of memory with 8192 patches .* about (\d+) fit in", done.stderr)
     assert found and 16 < int(found[1]) < 8192, done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("network", ["generator", "discriminator"])
+def test_networks_that_do_not_fit_are_told_in_one_sentence_and_leave_nothing(
+    recipe, tmp_path, monkeypatch, capfd, network
+):
+    def fails(*args):
+        raise RuntimeError(CPU_MESSAGE)
+
+    monkeypatch.setattr(nets, f"build_{network}", fails)
+    assert train_recipe(big(recipe), tmp_path / "run") == EXIT_FAILURE
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and "Traceback" not in said
+    assert "out of memory while the networks were built; take a smaller generator or discriminator" in said
+    assert not (tmp_path / "run").exists()
