@@ -130,11 +130,12 @@ def build_matrix(
     that lacks one of them gets no comparable number there. Seeds of a run become one column: mean ± sample deviation.
     """
     rows = tuple(dict.fromkeys(condition.row(row_kind) for condition in conditions))
+    names_of = {row: [c.name for c in conditions if c.row(row_kind) == row] for row in rows}
     columns = tuple(build_columns(table.models))
     scores = CellScores(table, metric)
     cells = tuple(
         tuple(
-            _seed_mean([scores.over([c.name for c in conditions if c.row(row_kind) == row], m) for m in column.models])
+            mean_of_models([scores.over(names_of[row], model) for model in column.models], "seeds")
             for column in columns
         )
         for row in rows
@@ -217,7 +218,13 @@ def small_set_warning(metric: str, num_images: int) -> str:
     )
 
 
-def _seed_mean(cells: Sequence[Cell]) -> Cell:
+def mean_of_models(cells: Sequence[Cell], what: str, remark: str = "") -> Cell:
+    """Mean ± sample deviation over the cells of several models; a single one stays as it is.
+
+    Args:
+        what: the models' name in the note that some of them have no number.
+        remark: added to the notes of a mean.
+    """
     if len(cells) == 1:
         return cells[0]
     values = [cell.value for cell in cells if cell.value is not None]
@@ -225,7 +232,9 @@ def _seed_mean(cells: Sequence[Cell]) -> Cell:
     if not values:
         return Cell(note="; ".join(notes[:3]), comparable=False)
     if len(values) < len(cells):
-        notes.insert(0, f"mean of {len(values)} of {len(cells)} seeds")
+        notes.insert(0, f"mean of {len(values)} of {len(cells)} {what}")
+    if remark:
+        notes.append(remark)
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
     comparable = all(cell.comparable for cell in cells)
     return Cell(float(np.mean(values)), deviation, cells[0].num_images, "; ".join(notes[:3]), comparable)

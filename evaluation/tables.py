@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from evaluation.columns import Column, build_columns, is_seed
 from evaluation.grid import Entry, Footnotes, Grid, Head, Line, rank_values, show_number
-from evaluation.matrix import Cell, CellScores, Condition
+from evaluation.matrix import Cell, CellScores, Condition, mean_of_models
 from evaluation.metrics import METRICS
 from evaluation.published import Published, find_line, published_entry
 from evaluation.scores import ScoreTable
@@ -106,19 +105,8 @@ def _labels(column: Column, axes: Sequence[str]) -> tuple[str, ...]:
 
 def _cell(scores: CellScores, conditions: Sequence[str], group: Sequence[Column]) -> Cell:
     cells = [scores.over(conditions, model) for column in group for model in column.models]
-    if len(cells) == 1:
-        return cells[0]
-    values = [cell.value for cell in cells if cell.value is not None]
-    notes = list(dict.fromkeys(cell.note for cell in cells if cell.note))
-    if not values:
-        return Cell(note="; ".join(notes[:3]), comparable=False)
-    if len(values) < len(cells):
-        notes.insert(0, f"mean of {len(values)} of {len(cells)} models")
-    if len(group) > 1:
-        notes.append(f"mean ± deviation over {len(cells)} models that differ in other axes")
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    comparable = all(cell.comparable for cell in cells)
-    return Cell(float(np.mean(values)), deviation, cells[0].num_images, "; ".join(notes[:3]), comparable)
+    several = f"mean ± deviation over {len(cells)} models that differ in other axes" if len(group) > 1 else ""
+    return mean_of_models(cells, "models", several)
 
 
 def table_grid(table: AxisTable) -> Grid:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -20,18 +20,7 @@ Operation = Literal[
     "saturation",
     "noise",
 ]
-ALL_OPERATIONS: tuple[Operation, ...] = (
-    "x_flip",
-    "rotate90",
-    "scale",
-    "aniso",
-    "brightness",
-    "contrast",
-    "luma_flip",
-    "hue",
-    "saturation",
-    "noise",
-)
+ALL_OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 
 
 class NoAugmentConfig(Section):

@@ -133,6 +133,8 @@ def _vgg_config(weights: StateDict, sizes: Sizes) -> dict[str, Any]:
     }
 
 
+_FIXED_IN_RRDB = {"skip": "none", "output": "linear", "residual_scale": 0.2}
+"""Of all three forms of ESRGAN's network."""
 ARCHITECTURES: dict[Format, Architecture] = {
     "basicsr-msrresnet": Architecture(
         family="msrresnet",
@@ -144,7 +146,7 @@ ARCHITECTURES: dict[Format, Architecture] = {
     ),
     "basicsr-rrdb": Architecture(
         family="rrdb",
-        fixed={"skip": "none", "output": "linear", "residual_scale": 0.2},
+        fixed=_FIXED_IN_RRDB,
         marker=r"body\.\d+\.rdb1\.conv1\.weight",
         their_block=r"body\.(\d+)\.",
         pairs=_rrdb,
@@ -152,7 +154,7 @@ ARCHITECTURES: dict[Format, Architecture] = {
     ),
     "esrgan-2018": Architecture(
         family="rrdb",
-        fixed={"skip": "none", "output": "linear", "residual_scale": 0.2},
+        fixed=_FIXED_IN_RRDB,
         marker=r"RRDB_trunk\.\d+\.RDB1\.conv1\.weight",
         their_block=r"RRDB_trunk\.(\d+)\.",
         pairs=_rrdb_2018,
@@ -160,7 +162,7 @@ ARCHITECTURES: dict[Format, Architecture] = {
     ),
     "esrgan-old": Architecture(
         family="rrdb",
-        fixed={"skip": "none", "output": "linear", "residual_scale": 0.2},
+        fixed=_FIXED_IN_RRDB,
         marker=r"model\.1\.sub\.\d+\.RDB1\.conv1\.0\.weight",
         their_block=r"model\.1\.sub\.(\d+)\.RDB",
         pairs=_rrdb_old,
