@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import queue
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +13,8 @@ import numpy as np
 import torch
 
 from harness import random
+from harness.data.ahead import read_ahead
+from harness.data.buffers import BufferRing
 from harness.data.cache import NodeCache
 from harness.data.config import DataConfig, SourceConfig
 from harness.data.order import EpochOrder, Mixture
@@ -24,8 +24,6 @@ from harness.errors import DataError, InputError
 
 log = logging.getLogger(__name__)
 
-_READ_AHEAD = 4
-"""Batches that each thread keeps ready."""
 _SUBSTITUTES = 64
 """Substitutes that are tried for a bad sample before the loader gives up."""
 
@@ -87,7 +85,7 @@ class PatchLoader:
         self._crop_stream = random.key(seed, "crop")
         self._substitute_stream = random.key(seed, "substitute")
         self._order = self._make_order(seed)
-        self._ring = _BufferRing((batch_size // world_size, data.patch_px, data.patch_px * 3))
+        self._ring = BufferRing((batch_size // world_size, data.patch_px, data.patch_px * 3))
         self._remote = any(dataset.store.remote for dataset in self._datasets)
         self._announced: tuple[int, int] | None = None
         self._lock = threading.Lock()
@@ -106,7 +104,12 @@ class PatchLoader:
             while True:
                 yield self._read_batch(reader, first_position, number)
                 number += 1
-        yield from self._read_ahead(first_position)
+        yield from read_ahead(
+            self._new_reader,
+            lambda readers, number: self._read_batch(readers, first_position, number),
+            self.data.read_threads,
+            self._stop,
+        )
 
     def keys(self, position_B: np.ndarray | list[int]) -> list[str]:
         """The keys of the samples at these global positions."""
@@ -249,85 +252,8 @@ class PatchLoader:
                 continue
         raise DataError(f"{_SUBSTITUTES} substitutes for one bad sample were bad too; the first was: {error}")
 
-    def _read_ahead(self, first_position: int) -> Iterator[Batch]:
-        """Thread t of n reads batches t, t + n, t + 2 n, ...; the consumer takes them in turn."""
-        count = self.data.read_threads
-        queues: list[queue.Queue[Batch | BaseException]] = [queue.Queue(_READ_AHEAD) for _ in range(count)]
-        stop = threading.Event()
-
-        def work(thread: int) -> None:
-            readers = self._new_reader()
-            number = thread
-            while not (stop.is_set() or self._stop.is_set()):
-                item: Batch | BaseException
-                try:
-                    item = self._read_batch(readers, first_position, number)
-                except BaseException as error:  # handed to the consumer, who raises it
-                    item = error
-                while not (stop.is_set() or self._stop.is_set()):
-                    try:
-                        queues[thread].put(item, timeout=0.2)
-                        break
-                    except queue.Full:
-                        continue
-                if isinstance(item, BaseException):
-                    return
-                number += count
-
-        threads = [threading.Thread(target=work, args=(t,), name=f"read-{t}", daemon=True) for t in range(count)]
-        for thread in threads:
-            thread.start()
-        try:
-            number = 0
-            while True:
-                item = queues[number % count].get()
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-                number += 1
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join(timeout=5)
-
 
 def _in_turn(code_N: np.ndarray) -> np.ndarray:
     """The shards in the order of their first use; -1 is none."""
     values, first = np.unique(code_N, return_index=True)
     return values[np.argsort(first)][values[np.argsort(first)] >= 0]
-
-
-class _BufferRing:
-    """Batch buffers that are used again once nobody else refers to them, which saves the page faults of new ones."""
-
-    def __init__(self, shape_BHX: tuple[int, int, int], most: int = 32) -> None:
-        self._shape = shape_BHX
-        self._most = most
-        self._buffers: list[np.ndarray] = []
-        self._lock = threading.Lock()
-        self.pinned = torch.cuda.is_available()
-        self._references_when_free = _references([np.empty(0)])[0]
-
-    def take(self) -> tuple[np.ndarray, torch.Tensor]:
-        """(the buffer as B x H x 3W, the same memory as a tensor B x H x W x 3)."""
-        size_B, height, width3 = self._shape
-        if self.pinned:  # torch's own cache of pinned memory knows when a copy to the device has ended
-            tensor = torch.empty((size_B, height, width3 // 3, 3), dtype=torch.uint8, pin_memory=True)
-            return tensor.numpy().reshape(self._shape), tensor
-        with self._lock:
-            buffer = self._free_or_new()
-            return buffer, torch.from_numpy(buffer).view(size_B, height, width3 // 3, 3)
-
-    def _free_or_new(self) -> np.ndarray:
-        for place, references in enumerate(_references(self._buffers)):
-            if references == self._references_when_free:
-                return self._buffers[place]
-        buffer = np.empty(self._shape, np.uint8)
-        if len(self._buffers) < self._most:
-            self._buffers.append(buffer)
-        return buffer
-
-
-def _references(buffers: list[np.ndarray]) -> list[int]:
-    """How many references each buffer has, as counted from here (the interpreter's own ones included)."""
-    return [sys.getrefcount(buffer) for buffer in buffers]
