@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import glob
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -13,14 +11,14 @@ import numpy as np
 
 from harness.data.degrade import UpscaleMethod, enlarge_matrix, upscale_image
 from harness.errors import DataError, InputError
-from harness.images import SUFFIXES, Picture, check_writable, read_picture, write_picture
+from harness.images import Picture, check_writable, read_picture, write_picture
 from harness.memory import free_host_bytes
 from harness.random import key
+from harness.upscale_names import Format, Job, plan_jobs
 
 if TYPE_CHECKING:
     from harness.tiles import TiledNetwork
 
-Format = Literal["png", "jpg", "webp", "tif", "same"]
 Precision = Literal["fp32", "bf16"]
 Enlarge = Callable[[np.ndarray, "TileProgress | None"], np.ndarray]
 """Pixels (H x W x 3, uint8 or uint16) to larger ones of the same type."""
@@ -51,14 +49,6 @@ class Options:
     seed: int = 0
     format: Format = "png"
     """Of the files written into a folder; `same` keeps each image's."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """An input file and the file that it becomes (with several samples: the stem of their names)."""
-
-    source: Path
-    target: Path
 
 
 @dataclass(frozen=True)
@@ -133,65 +123,6 @@ def _check(options: Options) -> None:
         raise InputError(
             f"upscale: {options.samples} samples without noise would be the same; give --noise S, say 0.02."
         )
-
-
-def plan_jobs(inputs: list[str], out: Path, format: Format) -> list[Job]:
-    """Which files become which.
-
-    Raises:
-        InputError: an input does not exist or holds no image, or an output would overwrite an input.
-    """
-    found = [(path, relative) for text in inputs for path, relative in _expand(text)]
-    sources = dict(found)  # each file once
-    one_file = len(sources) == 1 and out.suffix.lower() in SUFFIXES and not out.is_dir()
-    if one_file:
-        jobs = [Job(next(iter(sources)), out)]
-    else:
-        if out.is_file():
-            raise InputError(f"{out}: is a file, but {len(sources)} images are to be written; give a folder.")
-        jobs = [Job(path, out / name) for path, name in _target_names(sources, format)]
-    overwritten = {job.source.resolve() for job in jobs} & {job.target.resolve() for job in jobs}
-    if overwritten:
-        raise InputError(f"{overwritten.pop()}: would be overwritten by an output; write to another folder.")
-    return jobs
-
-
-def _expand(text: str) -> Iterator[tuple[Path, Path]]:
-    """The files that an argument stands for, each with its path below the folder that was given."""
-    path = Path(text)
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        found = [(file, file.relative_to(path)) for file in files]
-    elif path.exists():
-        found = [(path, Path(path.name))]
-    else:
-        matches = sorted(Path(match) for match in glob.glob(text, recursive=True))
-        found = [(match, Path(match.name)) for match in matches if match.is_file()]
-    if not found:
-        raise InputError(f"{text}: no image there; give a file, a folder with images or a quoted pattern.")
-    yield from found
-
-
-def _target_names(sources: dict[Path, Path], format: Format) -> Iterator[tuple[Path, Path]]:
-    """Each source's name below the output folder; of files that would share one, those that change their format keep
-    the old suffix in it, or get a number."""
-    plain = {source: relative.with_suffix(_suffix(relative, format)) for source, relative in sources.items()}
-    shared = {name for name, count in Counter(plain.values()).items() if count > 1}
-    taken: set[Path] = set()
-    for source, relative in sources.items():
-        suffix, name = _suffix(relative, format), plain[source]
-        if name in shared and name != relative:
-            name = relative.with_name(f"{relative.name}{suffix}")
-        number = 2
-        while name in taken:
-            name = relative.with_name(f"{relative.stem}_{number}{suffix}")
-            number += 1
-        taken.add(name)
-        yield source, name
-
-
-def _suffix(relative: Path, format: Format) -> str:
-    return relative.suffix if format == "same" else f".{format}"
 
 
 def open_enlarger(options: Options, say: Callable[[str], None]) -> tuple[Enlarge, int]:

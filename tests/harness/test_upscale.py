@@ -15,7 +15,8 @@ from harness.images import Picture, read_picture, write_picture
 from harness.models.build import build_generator
 from harness.schema import parse
 from harness.train.checkpoint import write_weights
-from harness.upscale import Listener, Options, add_noise, interpolate, plan_jobs, upscale
+from harness.upscale import Listener, Options, add_noise, interpolate, upscale
+from harness.upscale_names import plan_jobs
 
 RUN = {
     "scale": 2,
