@@ -17,57 +17,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from slurm.dev_conf import CONF, free_ports, with_user_signal
+from slurm.dev_processes import is_alive, job_processes
+from slurm.dev_programs import install, missing, path_of
 from slurm.errors import EXIT_DONE, EXIT_WRONG_INPUT, ClusterError
 from slurm.queue import ask, client_variables
 
 DEFAULT_FOLDER = Path(".dev-slurm")
-_PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
 _START_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 30.0
-
-_CONF = """\
-ClusterName=harness-dev
-SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={controller_port}
-SlurmUser=root
-AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool/%n
-SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd-%n.pid
-SlurmctldLogFile={folder}/log/slurmctld.log
-SlurmdLogFile={folder}/log/slurmd-%n.log
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-MpiDefault=none
-SwitchType=switch/none
-JobAcctGatherType=jobacct_gather/none
-JobCompType=jobcomp/none
-AccountingStorageType=accounting_storage/none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
-# More nodes than this machine has cores for: what slurm.conf says is believed.
-SlurmdParameters=config_overrides
-SchedulerParameters=sched_interval=5,bf_interval=5
-PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
-ReturnToService=2
-JobRequeue=1
-MaxJobCount=20000
-SlurmctldTimeout=30
-SlurmdTimeout={node_timeout_s}
-KillWait={kill_wait_s}
-UnkillableStepTimeout=120
-NodeName=DEFAULT CPUs={cpus} RealMemory={memory_mb}
-NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first_port}-{last_port}]
-PartitionName=low Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace_s} MaxTime=1-00:00:00
-PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=1-00:00:00
-"""
 
 
 @dataclass(frozen=True)
@@ -104,12 +66,12 @@ class DevCluster:
             raise ClusterError(f"{self.folder.absolute()}: is too long a path for munge's socket; give a shorter one.")
         if not self.is_up():
             self.stop()
-            _install()
+            install()
             self._write_files()
             self._start_munged()
             self._run("slurmctld")
         for node in self.node_names():
-            if not _alive(self._pid(f"slurmd-{node}")):
+            if not is_alive(self._pid(f"slurmd-{node}")):
                 self.start_node(node)
         _wait(self._all_here, _START_TIMEOUT_S, f"the nodes did not come up; see {self.folder}/log")
 
@@ -136,7 +98,7 @@ class DevCluster:
 
     def is_up(self) -> bool:
         """Whether the controller answers."""
-        if not self.conf.exists() or not _alive(self._pid("slurmctld")):
+        if not self.conf.exists() or not is_alive(self._pid("slurmctld")):
             return False
         try:
             return "UP" in self.ask("scontrol", "ping", timeout_s=10)
@@ -179,7 +141,7 @@ class DevCluster:
 
     def use_user_signal(self, on: bool) -> None:
         """Switches send_user_signal; the controller is started anew, since it reads that only once. Jobs run on."""
-        self.conf.write_text(_with_user_signal(self.conf.read_text(), on))
+        self.conf.write_text(with_user_signal(self.conf.read_text(), on))
         self.end_controller()
         self.start_controller()
 
@@ -194,29 +156,7 @@ class DevCluster:
 
     def job_processes(self, node: str | None = None) -> list[int]:
         """Processes of jobs (of one node): ranks, batch shells, and SLURM's own attendants of each step."""
-        mark = f"SLURM_CONF={self.conf}".encode()
-        name = None if node is None else f"SLURMD_NODENAME={node}".encode()
-        found = []
-        for pid, environment in _environments():
-            of_job = mark in environment and any(line.startswith(b"SLURM_JOB_ID=") for line in environment)
-            if of_job and (name is None or name in environment):
-                found.append(pid)
-        return found + self._attendants(node)
-
-    def _attendants(self, node: str | None) -> list[int]:
-        """slurmstepd processes, known by the spool folder of their node that they hold open or name."""
-        nodes = self.node_names() if node is None else [node]
-        conf = f"{self.folder.absolute()}/"
-        found = []
-        for pid in _pids():
-            with contextlib.suppress(OSError):
-                words = Path(f"/proc/{pid}/cmdline").read_bytes()
-                if not words.startswith((b"slurmstepd", b"/usr/sbin/slurmstepd")):
-                    continue
-                held = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
-                if any(path == f"{conf}log/slurmd-{name}.log" for path in held for name in nodes):
-                    found.append(pid)
-        return found
+        return job_processes(self.conf, self.node_names(), node)
 
     def _write_files(self) -> None:
         folder = self.folder.absolute()
@@ -229,10 +169,10 @@ class DevCluster:
         descriptor = os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
         with os.fdopen(descriptor, "wb") as file:
             file.write(os.urandom(1024))
-        ports = _free_ports(self.nodes + 1)
+        ports = free_ports(self.nodes + 1)
         host = socket.gethostname().split(".")[0]
         self.conf.write_text(
-            _CONF.format(
+            CONF.format(
                 folder=folder,
                 host=host,
                 controller_port=ports[0],
@@ -247,7 +187,7 @@ class DevCluster:
             )
         )
         if self.user_signal:
-            self.conf.write_text(_with_user_signal(self.conf.read_text(), True))
+            self.conf.write_text(with_user_signal(self.conf.read_text(), True))
 
     def _start_munged(self) -> None:
         folder = self.folder.absolute()
@@ -256,7 +196,7 @@ class DevCluster:
         self._run("munged", "--force", *words)
 
     def _run(self, program: str, *words: str) -> None:
-        command = [_path(program), *words]
+        command = [path_of(program), *words]
         environment = client_variables(str(self.conf))
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=_START_TIMEOUT_S, check=False
@@ -272,12 +212,12 @@ class DevCluster:
 
     def _end(self, name: str) -> None:
         pid = self._pid(name)
-        if not _alive(pid):
+        if not is_alive(pid):
             return
         assert pid is not None
         os.kill(pid, signal.SIGTERM)
         with contextlib.suppress(ClusterError):
-            _wait(lambda: not _alive(pid), _STOP_TIMEOUT_S, "")
+            _wait(lambda: not is_alive(pid), _STOP_TIMEOUT_S, "")
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         (self.folder / f"{name}.pid").unlink(missing_ok=True)
@@ -290,19 +230,10 @@ class DevCluster:
         return len(states) == len(self.node_names()) and set(states.values()) <= {"idle", "mix", "alloc", "comp"}
 
 
-def _with_user_signal(conf: str, on: bool) -> str:
-    """The text of slurm.conf with send_user_signal on or off; SLURM 23.02 gave it another place."""
-    version = subprocess.run([_path("slurmctld"), "-V"], capture_output=True, text=True, check=True).stdout.split()[1]
-    new = tuple(int(part) for part in version.split(".")[:2]) >= (23, 2)
-    line = "PreemptParameters=send_user_signal" if new else "SlurmctldParameters=preempt_send_user_signal"
-    lines = [other for other in conf.splitlines() if other != line]
-    return "\n".join([*lines, line] if on else lines) + "\n"
-
-
 def why_not_installed() -> str:
     """Why the programs are not here and could not be installed; empty once they are here."""
     try:
-        _install()
+        install()
     except ClusterError as error:
         return str(error)
     return ""
@@ -313,72 +244,16 @@ def why_not() -> str:
     if os.getuid() != 0:
         return "it needs root (munged and slurmd run as root)"
     try:
-        _free_ports(1)
+        free_ports(1)
     except ClusterError as error:
         return str(error)
     if not Path("/proc/self/environ").exists():
         return "there is no /proc, by which it knows the processes of jobs"
-    if not _missing():
+    if not missing():
         return ""
     if not shutil.which("apt-get"):
-        return f"{', '.join(_missing())} are missing, and they are installed only on Debian and Ubuntu"
+        return f"{', '.join(missing())} are missing, and they are installed only on Debian and Ubuntu"
     return ""
-
-
-def _missing() -> list[str]:
-    return [program for program in _PROGRAMS if not shutil.which(program, path=_SEARCH_PATH)]
-
-
-_SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
-
-
-def _path(program: str) -> str:
-    return shutil.which(program, path=_SEARCH_PATH) or program
-
-
-def _install() -> None:
-    if not _missing():
-        return
-    print("installing slurm-wlm and munge", file=sys.stderr, flush=True)
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "slurm-wlm", "munge"]
-    for command in (["apt-get", "update", "-qq"], install):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            said = " ".join(done.stderr.split())[-300:]
-            raise ClusterError(f"`{' '.join(command)}` failed ({said}); install slurm-wlm and munge by hand.")
-
-
-def _pids() -> Iterator[int]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            yield int(entry.name)
-
-
-def _environments() -> Iterator[tuple[int, list[bytes]]]:
-    for pid in _pids():
-        with contextlib.suppress(OSError):
-            yield pid, Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-
-
-def _alive(pid: int | None) -> bool:
-    if pid is None:
-        return False
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def _free_ports(count: int) -> list[int]:
-    """So many free ports, the second to the last in one row as NodeName wants them."""
-    for first in range(17000, 20000, count):
-        ports = list(range(first, first + count))
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-            for port in ports:
-                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            return ports
-    raise ClusterError("no free ports between 17000 and 20000; stop another development cluster.")
 
 
 def _wait(condition: Callable[[], bool], timeout_s: float, message: str) -> None:
