@@ -70,7 +70,7 @@ RUN: dict[str, dict[str, str] | str | None] = {
     'harness upscale "photos/**/*.png" large/ --checkpoint RealESRGAN_x4plus.pth': {"photos/**/*.png": "truth/*.png"},
     "harness upscale photos/ bicubic/ --method bicubic --scale 4": {"photos/": "truth/"},
     "harness upscale photo.png samples/ --checkpoint runs/my-run --samples 4 --noise 0.02": {"4": "2"},
-    "harness export runs/my-run --format basicsr --out my-model.pth": {"runs/my-run": "runs/rrdb"},
+    "harness export runs/my-rrdb --format basicsr --out my-model.pth": {"runs/my-rrdb": "runs/rrdb"},
     "harness export runs/my-run --format onnx --out my-model.onnx": None,
     "harness weights list": None,
 }

@@ -20,8 +20,12 @@ from harness.data.pack import pack
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of 8 smooth random images of 64 px."""
-    root = tmp_path_factory.mktemp("images")
+    """Two classes of 8 smooth random images of 64 px.
+
+    The folder's name is part of the fingerprint, which decides the order: it must not hang on what was tested before.
+    """
+    root = tmp_path_factory.mktemp("trainer") / "images"
+    root.mkdir()
     source = np.random.default_rng(0)
     for name in ("hill", "lake"):
         (root / name).mkdir()
