@@ -208,9 +208,9 @@ def test_every_target_of_make_is_made_of_commands_that_exist(target: str) -> Non
 def test_the_demo_runs_from_make_to_the_report_on_own_photographs(world: Path, tmp_path: Path) -> None:
     bin_folder = Path(sys.executable).parent
     few = [f"phases.{number}.iterations=2" for number in range(3)]
-    command = ["make", "-f", str(ROOT / "Makefile"), "-o", "install", "sweep", f"BIN={bin_folder}"]
+    command = ["make", "-o", "install", "sweep", f"BIN={bin_folder}", f"RUNS={tmp_path / 'runs'}"]
     arguments = [f"DATA={world / 'photos'}", "CLUSTER=local", f"ARGS={' '.join(few)}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    made = subprocess.run([*command, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    made = subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert made.returncode == 0, made.stdout + made.stderr
     assert (tmp_path / "runs" / "demo-photos" / "report" / "report.html").exists()
