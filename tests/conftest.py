@@ -1,11 +1,16 @@
-"""What all tests share: in CI, hypothesis tries the same examples each time, so that a run can be repeated."""
+"""What all tests share: the same examples each time in CI, and Ctrl-C as a terminal's commands know it."""
 
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import settings
 
 settings.register_profile("ci", derandomize=True, print_blob=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell starts what runs in the background so, and every command that is tested would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
