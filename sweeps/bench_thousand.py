@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -97,7 +98,10 @@ def _cluster(folder: Path) -> Iterator[DevCluster]:
 
 
 def _let_them_have_run(planned: Planned) -> None:
-    """Leaves in every phase's folder what a trainer leaves that was interrupted four times."""
+    """Leaves in every phase's folder what a trainer leaves that was interrupted four times, and no job.
+
+    The cluster is gone by then: asking it about a job would take until SLURM's own time limit.
+    """
     for key, phase in planned.plan.phases.items():
         folder = planned.folder.runs.phase(key)
         rows = [
@@ -110,6 +114,7 @@ def _let_them_have_run(planned: Planned) -> None:
         if phase.number == 0:
             (folder / "generator.safetensors").write_bytes(b"")
         (folder / "submission.json").unlink(missing_ok=True)
+        shutil.rmtree(folder / "lock", ignore_errors=True)
 
 
 def _status(plan: Plan, key: str) -> dict[str, Any]:
