@@ -47,7 +47,21 @@ class ShuffleUpsample(nn.Module):
         self.activation = activation
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        if x_BCHW.device.type == "cuda":
+            return self.activation(_conv_and_shuffle(self.conv, x_BCHW))
         return self.activation(self.shuffle(self.conv(x_BCHW)))
+
+
+def _conv_and_shuffle(conv: nn.Conv2d, x_BCHW: Tensor) -> Tensor:
+    """A convolution and the pixel shuffle by two, by one copy in channels_last.
+
+    torch's shuffle copies twice there, one channel at a time. With the convolution's outputs in another order (all
+    channels of the block's first pixel, then those of the second) the copy moves whole pixels.
+    """
+    weight = conv.weight.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1)
+    bias = None if conv.bias is None else conv.bias.unflatten(0, (-1, 4)).transpose(0, 1).flatten()
+    blocks_BHWijC = F.conv2d(x_BCHW, weight, bias, padding=conv.padding).permute(0, 2, 3, 1).unflatten(-1, (2, 2, -1))
+    return blocks_BHWijC.transpose(2, 3).flatten(1, 2).flatten(2, 3).permute(0, 3, 1, 2)
 
 
 def twice_bilinear(x_BCHW: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from harness.models import to_image
 from harness.models.layers import conv
 from harness.models.to_image import ConvToImage
 
@@ -11,7 +12,9 @@ from harness.models.to_image import ConvToImage
 @pytest.mark.parametrize("kernel", [5, 9])
 @pytest.mark.parametrize("size", [(8, 12), (7, 8), (6, 9)])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_values_and_gradients_equal_torchs(kernel, size, memory_format):
+@pytest.mark.parametrize("block_px", sorted(to_image._BLOCK_PX.values()))
+def test_values_and_gradients_equal_torchs(monkeypatch, kernel, size, memory_format, block_px):
+    monkeypatch.setitem(to_image._BLOCK_PX, "cpu", block_px)
     torch.manual_seed(0)
     ours = conv(10, 3, kernel).to(memory_format=memory_format)
     assert type(ours) is ConvToImage
