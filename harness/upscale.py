@@ -146,6 +146,7 @@ def _open_tiled(path: Path, options: Options, say: Callable[[str], None]) -> Til
     import torch
 
     from harness.networks import open_network
+    from harness.precision import NOTE, has_bf16
     from harness.tiles import TiledNetwork
 
     name = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
@@ -154,7 +155,10 @@ def _open_tiled(path: Path, options: Options, say: Callable[[str], None]) -> Til
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError):
         raise InputError(f"device '{name}': is not there; give cpu, cuda or auto.") from None
-    return TiledNetwork(open_network(path, device), device, options.tile_px, bf16=options.precision == "bf16", say=say)
+    bf16 = options.precision == "bf16" and has_bf16(device)
+    if bf16 != (options.precision == "bf16"):
+        say(f"note: this {device.type} {NOTE}")
+    return TiledNetwork(open_network(path, device), device, options.tile_px, bf16=bf16, say=say)
 
 
 def _upscale_file(job: Job, enlarge: Enlarge, scale: int, options: Options, progress: TileProgress) -> list[Path]:

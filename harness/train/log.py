@@ -152,7 +152,8 @@ class RunLog:
     def started(self, step: int) -> None:
         """The event of a start, with how far the start before it had come: a killed run cannot tell that itself."""
         facts = {"last_updated": self._before.get("updated"), "last_step": self._before.get("step")}
-        self.event("start", step, device=self._ranks.device.type, **facts)
+        precision = "bf16" if self._ranks.bf16 else "fp32"
+        self.event("start", step, device=self._ranks.device.type, precision=precision, **facts)
 
     def _read_status(self) -> dict[str, Any]:
         try:

@@ -111,9 +111,7 @@ class PlainTraining:
         return adversarial.with_instance_noise(self._phase.noise_std, images, self._phase.seed, purpose, position)
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        if not self._bf16_nhwc:
-            return nullcontext()
-        return torch.autocast(next(self._generator.parameters()).device.type, dtype=torch.bfloat16)
+        return self._phase.autocast() if self._bf16_nhwc else nullcontext()
 
     def _own(self, module: nn.Module) -> nn.Module:
         trainable = [p.requires_grad for p in module.parameters()]

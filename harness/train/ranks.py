@@ -14,6 +14,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from harness.errors import InputError
+from harness.precision import has_bf16
 from harness.train.heap import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -27,9 +28,11 @@ class Ranks:
 
     def __init__(self, config: RunConfig, out: str) -> None:
         use_cpu = not torch.cuda.is_available()
+        self.bf16 = config.precision == "bf16" and has_bf16(torch.device("cpu" if use_cpu else "cuda"))
+        """Whether networks are computed in bfloat16."""
         self.accelerator = Accelerator(
             cpu=use_cpu,
-            mixed_precision="bf16" if config.precision == "bf16" else "no",
+            mixed_precision="bf16" if self.bf16 else "no",
             log_with=list(config.trackers) or None,
             project_config=ProjectConfiguration(project_dir=out, logging_dir=os.path.join(out, "tensorboard")),
             kwargs_handlers=[
