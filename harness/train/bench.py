@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from harness.config import RunConfig
-from harness.data.loader import Batch
 from harness.train.bench_table import StepFigure
 from harness.train.floor import Floor, Rates, measure_rates, seconds_per_call, seconds_per_calls, work_of
 from harness.train.log import Meter, RunLog
@@ -107,8 +106,8 @@ def measure_phase(name: str, config: RunConfig, number: int, ranks: Ranks, rates
     """One phase; the step is one that updates both networks."""
     phase = Phase(config, number, Nets(config, ranks), ranks)
     try:
-        stream = phase.batches(phase.first_step)
-        patches = phase.patches(next(stream))
+        stream = phase.patches(phase.first_step)
+        patches = next(stream)
         step = phase.first_step + phase.config.generator_every - 1
         kind = phase.kind(step, log_norms=False)
         reset_peak(ranks.device)
@@ -146,7 +145,7 @@ def measure_phase(name: str, config: RunConfig, number: int, ranks: Ranks, rates
     )
 
 
-def _loop_s(phase: Phase, stream: Iterator[Batch], step: Callable[[], Scalars], step_s: float) -> float:
+def _loop_s(phase: Phase, stream: Iterator[Patches], step: Callable[[], Scalars], step_s: float) -> float:
     """Seconds that an iteration of the loop takes beside its step.
 
     On a CPU what the loop does is timed by itself; on a GPU, where it happens while the device computes, whole
@@ -155,11 +154,11 @@ def _loop_s(phase: Phase, stream: Iterator[Batch], step: Callable[[], Scalars], 
     meter, scalars, device = Meter(), step(), phase.noise_std.device
 
     def outside() -> None:
-        phase.patches(next(stream))
+        next(stream)
         meter.add(scalars)
 
     def iteration() -> None:
-        phase.patches(next(stream))
+        next(stream)
         meter.add(step())
 
     if device.type == "cuda":

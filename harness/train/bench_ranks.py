@@ -135,12 +135,12 @@ def work(task: str) -> None:
 
 def _shortest_iteration(phase: Phase, ranks: Ranks, steps: int) -> tuple[float, float]:
     """The shortest wall time and the shortest processor time (all threads of this rank) of a whole iteration."""
-    stream, meter = phase.batches(phase.first_step), Meter()
+    stream, meter = phase.patches(phase.first_step), Meter()
     first = phase.first_step + phase.config.generator_every - 1
     times = []
     for _ in range(_WARM_UP_STEPS + steps):
         begin, begin_work = time.perf_counter(), time.process_time()
-        meter.add(train_step(phase, phase.patches(next(stream)), first, log_norms=False))
+        meter.add(train_step(phase, next(stream), first, log_norms=False))
         finish(ranks.device)
         times.append((time.perf_counter() - begin, time.process_time() - begin_work))
     wall, work = zip(*times[_WARM_UP_STEPS:])

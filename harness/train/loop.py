@@ -7,12 +7,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from harness.data.loader import Batch
 from harness.errors import EXIT_DONE, EXIT_SAVED, CheckpointError, NetworksTooLarge, TrainingError
+from harness.precision import NOTE
 from harness.train.checkpoint import Checkpoint, write_weights
 from harness.train.lost import lost_a_rank
 from harness.train.memory import explain_out_of_memory, is_out_of_memory
 from harness.train.pace import Pace
+from harness.train.patches import Patches
 from harness.train.phase import Phase
 from harness.train.ranks import Ranks
 from harness.train.run import Run, Stretch
@@ -41,6 +42,8 @@ def train(stretch: Stretch) -> int:
         with _told_when_too_large():
             run = Run(stretch, ranks, flag)
             run.restore()
+        if ranks.is_main and stretch.config.precision == "bf16" and not ranks.bf16:
+            print(f"note: this {ranks.device.type} {NOTE}", flush=True)
         run.log.start_trackers(run.step, stretch.config)
         run.log.started(run.step)
         run.log.status(state="running", step=run.step, total_steps=run.last_step, first_step=run.first_step)
@@ -107,11 +110,11 @@ def _train_phase(run: Run, number: int) -> int:
     try:
         if run.agreement.reached(run.step):
             return _stop(run, phase, number)
-        batches = phase.batches(run.step)
+        stream = phase.patches(run.step)
         for step in range(run.step, phase.last_step):
             done = step + 1
             logs = done % run.config.log_every == 0 or done == phase.last_step
-            run.meter.add(_step(run, phase, batches, step, logs))
+            run.meter.add(_step(run, phase, stream, step, logs))
             run.step = done
             pace.step_done()
             if done == reserve_at:
@@ -152,14 +155,14 @@ def _validate(run: Run, validation: Validation, pace: Pace) -> dict[str, float]:
     return row
 
 
-def _step(run: Run, phase: Phase, batches: Iterator[Batch], step: int, log_norms: bool) -> Scalars:
-    """Loads and trains one batch.
+def _step(run: Run, phase: Phase, stream: Iterator[Patches], step: int, log_norms: bool) -> Scalars:
+    """Trains on the next patches.
 
     Raises:
         TrainingError: it does not fit in memory.
     """
     try:
-        return train_step(phase, phase.patches(next(batches)), step, log_norms)
+        return train_step(phase, next(stream), step, log_norms)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -23,7 +23,7 @@ from harness.train.config import OptimizerConfig
 from harness.train.dense import DenseAdam, DenseAdamW
 from harness.train.graph import graphs_for
 from harness.train.nets import Nets
-from harness.train.patches import Buffers, Patches, on_device
+from harness.train.patches import Patches, held_patches, made_ahead
 from harness.train.ranks import Ranks
 from harness.train.schedule import learning_rate_at
 
@@ -71,10 +71,10 @@ class Phase:
         """Deviation of the instance noise in this step."""
         self._values: dict[str, float] = {}
         self.graphs = graphs_for(config.cuda_graphs, ranks, self._state)
-        self._buffers: Buffers | None = None
+        self._held: Patches | None = None
         if self.graphs is not None:
             patch = (self.config.batch_size // ranks.world_size, config.data.patch_px, config.scale)
-            self._buffers = Buffers(*patch, ranks.device, self._memory_format)
+            self._held = held_patches(*patch, ranks.device, self._memory_format)
         self._build_networks()
 
     @property
@@ -88,38 +88,27 @@ class Phase:
             reinit_last(self.nets.generator, self.config.reinit_last, self.config.reinit_std, source)
             self.nets.restart_average()
 
-    def batches(self, step: int) -> Iterator[Batch]:
-        """This rank's batches from `step` on; on a GPU already there, each valid until the next is asked for."""
+    def patches(self, step: int) -> Iterator[Patches]:
+        """This rank's patches from `step` on, on the device, each valid until the next are asked for."""
         batches = self.loader.batches(self._first_position + (step - self.first_step) * self.config.batch_size)
-        return on_device(batches, self._ranks.device) if self._ranks.device.type == "cuda" else batches
+        if self._ranks.device.type == "cuda":
+            return made_ahead(batches, self._ranks.device, self.prepared)
+        return map(self.prepared, batches)
 
-    def patches(self, batch: Batch) -> Patches:
-        """The batch on the device, degraded and augmented; where there are graphs, valid until the next call."""
-        if self.graphs is None or self._buffers is None:
-            device = self._ranks.device
-            position = batch.position_B.to(device, non_blocking=True)
-            return self._prepared(batch.hr_BHWC.to(device, non_blocking=True), position)
-        buffers = self._buffers
-        buffers.load(batch)
-        self.graphs.run(
-            "prepare", lambda: buffers.patches.copy_(self._prepared(buffers.hr_BHWC, buffers.patches.position))
-        )
-        return buffers.patches
-
-    def hold(self, patches: Patches) -> Patches:
-        """The patches in the memory that the graphs read."""
-        assert self._buffers is not None
-        if patches is not self._buffers.patches:
-            self._buffers.patches.copy_(patches)
-        return self._buffers.patches
-
-    def _prepared(self, hr_BHWC: torch.Tensor, position: torch.Tensor) -> Patches:
-        lr_image, hr_image = self._prepare(hr_BHWC, position)
+    def prepared(self, batch: Batch) -> Patches:
+        """The patches of a batch: degraded and augmented, where the batch is."""
+        lr_image, hr_image = self._prepare(batch.hr_BHWC, batch.position_B)
         return Patches(
             lr_image.contiguous(memory_format=self._memory_format),
             hr_image.contiguous(memory_format=self._memory_format),
-            position,
+            batch.position_B,
         )
+
+    def hold(self, patches: Patches) -> Patches:
+        """The patches in the memory that the graphs read."""
+        assert self._held is not None
+        self._held.copy_(patches)
+        return self._held
 
     def kind(self, step: int, log_norms: bool) -> StepKind:
         """What the iteration of `step` does."""
@@ -188,7 +177,7 @@ class Phase:
     def close(self) -> None:
         """Stops reading, and gives back what graphs hold."""
         self.loader.close()
-        self.graphs = self._buffers = None
+        self.graphs = self._held = None
 
     def _build_networks(self) -> None:
         generator = self.nets.generator

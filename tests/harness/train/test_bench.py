@@ -40,7 +40,7 @@ def phase_of(recipe, number, tmp_path, **game):
 def test_the_reference_computes_the_losses_of_the_step(recipe, tmp_path, number, game):
     phase, ranks = phase_of(recipe, number, tmp_path, **game)
     try:
-        patches = phase.patches(next(phase.batches(phase.first_step)))
+        patches = next(phase.patches(phase.first_step))
         phase.set_values(phase.first_step)
         plain = PlainTraining(phase, phase.kind(phase.first_step, log_norms=False))
         losses = plain.step(patches)

@@ -146,7 +146,7 @@ def run_all_kinds(config: RunConfig, number: int) -> Phase:
     size, px = phase.config.batch_size, config.data.patch_px
     hr_BHWC = torch.zeros(size, px, px, 3, dtype=torch.uint8, device=GPU)
     batch = Batch(hr_BHWC, torch.zeros(size, dtype=torch.int64, device=GPU))
-    patches = phase.patches(batch)
+    patches = phase.prepared(batch)
     assert phase.graphs is not None
     for kind in all_kinds(phase):
         phase.graphs.run(kind, lambda kind=kind: steps.update(phase, patches, kind))

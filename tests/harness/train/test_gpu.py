@@ -78,9 +78,9 @@ def deterministic(monkeypatch: pytest.MonkeyPatch):
 
 
 def trained(phase: Phase, first: int = 0, last: int = STEPS) -> tuple[list[dict[str, float]], list[torch.Tensor]]:
-    rows, batches = [], phase.batches(first)
+    rows, batches = [], phase.patches(first)
     for step in range(first, last):
-        scalars = train_step(phase, phase.patches(next(batches)), step, log_norms=step % 3 == 2)
+        scalars = train_step(phase, next(batches), step, log_norms=step % 3 == 2)
         rows.append({name: value.detach().clone() for name, value in scalars.items()})
     read = [{name: value.item() for name, value in row.items()} for row in rows]
     return read, [tensor.detach().cpu().clone() for tensor in phase._state()]
@@ -125,17 +125,17 @@ def test_deterministic_runs_repeat_and_resume_bitwise(open_phase, deterministic,
 @pytest.mark.parametrize("case", CASES)
 def test_no_step_waits_for_the_gpu(open_phase, case, graphs):
     phase = open_phase(CASES[case], cuda_graphs=graphs, precision="bf16")
-    batches = phase.batches(0)
+    batches = phase.patches(0)
     for step in range(STEPS):  # every kind of step is met, and recorded
-        train_step(phase, phase.patches(next(batches)), step, log_norms=step % 3 == 2)
+        train_step(phase, next(batches), step, log_norms=step % 3 == 2)
     period = 60  # of all that recurs in the cases
     for step in range(STEPS, STEPS + period):
-        train_step(phase, phase.patches(next(batches)), step, log_norms=step % 3 == 2)
+        train_step(phase, next(batches), step, log_norms=step % 3 == 2)
     torch.cuda.synchronize()
     try:
         torch.cuda.set_sync_debug_mode("error")
         for step in range(STEPS + period, STEPS + 2 * period):
-            train_step(phase, phase.patches(next(batches)), step, log_norms=step % 3 == 2)
+            train_step(phase, next(batches), step, log_norms=step % 3 == 2)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -143,10 +143,10 @@ def test_no_step_waits_for_the_gpu(open_phase, case, graphs):
 @pytest.mark.parametrize("graphs", ["on", "off"])
 def test_memory_does_not_grow(open_phase, graphs):
     phase = open_phase(CASES["everything"], cuda_graphs=graphs)
-    batches = phase.batches(0)
+    batches = phase.patches(0)
     used = []
     for step in range(300):
-        train_step(phase, phase.patches(next(batches)), step, log_norms=step % 3 == 2)
+        train_step(phase, next(batches), step, log_norms=step % 3 == 2)
         if step in (150, 299):
             torch.cuda.synchronize()
             used.append(torch.cuda.memory_allocated())
@@ -158,9 +158,9 @@ def test_graphs_outlive_the_constants_that_a_cache_forgets(open_phase, determini
 
     _, state = trained(open_phase(CASES["vanilla"], cuda_graphs="off"))
     phase = open_phase(CASES["vanilla"], cuda_graphs="on")
-    batches = phase.batches(0)
+    batches = phase.patches(0)
     for step in range(STEPS):
-        train_step(phase, phase.patches(next(batches)), step, log_norms=step % 3 == 2)
+        train_step(phase, next(batches), step, log_norms=step % 3 == 2)
         if step == 3:
             _matrix.cache_clear()
             torch.cuda.empty_cache()

@@ -127,9 +127,9 @@ def everything(phase: Phase) -> list[torch.Tensor]:
 
 
 def trained(phase: Phase) -> tuple[list[dict[str, torch.Tensor]], list[torch.Tensor]]:
-    rows, batches = [], phase.batches(0)
+    rows, batches = [], phase.patches(0)
     for step in range(STEPS):
-        scalars = train_step(phase, phase.patches(next(batches)), step, log_norms=step % 3 == 2)
+        scalars = train_step(phase, next(batches), step, log_norms=step % 3 == 2)
         rows.append({name: value.detach().clone() for name, value in scalars.items()})
     return rows, everything(phase)
 
@@ -189,7 +189,7 @@ def test_recorded_steps_equal_steps_done_anew(open_phase, recipe, monkeypatch, c
 
 def test_recording_leaves_the_state_as_it_was(open_phase, monkeypatch):
     phase = open_phase(True, {"adversarial": game(), "augment": {"name": "ada", "rule": "text"}}, {})
-    patches = phase.patches(next(phase.batches(0)))
+    patches = next(phase.patches(0))
     before = everything(phase)
     with monkeypatch.context() as patch:
         patch.setattr(Tape, "replay", lambda self: None)
@@ -204,16 +204,16 @@ def test_a_recorded_phase_resumes_exactly(open_phase):
     changes = {"adversarial": game(), "augment": {"name": "ada", "rule": "text", "every": 2, "start_p": 0.5}}
     whole, first, second = (open_phase(True, changes, {}) for _ in range(3))
     _, expected = trained(whole)
-    batches = first.batches(0)
+    batches = first.patches(0)
     for step in range(4):
-        train_step(first, first.patches(next(batches)), step, log_norms=False)
+        train_step(first, next(batches), step, log_norms=False)
     for name in ("generator", "discriminator"):
         getattr(second.nets, name).load_state_dict(getattr(first.nets, name).state_dict())
     second.nets.ema.module.load_state_dict(first.nets.ema.module.state_dict())
     second.load_state_dict(first.state_dict())
-    batches = second.batches(4)
+    batches = second.patches(4)
     for step in range(4, STEPS):
-        train_step(second, second.patches(next(batches)), step, log_norms=False)
+        train_step(second, next(batches), step, log_norms=False)
     assert all(torch.equal(a, b) for a, b in zip(expected, everything(second), strict=True))
 
 

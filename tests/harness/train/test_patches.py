@@ -1,4 +1,4 @@
-"""Batches that are copied ahead come in order, and no copy touches a batch that is still in use."""
+"""Patches that are made ahead come in order, and no work touches memory that is still in use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.data.loader import Batch
-from harness.train.patches import Buffers, Patches, on_device
+from harness.train.patches import Patches, held_patches, made_ahead
 
 STEPS = 7
 
@@ -54,16 +54,20 @@ def numbered(count: int):
         yield Batch(torch.full((2, 4, 4, 3), number, dtype=torch.uint8), torch.arange(2) + 2 * number)
 
 
-def test_batches_come_in_order_and_stay_until_the_next_is_asked_for(streams):
-    batches = on_device(numbered(STEPS + 1), torch.device("cpu"))
+def prepared(batch: Batch) -> Patches:
+    return Patches(batch.hr_BHWC[:, ::4, ::4].clone(), batch.hr_BHWC.clone(), batch.position_B)
+
+
+def test_patches_come_in_order_and_stay_until_the_next_is_asked_for(streams):
+    batches = made_ahead(numbered(STEPS + 1), torch.device("cpu"), prepared)
     for number in range(STEPS):
-        batch = next(batches)
-        assert (batch.hr_BHWC == number).all()
-        assert batch.position_B.tolist() == [2 * number, 2 * number + 1]
+        patches = next(batches)
+        assert (patches.hr_image == number).all() and (patches.lr_image == number).all()
+        assert patches.position.tolist() == [2 * number, 2 * number + 1]
 
 
 def test_a_copy_waits_for_the_batch_before_in_its_memory_and_the_consumer_for_the_copy(streams):
-    batches = on_device(numbered(STEPS + 1), torch.device("cpu"))
+    batches = made_ahead(numbered(STEPS + 1), torch.device("cpu"), prepared)
     consumer = streams[0]
     for number in range(STEPS):
         next(batches)
@@ -78,13 +82,12 @@ def test_a_copy_waits_for_the_batch_before_in_its_memory_and_the_consumer_for_th
         consumer.log.append(("use", number))
 
 
-def test_buffers_take_over_batches_and_patches_in_place():
-    buffers = Buffers(2, 8, 4, torch.device("cpu"), torch.channels_last)
-    before = [tensor.data_ptr() for tensor in (buffers.hr_BHWC, buffers.patches.lr_image, buffers.patches.position)]
-    buffers.load(Batch(torch.full((2, 8, 8, 3), 7, dtype=torch.uint8), torch.tensor([3, 4])))
-    buffers.patches.copy_(Patches(torch.ones(2, 3, 2, 2), torch.ones(2, 3, 8, 8), torch.tensor([5, 6])))
-    after = [tensor.data_ptr() for tensor in (buffers.hr_BHWC, buffers.patches.lr_image, buffers.patches.position)]
-    assert before == after
-    assert (buffers.hr_BHWC == 7).all() and buffers.patches.position.tolist() == [5, 6]
-    assert buffers.patches.lr_image.is_contiguous(memory_format=torch.channels_last)
-    assert buffers.patches.lr_image.shape == (2, 3, 2, 2) and (buffers.patches.hr_image == 1).all()
+def test_held_patches_take_over_others_in_place():
+    held = held_patches(2, 8, 4, torch.device("cpu"), torch.channels_last)
+    tensors = (held.lr_image, held.hr_image, held.position)
+    before = [tensor.data_ptr() for tensor in tensors]
+    held.copy_(Patches(torch.ones(2, 3, 2, 2), torch.ones(2, 3, 8, 8), torch.tensor([5, 6])))
+    assert [tensor.data_ptr() for tensor in tensors] == before
+    assert held.position.tolist() == [5, 6]
+    assert held.lr_image.is_contiguous(memory_format=torch.channels_last)
+    assert held.lr_image.shape == (2, 3, 2, 2) and (held.hr_image == 1).all()

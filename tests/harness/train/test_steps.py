@@ -47,8 +47,8 @@ def open_phase(recipe: dict[str, Any], tmp_path: Path):
 
 
 def patches_of(phase: Phase, count: int) -> list[Patches]:
-    stream = phase.batches(0)
-    return [phase.patches(next(stream)) for _ in range(count)]
+    stream = phase.patches(0)
+    return [next(stream) for _ in range(count)]
 
 
 def bce(logits: torch.Tensor, label: float) -> torch.Tensor:
