@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from harness.train.kernels import Kernel, kernels_of
+
 
 @dataclass(frozen=True)
 class Rates:
@@ -33,8 +35,12 @@ class Work:
     """Multiplications and additions of convolutions and matrix products (torch's FlopCounterMode)."""
     moved_bytes: float
     """See `MovedBytes`."""
-    num_kernels: int | None
-    """Kernels that the device runs; None on a CPU."""
+    kernels: tuple[Kernel, ...] | None
+    """What the device runs; None on a CPU."""
+
+    @property
+    def num_kernels(self) -> float:
+        return sum(kernel.num_calls for kernel in self.kernels or ())
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class Floor:
     @classmethod
     def of(cls, work: Work, rates: Rates) -> Floor:
         kernels_s = None
-        if work.num_kernels is not None and rates.shortest_kernel_s is not None:
+        if work.kernels is not None and rates.shortest_kernel_s is not None:
             kernels_s = work.num_kernels * rates.shortest_kernel_s
         return cls(work.flops / rates.matrix_flops_s, work.moved_bytes / rates.copy_bytes_s, kernels_s)
 
@@ -83,14 +89,12 @@ class MovedBytes(TorchDispatchMode):
 _ALLOCATIONS = {"aten::empty.memory_format", "aten::empty_like", "aten::empty_strided", "aten::detach"}
 
 
-def work_of(step: Callable[[], Any], device: torch.device) -> Work:
-    """Counts what one call of an eager step does (three calls, of which the first warms up)."""
-    step()
-    with FlopCounterMode(display=False) as flops:
-        step()
-    with MovedBytes() as moved:
-        step()
-    return Work(flops.get_total_flops(), moved.total, _num_kernels(step) if device.type == "cuda" else None)
+def work_of(eager_step: Callable[[], Any], step: Callable[[], Any], device: torch.device) -> Work:
+    """Counts what one call of an eager step computes and moves, and the kernels of the step that trains."""
+    eager_step()
+    with FlopCounterMode(display=False) as flops, MovedBytes() as moved:
+        eager_step()
+    return Work(flops.get_total_flops(), moved.total, kernels_of(step) if device.type == "cuda" else None)
 
 
 def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
@@ -122,40 +126,39 @@ def seconds_per_calls(calls: dict[str, Callable[[], Any]], seconds: float, devic
 
     In turns, so that a slow minute of the machine hits all alike; the shortest, since other work on the machine only
     ever adds. A process that computes in one thread on a CPU is measured in its processor time, which leaves out the
-    time that it was not let run. On a GPU calls are timed ten at a time, so that waiting for the device between them
-    does not count.
+    time that it was not let run. On a GPU short calls are timed ten at a time, so that waiting for the device between
+    them does not count.
     """
-    group = 10 if device.type == "cuda" else 1
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.process_time if alone else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    finish(device)
+    groups = {name: _group_of(call, device) for name, call in calls.items()}
     while any(sum(spent) < seconds or len(spent) < 3 for spent in times.values()):
         for name, call in calls.items():
             begin = clock()
-            for _ in range(group):
+            for _ in range(groups[name]):
                 call()
             finish(device)
             times[name].append(clock() - begin)
-    return {name: min(spent) / group for name, spent in times.items()}
+    return {name: min(spent) / groups[name] for name, spent in times.items()}
+
+
+def _group_of(call: Callable[[], Any], device: torch.device, enough_s: float = 0.1) -> int:
+    """How many calls are timed at once, after one call to warm up."""
+    call()
+    finish(device)
+    if device.type == "cpu":
+        return 1
+    begin = time.perf_counter()
+    call()
+    finish(device)
+    return max(1, min(10, int(enough_s / (time.perf_counter() - begin))))
 
 
 def finish(device: torch.device) -> None:
     """Waits until a device has done all that it was told."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _num_kernels(step: Callable[[], Any]) -> int:
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CUDA]) as seen:
-        step()
-        torch.cuda.synchronize()
-    on_device = torch.autograd.DeviceType.CUDA
-    return sum(event.device_type == on_device for event in seen.events() or ())
 
 
 def _shortest_kernel_s(device: torch.device, count: int = 1000) -> float:

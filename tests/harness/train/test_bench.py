@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from harness.config import RunConfig
-from harness.train import bench, bench_table
+from harness.train import bench, bench_table, kernels
 from harness.train.floor import Floor, MovedBytes, Rates, Work, work_of
+from harness.train.kernels import Kernel
 from harness.train.nets import Nets
 from harness.train.phase import Phase
 from harness.train.plain import PlainTraining
@@ -69,18 +70,29 @@ def test_moved_bytes_are_what_operations_read_and_write():
 
 def test_operations_of_a_step_are_those_of_its_matrix_products():
     a, b = torch.ones(4, 8), torch.ones(8, 2)
-    work = work_of(lambda: a @ b, torch.device("cpu"))
+    work = work_of(lambda: a @ b, lambda: None, torch.device("cpu"))
     assert work.flops == 2 * 4 * 8 * 2
     assert work.moved_bytes == 4 * (32 + 16 + 8)
-    assert work.num_kernels is None
+    assert work.kernels is None
 
 
 def test_the_floor_is_the_largest_of_the_three():
-    work, rates = Work(flops=6e9, moved_bytes=4e9, num_kernels=1000), Rates(2e9, 1e9, 5e-3)
+    work, rates = (
+        Work(flops=6e9, moved_bytes=4e9, kernels=(Kernel("conv", 400, 1.0), Kernel("add", 600, 0.5))),
+        Rates(2e9, 1e9, 5e-3),
+    )
     floor = Floor.of(work, rates)
     assert (floor.operations_s, floor.bytes_s, floor.kernels_s) == (3.0, 4.0, 5.0)
     assert floor.seconds == 5.0
     assert Floor.of(Work(6e9, 4e9, None), Rates(2e9, 1e9, None)).seconds == 4.0
+
+
+def test_kernels_are_summed_by_name_the_longest_first():
+    calls = [("add", 1.0), ("conv", 5.0), ("add", 3.0), ("conv", 4.0), ("copy", 1.0)]
+    found = kernels.summed(calls, num_steps=2)
+    assert [(kernel.name, kernel.num_calls) for kernel in found] == [("conv", 1.0), ("add", 1.0), ("copy", 0.5)]
+    assert [kernel.seconds for kernel in found] == pytest.approx([4.5e-6, 2e-6, 0.5e-6])
+    assert kernels.table_of("a step", found).row_count == 3
 
 
 def test_a_phase_is_measured_whole(recipe, dataset, tmp_path):
