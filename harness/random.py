@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -52,29 +53,65 @@ def permutation(stream: int, count: int) -> np.ndarray:
     return np.argsort(bits(stream, np.arange(count)), kind="stable")
 
 
-def bits_tensor(stream: int, position_B: torch.Tensor, num_draws: int, first_draw: int = 0) -> torch.Tensor:
+class DeviceStream(NamedTuple):
+    """A stream whose constants lie on a device, where compiled code reads them.
+
+    So one compiled function serves all streams; and torch's compiler would take the number of a draw times a constant
+    of 64 bits for an index of 32.
+    """
+
+    key: torch.Tensor
+    """int64, a scalar"""
+    offset_D: torch.Tensor
+    """int64: what each draw adds, for at least as many draws as are asked for."""
+
+
+if TYPE_CHECKING:
+    Stream = int | DeviceStream
+
+
+def on_device(keys: Sequence[int], most_draws: int, device: torch.device) -> list[DeviceStream]:
+    """The streams of some keys, for up to so many draws."""
+    import torch
+
+    offset_D = _offsets(most_draws, device)
+    return [DeviceStream(key, offset_D) for key in torch.tensor(keys, dtype=torch.int64, device=device).unbind()]
+
+
+def bits_tensor(stream: Stream, position_B: torch.Tensor, num_draws: int) -> torch.Tensor:
     """64 random bits as int64, shape (B, num_draws), on the positions' device; `bits(..., draw=j)` is column j."""
     import torch
 
-    draw = torch.arange(first_draw, first_draw + num_draws, device=position_B.device)
-    x = position_B.to(torch.int64)[:, None] * _signed(_GOLDEN) + stream
-    return _mix_tensor(_mix_tensor(x) + draw[None, :] * _signed(_GOLDEN))
+    x = position_B.to(torch.int64)[:, None] * _signed(_GOLDEN)
+    if isinstance(stream, int):
+        return _mix_tensor(_mix_tensor(x + stream) + _offsets(num_draws, position_B.device))
+    return _mix_tensor(_mix_tensor(x + stream.key) + stream.offset_D[:num_draws])
 
 
-def uniform_tensor(stream: int, position_B: torch.Tensor, num_draws: int, first_draw: int = 0) -> torch.Tensor:
+def _offsets(num_draws: int, device: torch.device) -> torch.Tensor:
+    import torch
+
+    return torch.arange(num_draws, device=device) * _signed(_GOLDEN)
+
+
+def uniform_tensor(stream: Stream, position_B: torch.Tensor, num_draws: int) -> torch.Tensor:
     """Uniform float32 in [0, 1), shape (B, num_draws); the same numbers as `uniform`."""
     import torch
 
-    x = bits_tensor(stream, position_B, num_draws, first_draw)
+    x = bits_tensor(stream, position_B, num_draws)
     return ((x >> 40) & 0xFFFFFF).to(torch.float32) * 2.0**-24
 
 
-def normal_tensor(stream: int, position_B: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+def draws_of(shape: tuple[int, ...]) -> int:
+    """How many draws `normal_tensor` takes for a sample of a shape: two numbers come from each."""
+    return (math.prod(shape) + 1) // 2
+
+
+def normal_tensor(stream: Stream, position_B: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     """Standard normal float32 of shape (B, *shape), by Box and Muller; each sample's numbers depend on it alone."""
     import torch
 
-    count = math.prod(shape)
-    half = (count + 1) // 2
+    count, half = math.prod(shape), draws_of(shape)
     x = bits_tensor(stream, position_B, half)
     radius = torch.sqrt(-2.0 * torch.log((((x >> 40) & 0xFFFFFF).to(torch.float32) + 1.0) * 2.0**-24))
     angle = ((x >> 8) & 0xFFFFFF).to(torch.float32) * (2.0 * math.pi * 2.0**-24)

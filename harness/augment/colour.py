@@ -12,6 +12,8 @@ from functools import lru_cache
 
 import torch
 
+GreyAxis = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
 
 def colour_matrix(
     brightness_B: torch.Tensor,
@@ -19,6 +21,7 @@ def colour_matrix(
     luma_flip_B: torch.Tensor,
     hue_B: torch.Tensor,
     saturation_B: torch.Tensor,
+    axis: GreyAxis | None = None,
 ) -> torch.Tensor:
     """The matrices, shape (B, 3, 4), that map a colour in [-1, 1] and a one to a colour.
 
@@ -28,8 +31,9 @@ def colour_matrix(
         luma_flip_B: bool; mirrors the component along the grey axis.
         hue_B: rotation around the grey axis in radians.
         saturation_B: factor on what is orthogonal to the grey axis.
+        axis: `grey_axis` of their device and type, where the caller has it.
     """
-    grey, chroma, cross = _grey_axis(brightness_B.device, brightness_B.dtype)
+    grey, chroma, cross = axis or grey_axis(brightness_B.device, brightness_B.dtype)
     along = 1.0 - 2.0 * luma_flip_B.to(brightness_B.dtype)
     linear = (
         along[:, None, None] * grey
@@ -47,7 +51,7 @@ def for_unit_range(matrix_B34: torch.Tensor) -> torch.Tensor:
 
 
 @lru_cache(maxsize=16)
-def _grey_axis(device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def grey_axis(device: torch.device, dtype: torch.dtype) -> GreyAxis:
     """Projection onto the grey axis, onto its complement, and a quarter turn within the complement; each (3, 3)."""
     third, root = 1.0 / 3.0, 1.0 / math.sqrt(3.0)
     grey = [[third] * 3] * 3

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from harness.augment.config import ALL_OPERATIONS, Operation, PipelineConfig
-from harness.random import key, normal_tensor, uniform_tensor
+from harness.random import draws_of, key, normal_tensor, on_device, uniform_tensor
+
+if TYPE_CHECKING:
+    from harness.random import Stream
 
 COLOUR_OPERATIONS: frozenset[Operation] = frozenset({"brightness", "contrast", "luma_flip", "hue", "saturation"})
 SCALE_OPERATIONS: frozenset[Operation] = frozenset({"scale", "aniso"})
@@ -41,7 +45,31 @@ class Draws:
     """for values in [-1, 1]"""
 
 
-def draw(config: PipelineConfig, seed: int, purpose: str, position_B: torch.Tensor, p: torch.Tensor) -> Draws:
+@dataclass(frozen=True)
+class Streams:
+    """The keys of what is drawn for one purpose."""
+
+    gate: Stream
+    uniform: Stream
+    normal: Stream
+    noise: Stream
+
+    @classmethod
+    def of(cls, seed: int, purpose: str) -> Streams:
+        return cls(*cls._keys(seed, purpose))
+
+    @classmethod
+    def on(cls, device: torch.device, seed: int, purpose: str, image_shape: tuple[int, ...]) -> Streams:
+        """The same with their constants on a device; noise is drawn for images of a shape."""
+        most_draws = max(len(ALL_OPERATIONS), draws_of(image_shape))
+        return cls(*on_device(cls._keys(seed, purpose), most_draws, device))
+
+    @staticmethod
+    def _keys(seed: int, purpose: str) -> list[int]:
+        return [key(seed, "augment", purpose, name) for name in ("gate", "uniform", "normal", "noise")]
+
+
+def draw(config: PipelineConfig, streams: Streams, position_B: torch.Tensor, p: torch.Tensor) -> Draws:
     """Draws each operation's parameter, and whether an image gets it (with probability `p`, a scalar tensor).
 
     x flip U{0, 1}; quarter turns U{0, 1, 2, 3}; scale and aniso 2^N(0, std^2); brightness N(0, std^2); contrast
@@ -49,9 +77,9 @@ def draw(config: PipelineConfig, seed: int, purpose: str, position_B: torch.Tens
     image gets of one operation depends neither on the other operations nor on the rest of the batch.
     """
     num = len(ALL_OPERATIONS)
-    gate = uniform_tensor(key(seed, "augment", purpose, "gate"), position_B, num) < p
-    flat = uniform_tensor(key(seed, "augment", purpose, "uniform"), position_B, num)
-    normal = normal_tensor(key(seed, "augment", purpose, "normal"), position_B, (num,))
+    gate = uniform_tensor(streams.gate, position_B, num) < p
+    flat = uniform_tensor(streams.uniform, position_B, num)
+    normal = normal_tensor(streams.normal, position_B, (num,))
 
     def on(name: Operation) -> torch.Tensor:
         column = gate[:, ALL_OPERATIONS.index(name)]

@@ -52,25 +52,39 @@ def mirror(images_BCHW: torch.Tensor, flip_B: torch.Tensor) -> torch.Tensor:
     return torch.where(per_image(flip_B), images_BCHW.flip(-1), images_BCHW)
 
 
-def rescale(images_BCHW: torch.Tensor, factor_y_B: torch.Tensor, factor_x_B: torch.Tensor) -> torch.Tensor:
+Filters = tuple[torch.Tensor, torch.Tensor]
+"""The matrices that upsample and downsample a line of pixels."""
+
+
+def rescale(
+    images_BCHW: torch.Tensor,
+    factor_y_B: torch.Tensor,
+    factor_x_B: torch.Tensor,
+    filters: tuple[Filters, Filters] | None = None,
+) -> torch.Tensor:
     """Scales each image about its centre by its own factors (2 is twice as large), low-pass filtered; same size.
 
     float32 or float64; differentiable with respect to the images.
+
+    Args:
+        filters: `filters_of` the height and the width, where the caller has them.
     """
     batch, channels, height, width = images_BCHW.shape
-    rows = axis_matrix(factor_y_B, height)
-    columns = axis_matrix(factor_x_B, width)
+    of_rows, of_columns = filters or (filters_of(images_BCHW, height), filters_of(images_BCHW, width))
+    rows = axis_matrix(factor_y_B, of_rows)
+    columns = axis_matrix(factor_x_B, of_columns)
     across = torch.bmm(images_BCHW.reshape(batch, channels * height, width), columns.mT)
     return torch.matmul(rows[:, None], across.reshape(batch, channels, height, width))
 
 
-def axis_matrix(factor_B: torch.Tensor, size_px: int) -> torch.Tensor:
+def axis_matrix(factor_B: torch.Tensor, filters: Filters) -> torch.Tensor:
     """The matrices, shape (B, size, size), that scale a line of pixels about its centre: downsample @ warp @ upsample.
 
     The bilinear warp reads the upsampled line at position u = (v - size - margin + 1) / factor + size - 1 for sample v
     of its output; the filter's group delay is why both centres lie half a sample off the middle.
     """
-    upsample, downsample = _tables(size_px, factor_B.device, factor_B.dtype)
+    upsample, downsample = filters
+    size_px = downsample.shape[0]
     v = torch.arange(2 * size_px + 2 * _MARGIN, device=factor_B.device, dtype=factor_B.dtype)
     u = (v - (size_px + _MARGIN - 1)) / factor_B[:, None] + (size_px - 1)
     left = torch.floor(u)
@@ -81,8 +95,13 @@ def axis_matrix(factor_B: torch.Tensor, size_px: int) -> torch.Tensor:
     return torch.matmul(downsample, warped)
 
 
+def filters_of(images_BCHW: torch.Tensor, size_px: int) -> Filters:
+    """The matrices for lines of `size_px`, on the images' device and in their type; made once."""
+    return _filters(size_px, images_BCHW.device, images_BCHW.dtype)
+
+
 @lru_cache(maxsize=16)
-def _tables(size_px: int, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def _filters(size_px: int, device: torch.device, dtype: torch.dtype) -> Filters:
     upsample, downsample = upsampling_matrix(size_px), downsampling_matrix(size_px)
     with torch.inference_mode(False):  # kept, and perhaps differentiated through later
         return torch.tensor(upsample, dtype=dtype, device=device), torch.tensor(downsample, dtype=dtype, device=device)

@@ -5,13 +5,13 @@ import torch
 from scipy import stats
 
 from harness.augment.config import ALL_OPERATIONS, FixedAugmentConfig
-from harness.augment.draws import Draws, draw
+from harness.augment.draws import Draws, Streams, draw
 
 POSITION = torch.arange(20_000)
 
 
 def drawn(p: float, **changes) -> Draws:
-    return draw(FixedAugmentConfig(name="fixed", p=p, **changes), 11, "real", POSITION, torch.tensor(p))
+    return draw(FixedAugmentConfig(name="fixed", p=p, **changes), Streams.of(11, "real"), POSITION, torch.tensor(p))
 
 
 def only(name: str) -> Draws:
