@@ -71,13 +71,15 @@ class RunConfig(Section):
     scale: Literal[2, 4, 8, 16] = 4
     """How many times larger the SR image is than the LR image."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 computes the networks under autocast; weights and losses stay fp32."""
+    """bf16 computes the networks under autocast, where a device has it; weights and losses stay fp32."""
     channels_last: bool = True
     """Networks in torch's channels_last memory format, faster with convolutions; equal up to rounding."""
     deterministic: bool = False
     """Bitwise repeatable on a GPU too, at some cost in speed."""
     cuda_graphs: Literal["auto", "on", "off"] = "auto"
     """Start a step's work on a GPU all at once; auto does so on a single rank. It changes no result."""
+    compile: bool = False
+    """Have torch's compiler join operations of a step, for which a GPU is needed; equal up to rounding."""
     data: DataConfig
     generator: GeneratorConfig
     discriminator: DiscriminatorConfig | None = None

@@ -6,6 +6,8 @@ at 1 for its own images. All means are over the rank's own samples.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -82,13 +84,22 @@ def instance_noise_std(config: AdversarialConfig, step_in_phase: int) -> float:
     return config.instance_noise_std * (1 - step_in_phase / config.instance_noise_steps)
 
 
-def with_instance_noise(std: Tensor, images_BCHW: Tensor, seed: int, purpose: str, position_B: Tensor) -> Tensor:
+def with_instance_noise(
+    std: Tensor,
+    images_BCHW: Tensor,
+    seed: int,
+    purpose: str,
+    position_B: Tensor,
+    normal: Callable[..., Tensor] = normal_tensor,
+) -> Tensor:
     """The images with Gaussian noise of deviation `std`, a scalar on their device.
 
-    `purpose` tells draws for real images from those for fakes.
+    Args:
+        purpose: tells draws for real images from those for fakes.
+        normal: `normal_tensor`, or a faster form of it.
     """
-    noise = normal_tensor(key(seed, "instance noise", purpose), position_B, tuple(images_BCHW.shape[1:]))
-    return images_BCHW + std * noise
+    shape = tuple(images_BCHW.shape[1:])
+    return images_BCHW + std * normal(key(seed, "instance noise", purpose), position_B, shape)
 
 
 def r1_penalty(real_logits: Tensor, real_images_BCHW: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +38,7 @@ class FeatureLoss(nn.Module):
         self.layer_weights = {layer: weight * factor for layer, weight in config.layers.items()}
         self.requires_grad_(False)
         self._rounded: dict[tuple[torch.device, torch.dtype], nn.Sequential] = {}
+        self._through = _through
 
     def forward(self, sr_image_BCHW: Tensor, hr_image_BCHW: Tensor) -> Tensor:
         with torch.no_grad():
@@ -49,13 +52,11 @@ class FeatureLoss(nn.Module):
 
     def features(self, image_BCHW: Tensor) -> dict[str, Tensor]:
         """The outputs of the layers that the loss names, not rescaled."""
-        x = self.normalize(image_BCHW)
-        outputs: dict[str, Tensor] = {}
-        for name, layer in self._layers_for(x.device).named_children():
-            x = layer(x)
-            if name in self.layer_weights:
-                outputs[name] = x
-        return outputs
+        return self._through(self._layers_for(image_BCHW.device), self.normalize(image_BCHW), self.layer_weights)
+
+    def join_operations(self, compiled: Callable[[Any], Any]) -> None:
+        """Has torch's compiler, `compiled`, join what lies between the convolutions."""
+        self._through = compiled(_through)
 
     def _layers_for(self, device: torch.device) -> nn.Sequential:
         """The layers with weights as autocast would round them, twice in every step; these never change."""
@@ -65,6 +66,16 @@ class FeatureLoss(nn.Module):
         if kind not in self._rounded:
             self._rounded[kind] = copy.deepcopy(self.layers).to(*kind)
         return self._rounded[kind]
+
+
+def _through(layers: nn.Sequential, x: Tensor, wanted: dict[str, float]) -> dict[str, Tensor]:
+    """What comes out of the wanted layers."""
+    outputs: dict[str, Tensor] = {}
+    for name, layer in layers.named_children():
+        x = layer(x)
+        if name in wanted:
+            outputs[name] = x
+    return outputs
 
 
 def _save_memory(layers: nn.Sequential, wanted: dict[str, float]) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 
 from harness.config import RunConfig
+from harness.precision import has_bf16
 from harness.train.bench_table import StepFigure
 from harness.train.floor import Floor, Rates, measure_rates, seconds_per_call, seconds_per_calls, work_of
+from harness.train.fuse import as_written
 from harness.train.log import Meter, RunLog
 from harness.train.memory import read_peak, reset_peak
 from harness.train.nets import Nets
@@ -31,7 +33,7 @@ _CPU_PIXELS = 4 * 128 * 128
 def run(
     recipes: dict[str, RunConfig],
     batch_size: int | None = None,
-    seconds: float = 3.0,
+    seconds: float | None = None,
     say: Callable[[str], None] = print,
 ) -> list[StepFigure]:
     """Measures the phases of each recipe, each recipe in a process of its own so that memory is its own.
@@ -40,16 +42,19 @@ def run(
         recipes: configurations by name; their data is replaced by drawn patches, pretrained feature networks by random
             ones of the same shape.
         batch_size: patches a step; unless given the recipe's own on a GPU, and on a CPU about four of 128 px.
-        seconds: time spent on each measurement, at the least.
+        seconds: time spent on each measurement, at the least; unless given 3 on a CPU, 1 on a GPU, which is steadier.
     """
+    seconds = seconds or (1.0 if torch.cuda.is_available() else 3.0)
     figures = []
+    rates: dict[str, Rates] = {}
     with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
         data = draw_data(Path(folder), max(config.data.patch_px for config in recipes.values()))
         for name, config in recipes.items():
             say(f"{name} ...")
             values = prepared(config, data, batch_size)
-            rates = _apart(measure_rates_in, config.precision)
-            figures += _apart(measure_recipe, name, values, rates, seconds, folder)
+            if config.precision not in rates:
+                rates[config.precision] = _apart(measure_rates_in, config.precision)
+            figures += _apart(measure_recipe, name, values, rates[config.precision], seconds, folder)
     return figures
 
 
@@ -85,7 +90,7 @@ def measure_rates_in(precision: str) -> Rates:
     """What this device does in a precision."""
     make_fast()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return measure_rates(device, torch.bfloat16 if precision == "bf16" else torch.float32)
+    return measure_rates(device, torch.bfloat16 if precision == "bf16" and has_bf16(device) else torch.float32)
 
 
 def measure_recipe(name: str, values: dict[str, Any], rates: Rates, seconds: float, folder: str) -> list[StepFigure]:
@@ -114,16 +119,16 @@ def measure_phase(name: str, config: RunConfig, number: int, ranks: Ranks, rates
         train_step(phase, patches, step, log_norms=False)
         peak_mb = read_peak(ranks.device) / 2**20
         phase.set_values(step)
-        work = work_of(lambda: update(phase, patches, kind), ranks.device)
         plain, settings = (PlainTraining(phase, kind, bf16_nhwc) for bf16_nhwc in (False, True))
         own = Patches(patches.lr_image.clone(), patches.hr_image.clone(), patches.position.clone())
         calls: dict[str, Callable[[], Any]] = {
-            "plain": lambda: plain.step(own),
-            "settings": lambda: settings.step(own),
+            "plain": _as_written(lambda: plain.step(own)),
+            "settings": _as_written(lambda: settings.step(own)),
             "step": lambda: train_step(phase, patches, step, log_norms=False),
         }
+        work = work_of(_as_written(lambda: update(phase, patches, kind)), calls["step"], ranks.device)
         times = seconds_per_calls(calls, seconds, ranks.device)
-        loop_s = _loop_s(phase, stream, lambda: train_step(phase, patches, step, log_norms=False), times["step"])
+        loop_s = _loop_s(phase, stream, calls["step"], times["step"])
         log_s = _log_s(config, phase, ranks, train_step(phase, patches, step, log_norms=True))
     finally:
         phase.close()
@@ -143,6 +148,16 @@ def measure_phase(name: str, config: RunConfig, number: int, ranks: Ranks, rates
         floor=Floor.of(work, rates),
         peak_memory_mb=peak_mb,
     )
+
+
+def _as_written(call: Callable[[], Any]) -> Callable[[], Any]:
+    """The call, with those parts of a phase that it uses as they were before the compiler had them."""
+
+    def inner() -> Any:
+        with as_written():
+            return call()
+
+    return inner
 
 
 def _loop_s(phase: Phase, stream: Iterator[Patches], step: Callable[[], Scalars], step_s: float) -> float:

@@ -15,6 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.errors import InputError, TrainingError
+from harness.train.fuse import as_written
 from harness.train.ranks import Ranks
 
 T = TypeVar("T")
@@ -44,23 +45,26 @@ class CudaBackend:
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
+        self._kept: list[KeptInputs] = []
 
     def warm_up(self, call: Callable[[], Any]) -> None:
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             for _ in range(_WARM_UP_CALLS):
                 call()
+            # Apart from the recording, in which what torch's compiler has made would not be used.
+            with as_written(), KeptInputs() as kept:
+                call()
+        self._kept.append(kept)
         torch.cuda.current_stream().wait_stream(self._stream)
 
     def capture(self, call: Callable[[], T]) -> Callable[[], T]:
-        graph, kept = torch.cuda.CUDAGraph(), KeptInputs()
+        graph = torch.cuda.CUDAGraph()
         # Threads that read ahead or write a checkpoint may call CUDA meanwhile: only this one must not wait.
-        recording = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
-        with recording, kept:
+        with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
             result = call()
 
         def replay() -> T:
-            assert kept.tensors is not None
             graph.replay()
             return result
 

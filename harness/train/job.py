@@ -49,6 +49,7 @@ def train_recipe(config: RunConfig, out: Path) -> int:
 
 
 def _train_file(run: RunFile) -> int:
+    from harness.train.fuse import keep_compiled
     from harness.train.loop import train
     from harness.train.ranks import make_deterministic, make_fast
     from harness.train.run import Stretch
@@ -62,6 +63,7 @@ def _train_file(run: RunFile) -> int:
             find(name)  # now, and not when that phase begins after a million steps
     with _own_folder(out, run.config):
         make_deterministic() if run.config.deterministic else make_fast()
+        keep_compiled(out)
         return train(Stretch(run.config, out, first, last, Path(run.parent) if run.parent else None))
 
 

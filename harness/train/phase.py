@@ -21,6 +21,7 @@ from harness.losses.build import build_losses
 from harness.models.transfer import reinit_last, trainable_last
 from harness.train.config import OptimizerConfig
 from harness.train.dense import DenseAdam, DenseAdamW
+from harness.train.fuse import Compiler, compiler_for, fuse_generator, fuse_module, fuse_parts, fused_normal
 from harness.train.graph import graphs_for
 from harness.train.nets import Nets
 from harness.train.patches import Patches, held_patches, made_ahead
@@ -75,7 +76,11 @@ class Phase:
         if self.graphs is not None:
             patch = (self.config.batch_size // ranks.world_size, config.data.patch_px, config.scale)
             self._held = held_patches(*patch, ranks.device, self._memory_format)
+        self.normal_tensor: Callable[..., torch.Tensor] = random.normal_tensor
         self._build_networks()
+        compiler = compiler_for(config.compile, ranks.device)
+        if compiler is not None:
+            self._fuse(compiler)
 
     @property
     def is_adversarial(self) -> bool:
@@ -194,6 +199,17 @@ class Phase:
             self.nets.discriminator.requires_grad_(True).train()
             self.discriminator = self.nets.wrap(self.nets.discriminator)
             self.optimizers["discriminator"] = self._adam(self.nets.discriminator, self.config.discriminator_optimizer)
+
+    def _fuse(self, compiler: Compiler) -> None:
+        """Has torch's compiler join the operations of networks, losses and augmentation."""
+        fuse_generator(self.nets.generator, compiler)
+        if self.nets.discriminator is not None:
+            game = self.config.adversarial
+            # A penalty differentiates twice, which what the compiler makes cannot.
+            fuse_module(self.nets.discriminator, None if game and game.r1_weight else compiler)
+        fuse_parts(self.losses, compiler)
+        fuse_parts(self.augment, compiler)
+        self.normal_tensor = fused_normal(compiler)
 
     def _adam(self, module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
         """Adam as one fused operation; on a GPU so that a graph can hold it, its learning rate in a tensor there."""

@@ -193,7 +193,7 @@ def _shown(phase: Phase, images: torch.Tensor, position: torch.Tensor, purpose: 
     images = phase.augment(images, position, purpose)
     if not kind.has_instance_noise:
         return images
-    return adversarial.with_instance_noise(phase.noise_std, images, phase.seed, purpose, position)
+    return adversarial.with_instance_noise(phase.noise_std, images, phase.seed, purpose, position, phase.normal_tensor)
 
 
 def _clip(module: nn.Module, clip_norm: float | None, log_norms: bool, name: str) -> Scalars:

@@ -169,6 +169,44 @@ def test_graphs_outlive_the_constants_that_a_cache_forgets(open_phase, determini
     assert all(torch.equal(a, b.cpu()) for a, b in zip(state, phase._state(), strict=True))
 
 
+def kernels_of(phase: Phase) -> set[str]:
+    """The names of what the GPU does in a step of a kind that was met before."""
+    patches = next(phase.patches(0))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+        train_step(phase, patches, 0, log_norms=False)
+        torch.cuda.synchronize()
+    return {event.name for event in seen.events() or () if event.device_type == torch.autograd.DeviceType.CUDA}
+
+
+@pytest.mark.parametrize("graphs", ["on", "off"])
+@pytest.mark.parametrize("case", CASES)
+def test_compiled_steps_equal_eager_ones(open_phase, case, graphs):
+    """In float32, ten steps; sums are in another order.
+
+    Adam's epsilon is large, since it would make whole steps of gradients that are 0 but for rounding, as those of a
+    bias before batch norm are.
+    """
+    adam = {**ADAM, "eps": 1e-4}
+    changes = {**CASES[case], "generator_optimizer": adam}
+    changes |= {"discriminator_optimizer": adam} if "adversarial" in changes else {}
+    precision, tf32 = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+        rows, state = trained(open_phase(changes, cuda_graphs="off"), 0, 10)
+        phase = open_phase(changes, cuda_graphs=graphs, compile=True)
+        fused_rows, fused_state = trained(phase, 0, 10)
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.allow_tf32 = tf32
+    assert graphs == "off" or phase.graphs.failure is None
+    assert any("triton" in name for name in kernels_of(phase))
+    for row, fused_row in zip(rows, fused_rows, strict=True):
+        assert fused_row == pytest.approx(row, rel=1e-4, abs=1e-5)
+    for tensor, fused in zip(state, fused_state, strict=True):
+        torch.testing.assert_close(fused, tensor, rtol=1e-4, atol=1e-5)
+
+
 def test_fast_settings_stay_close_to_plain_float32(open_phase):
     """TF32 rounds products to 10 bits; ten steps of small networks stay within a thousandth."""
     precision, tf32 = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32

@@ -1,0 +1,125 @@
+"""Fused kernels: the parts of a step on a GPU that torch's compiler turns into few passes over memory.
+
+With 64 channels a step moves more bytes than it computes: an eager convolution's bias, batch norm, activation and
+residual sum are a pass each, and the discriminator's augmentation is some two hundred small kernels. The compiler joins
+what lies between two convolutions. It takes a minute when a run starts for the first time; what it made is kept in the
+run's folder.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from harness import random
+from harness.augment.pipeline import AugmentPipeline
+from harness.errors import InputError
+from harness.losses.features import FeatureLoss
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_LEAST_ALIKE = 3
+"""So many blocks of one kind in a row are compiled as one block that is used many times."""
+_MOST_VARIANTS = 64
+"""Shapes and kinds of call that one piece of code may be compiled for."""
+
+
+def compiler_for(wanted: bool, device: torch.device) -> Compiler | None:
+    """The compiler that a phase uses on this device, None for none.
+
+    Raises:
+        InputError: it is asked for where there is no GPU, or not what the compiler needs itself.
+    """
+    if not wanted:
+        return None
+    if device.type != "cuda":
+        raise InputError(f"compile: true needs an NVIDIA GPU, not {device.type}; set compile=false.")
+    c_compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    for name, there in (("Triton", importlib.util.find_spec("triton")), ("a C compiler", c_compiler)):
+        if not there:
+            raise InputError(f"compile: true needs {name}, which is not installed; install it, or set compile=false.")
+    return Compiler()
+
+
+def keep_compiled(out: Path) -> None:
+    """Has what the compiler makes kept in a run's folder, unless the user says where."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(out.resolve() / "compiled"))
+
+
+class Compiler:
+    """Compiles functions for the shapes that they are first called with.
+
+    Args:
+        backend: who makes the kernels.
+    """
+
+    def __init__(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        from torch import _dynamo  # takes seconds
+
+        self._backend = backend
+        _dynamo.config.recompile_limit = max(_dynamo.config.recompile_limit, _MOST_VARIANTS)
+
+    def __call__(self, function: F) -> F:
+        made: F = torch.compile(function, dynamic=False, fullgraph=True, backend=self._backend)  # type: ignore[assignment]
+        return made
+
+
+def fuse_generator(generator: nn.Module, compiler: Compiler) -> None:
+    """Compiles a generator part by part, where equal blocks are compiled once."""
+    for part in parts_of(generator.get_submodule("layers")):
+        fuse_module(part, compiler)
+
+
+def fuse_module(module: nn.Module, compiler: Compiler | None) -> None:
+    """Compiles what a call of the module does; its names, state and copies stay as they are. None undoes it."""
+    module._compiled_call_impl = compiler(module.forward) if compiler else None
+
+
+def fuse_parts(module: nn.Module, compiler: Compiler) -> None:
+    """Compiles those parts of losses or of an augmentation that say how."""
+    for part in module.modules():
+        if isinstance(part, (FeatureLoss, AugmentPipeline)):
+            part.join_operations(compiler)
+
+
+def fused_normal(compiler: Compiler) -> Callable[[int, torch.Tensor, tuple[int, ...]], torch.Tensor]:
+    """`harness.random.normal_tensor`, compiled."""
+    normal = compiler(random.normal_tensor)
+    streams: dict[tuple[int, tuple[int, ...]], random.DeviceStream] = {}
+
+    def call(key: int, position_B: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        if (key, shape) not in streams:
+            (streams[key, shape],) = random.on_device([key], random.draws_of(shape), position_B.device)
+        return normal(streams[key, shape], position_B, shape)
+
+    return call
+
+
+def as_written() -> AbstractContextManager[Any]:
+    """Within, what was compiled is computed as it is written.
+
+    Needed around a dispatch mode: what is called within one, torch's compiler would leave alone from then on.
+    """
+    if "torch._dynamo" not in sys.modules:  # nothing was compiled
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
+
+
+def parts_of(network: nn.Module) -> Iterator[nn.Module]:
+    """The children of a network that have parameters; of several blocks of one kind in a row each block."""
+    for child in network.children():
+        blocks = list(child.children())
+        alike = len(blocks) >= _LEAST_ALIKE and len({type(block) for block in blocks}) == 1
+        if isinstance(child, nn.ModuleList) or (isinstance(child, nn.Sequential) and alike):
+            yield from blocks
+        elif any(True for _ in child.parameters()):
+            yield child

@@ -1,0 +1,174 @@
+"""What is given to torch's compiler computes what it did before, whole, and goes on to be used."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+from torch import nn
+
+from harness import random
+from harness.augment.build import build_augment
+from harness.augment.config import FixedAugmentConfig
+from harness.errors import InputError
+from harness.losses.config import FeatureLossConfig
+from harness.losses.features import FeatureLoss
+from harness.models.build import build_discriminator, build_generator
+from harness.models.config import GeneratorConfig, VGGDiscriminatorConfig
+from harness.train.fuse import (
+    Compiler,
+    as_written,
+    compiler_for,
+    fuse_generator,
+    fuse_module,
+    fuse_parts,
+    fused_normal,
+    parts_of,
+)
+from harness.train.graph import KeptInputs
+
+GENERATORS = {
+    "srresnet": {"name": "srresnet", "num_blocks": 4, "num_channels": 8, "start_as_skip": False},
+    "rrdb": {"name": "rrdb", "num_blocks": 3, "num_channels": 8, "growth": 4},
+    "residual_cnn": {"name": "residual_cnn", "num_channels": 8},
+    "unet": {"name": "unet", "num_channels": 4, "depth": 3},
+}
+POSITION = torch.arange(3) + 12345678901
+
+
+class Counted:
+    """A backend that makes nothing new, and counts what it is given and how often that is used."""
+
+    def __init__(self) -> None:
+        self.num_graphs = self.num_calls = 0
+
+    def __call__(self, graph: Any, inputs: Any) -> Callable[..., Any]:
+        from torch._dynamo.backends.debugging import aot_eager
+
+        self.num_graphs += 1
+        made = aot_eager(graph, inputs)
+
+        def call(*arguments: Any) -> Any:
+            self.num_calls += 1
+            return made(*arguments)
+
+        return call
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    """No test finds what another had compiled."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+
+
+def gradients(module: nn.Module, output: torch.Tensor) -> list[torch.Tensor]:
+    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+    return list(torch.autograd.grad((output * weights).sum(), list(module.parameters())))
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_compiled_generator_computes_the_same_and_equal_blocks_are_compiled_once(name):
+    config = TypeAdapter(GeneratorConfig).validate_python(GENERATORS[name])
+    generator = build_generator(config, 4)
+    image = torch.rand(2, 3, 8, 8)
+    expected = generator(image)
+    expected_gradients = gradients(generator, expected)
+    generator = copy.deepcopy(generator)
+    counted = Counted()
+    fuse_generator(generator, Compiler(counted))
+    output = generator(image)
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(gradients(generator, output), expected_gradients, rtol=1e-4, atol=1e-5)
+    parts = list(parts_of(generator.layers))
+    assert counted.num_calls == len(parts) > 3
+    alike = {"srresnet": 4, "rrdb": 3}.get(name, 1)
+    assert counted.num_graphs == len(parts) - alike + 1
+
+
+def test_a_compiled_discriminator_serves_both_updates():
+    discriminator = build_discriminator(VGGDiscriminatorConfig(name="vgg", num_channels=4), 16)
+    plain = copy.deepcopy(discriminator)
+    fuse_module(discriminator, Compiler(Counted()))
+    image = torch.rand(3, 3, 16, 16)
+    for module in (plain, discriminator):
+        module.logits = module(image)
+        module.own_gradients = gradients(module, module.logits)
+        module.requires_grad_(False)
+        module.seen = image.clone().requires_grad_()
+        module(module.seen).sum().backward()
+    torch.testing.assert_close(discriminator.logits, plain.logits)
+    torch.testing.assert_close(discriminator.own_gradients, plain.own_gradients)
+    torch.testing.assert_close(discriminator.seen.grad, plain.seen.grad)
+    torch.testing.assert_close(discriminator.state_dict(), plain.state_dict())
+
+
+def test_the_compiled_pipeline_draws_and_changes_the_same_for_every_purpose():
+    augment = build_augment(FixedAugmentConfig(name="fixed", p=0.7), 5)
+    images = torch.rand(3, 3, 16, 16)
+    expected = [augment(images, POSITION, purpose) for purpose in ("real", "fake", "generator")]
+    counted = Counted()
+    fuse_parts(augment, Compiler(counted))
+    assert all(
+        torch.equal(augment(images, POSITION, purpose), wanted)
+        for purpose, wanted in zip(("real", "fake", "generator"), expected)
+    )
+    assert counted.num_graphs == 1
+
+
+def test_compiled_features_are_the_same():
+    layers = {"conv2_2": 1.0, "relu3_1": 0.5}
+    loss = FeatureLoss(
+        FeatureLossConfig(name="features", network="vgg19", layers=layers, distance="l1", weights="random")
+    )
+    images = torch.rand(2, 1, 3, 16, 16)
+    expected = loss(*images)
+    fuse_parts(loss, Compiler(Counted()))
+    torch.testing.assert_close(loss(*images), expected)
+
+
+def test_compiled_noise_is_the_same_and_one_function_draws_every_stream():
+    counted = Counted()
+    normal = fused_normal(Compiler(counted))
+    for key in (random.key(0, "real"), random.key(0, "fake")):
+        assert torch.equal(normal(key, POSITION, (3, 5, 5)), random.normal_tensor(key, POSITION, (3, 5, 5)))
+    assert counted.num_graphs == 1
+
+
+def test_what_a_recording_looks_at_beforehand_is_still_compiled_afterwards():
+    counted = Counted()
+    double = Compiler(counted)(lambda x: x.sin() + x)
+    x = torch.rand(3)
+    double(x)
+    with as_written(), KeptInputs():
+        double(x)
+    assert counted.num_calls == 1
+    double(x)
+    assert counted.num_calls == 2
+
+
+def test_copies_are_not_compiled_and_it_can_be_undone():
+    counted = Counted()
+    module = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    fuse_module(module, Compiler(counted))
+    copy.deepcopy(module)(torch.rand(1, 2))
+    assert counted.num_calls == 0
+    module(torch.rand(1, 2))
+    assert counted.num_calls == 1
+    fuse_module(module, None)
+    module(torch.rand(1, 2))
+    assert counted.num_calls == 1
+
+
+def test_the_compiler_is_refused_where_it_cannot_work(monkeypatch):
+    assert compiler_for(False, torch.device("cpu")) is None
+    with pytest.raises(InputError, match=r"compile: true needs an NVIDIA GPU, not cpu; set compile=false\."):
+        compiler_for(True, torch.device("cpu"))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(InputError, match=r"compile: true needs (Triton|a C compiler), which is not installed"):
+        compiler_for(True, torch.device("cuda"))
