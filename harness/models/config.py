@@ -11,7 +11,9 @@ from harness.schema import Section
 Activation = Literal["prelu", "relu", "leaky_relu", "silu"]
 Skip = Literal["none", "bilinear", "bicubic", "bicubic_align_corners"]
 Output = Literal["linear", "tanh"]
-Channels = Annotated[int, Field(gt=0)]
+_MOST = 100_000
+"""More layers or channels than any machine has room for."""
+Channels = Annotated[int, Field(gt=0, le=_MOST)]
 
 
 class _Generator(Section):
@@ -35,8 +37,8 @@ class SRResNetConfig(_Generator):
     """SRGAN's generator (Ledig et al. 2017), with the changes that the seed texts make to it."""
 
     name: Literal["srresnet"] = "srresnet"
-    num_blocks: int = Field(16, gt=0)
-    num_channels: int = Field(64, gt=0)
+    num_blocks: int = Field(16, gt=0, le=_MOST)
+    num_channels: int = Field(64, gt=0, le=_MOST)
     batch_norm: Literal["none", "after_blocks", "everywhere"] = "none"
     activation: Activation = "prelu"
     skip: Skip = "bicubic"
@@ -47,8 +49,8 @@ class MSRResNetConfig(_Generator):
     """SRResNet as BasicSR modifies it: no batch norm, no trunk convolution, LeakyReLU 0.1 around the blocks."""
 
     name: Literal["msrresnet"]
-    num_blocks: int = Field(16, gt=0)
-    num_channels: int = Field(64, gt=0)
+    num_blocks: int = Field(16, gt=0, le=_MOST)
+    num_channels: int = Field(64, gt=0, le=_MOST)
     skip: Skip = "bilinear"
 
 
@@ -56,9 +58,9 @@ class RRDBConfig(_Generator):
     """ESRGAN's residual-in-residual dense blocks (Wang et al. 2018)."""
 
     name: Literal["rrdb"]
-    num_blocks: int = Field(23, gt=0)
-    num_channels: int = Field(64, gt=0)
-    growth: int = Field(32, gt=0)
+    num_blocks: int = Field(23, gt=0, le=_MOST)
+    num_channels: int = Field(64, gt=0, le=_MOST)
+    growth: int = Field(32, gt=0, le=_MOST)
     """Channels that each convolution of a dense block adds."""
     residual_scale: float = Field(0.2, gt=0)
     fusion_kernel: Literal[1, 3] = 3
@@ -69,7 +71,7 @@ class ResidualCNNConfig(_Generator):
     """The residual CNN of the perceptual project (its table 1): bilinear upsampling, three residual blocks."""
 
     name: Literal["residual_cnn"]
-    num_channels: int = Field(64, gt=0)
+    num_channels: int = Field(64, gt=0, le=_MOST)
     """Channels after the first upsampling; before it there are twice as many."""
 
 
@@ -77,7 +79,7 @@ class UNetConfig(_Generator):
     """pix2pix's U-Net (Isola et al. 2017) on the enlarged input, without dropout, upsampling by interpolation."""
 
     name: Literal["unet"]
-    num_channels: int = Field(32, gt=0)
+    num_channels: int = Field(32, gt=0, le=_MOST)
     """Channels of the first level; they double up to eight times as many."""
     depth: int = Field(5, gt=0, le=10)
     """How often the image is halved."""
@@ -103,8 +105,8 @@ class VGGDiscriminatorConfig(Section):
     """VGG-style discriminator with a dense head for one patch size (BasicSR's VGGStyleDiscriminator)."""
 
     name: Literal["vgg"] = "vgg"
-    num_channels: int = Field(64, gt=0)
-    num_dense: int = Field(100, gt=0)
+    num_channels: int = Field(64, gt=0, le=_MOST)
+    num_dense: int = Field(100, gt=0, le=_MOST)
     """Width of the hidden dense layer; SRGAN's paper has 1024."""
     batch_norm: bool = True
     spectral_norm: bool = False
@@ -114,7 +116,7 @@ class ConvDiscriminatorConfig(Section):
     """Fully convolutional, one logit by averaging over the image (the SRGAN blog); takes any size from 16 px."""
 
     name: Literal["conv"]
-    num_channels: int = Field(64, gt=0)
+    num_channels: int = Field(64, gt=0, le=_MOST)
     batch_norm: bool = True
     spectral_norm: bool = False
 
@@ -133,7 +135,7 @@ class UNetDiscriminatorConfig(Section):
     """A logit for every pixel (Wang et al. 2021, Real-ESRGAN)."""
 
     name: Literal["unet"]
-    num_channels: int = Field(64, gt=0)
+    num_channels: int = Field(64, gt=0, le=_MOST)
     spectral_norm: bool = True
 
 

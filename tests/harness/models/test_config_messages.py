@@ -27,6 +27,7 @@ RUN = {
     ("generator", "loss", "sentence"),
     [
         ({"num_block": 3}, {}, "r.yaml: unknown key 'generator.num_block'; did you mean 'num_blocks'?"),
+        ({"num_channels": 2**70}, {}, "r.yaml: key 'generator.num_channels': must be less than or equal to 100000"),
         ({"num_blocks": "x"}, {}, "r.yaml: key 'generator.num_blocks': must be a whole number, got 'x'"),
         ({"name": None}, {}, "r.yaml: key 'generator.name': there is no 'None'; choose one of 'srresnet', "),
         ({"name": "resnet"}, {}, "r.yaml: key 'generator.name': there is no 'resnet'; choose one of 'srresnet', "),
