@@ -118,7 +118,9 @@ def weights_fetch(names: Annotated[list[str], typer.Argument(help="Networks, or 
 @app.command()
 def bench(
     part: Annotated[str, typer.Argument(help="data, step, ranks, precision, eval, resume, sweep or all.")],
-    recipes: Annotated[list[str] | None, typer.Argument(help="For step: recipes; all unless given.")] = None,
+    recipes: Annotated[
+        list[str] | None, typer.Argument(help="For step: recipes, all unless given, and changes KEY=VALUE to each.")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the figures to this file.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Patches a step; what fits the device unless given.")] = None,
     steps: Annotated[int, typer.Option(help="For step: also train so many steps of each phase, for the hours.")] = 0,
@@ -127,7 +129,9 @@ def bench(
     """Measure the speed figures that the documentation quotes."""
     from sweeps.bench import Ask, run_bench
 
-    run_bench(part, Ask(recipes or (), batch_size, steps, ranks), json, make_console())
+    changes = [word for word in recipes or () if "=" in word]
+    names = [word for word in recipes or () if "=" not in word]
+    run_bench(part, Ask(names, changes, batch_size, steps, ranks), json, make_console())
 
 
 @app.command()

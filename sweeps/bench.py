@@ -28,6 +28,8 @@ class Ask:
     """What a measurement is asked for; each part takes what concerns it."""
 
     recipes: Sequence[str] = ()
+    changes: Sequence[str] = ()
+    """KEY=VALUE, to every recipe."""
     batch_size: int | None = None
     """Patches a step (of a rank); unless given what the device can bear."""
     steps: int = 0
@@ -43,10 +45,9 @@ def run_bench(part: str, ask: Ask, out: Path | None, console: Console) -> None:
     """
     if part not in (*PARTS, "all"):
         raise InputError(f"bench '{part}' is unknown; choose one of {', '.join(PARTS)} or all.")
-    if ask.recipes and part not in _WITH_RECIPES:
-        raise InputError(
-            f"bench {part}: takes no recipes, but got {', '.join(ask.recipes)}; they are for `bench step`."
-        )
+    words = [*ask.recipes, *ask.changes]
+    if words and part not in _WITH_RECIPES:
+        raise InputError(f"bench {part}: takes no recipes, but got {', '.join(words)}; they are for `bench step`.")
     with whole(out) if out else nullcontext() as file:  # asked for room before minutes are spent
         if file:
             file.touch()
@@ -66,7 +67,7 @@ def _data(ask: Ask, console: Console) -> Any:
 def _step(ask: Ask, console: Console) -> Any:
     from harness.train import bench, bench_table, kernels
 
-    configs = _configs(ask.recipes or STEP_RECIPES)
+    configs = _configs(ask.recipes or STEP_RECIPES, ask.changes)
     figures = bench.run(configs, ask.batch_size, say=lambda text: console.print(text, markup=False))
     console.print(bench_table.table_of(figures))
     console.print(bench_table.rates_text(figures[0]), markup=False, highlight=False)
@@ -103,7 +104,7 @@ def _ranks(ask: Ask, console: Console) -> Any:
         "recipe", "phase", "ranks", "batch a rank", "one /s", "all /s", "of linear", "agreeing", title="Ranks"
     )
     figures = []
-    for name, config in _configs(ask.recipes or ("superaugan-ffhq",)).items():
+    for name, config in _configs(ask.recipes or ("superaugan-ffhq",), ask.changes).items():
         with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
             f = measure_ranks(name, config, Path(folder), ask.ranks, ask.batch_size or 4)
         numbers = (f.num_ranks, f.rank_batch, f"{f.one_patches_s:.2f}", f"{f.all_patches_s:.2f}")
@@ -132,11 +133,11 @@ def _precision(ask: Ask, console: Console) -> Any:
     return {"psnr": found, "steps": steps}
 
 
-def _configs(names: Sequence[str]) -> dict[str, RunConfig]:
+def _configs(names: Sequence[str], changes: Sequence[str]) -> dict[str, RunConfig]:
     unknown = [name for name in names if not (RECIPES / f"{name}.yaml").exists()]
     if unknown:
         raise InputError(f"recipe '{unknown[0]}' is unknown; choose from {', '.join(STEP_RECIPES)}.")
-    return {name: load_run_config(RECIPES / f"{name}.yaml") for name in names}
+    return {name: load_run_config(RECIPES / f"{name}.yaml", list(changes)) for name in names}
 
 
 def _eval(ask: Ask, console: Console) -> Any:

@@ -1,0 +1,30 @@
+"""What `harness bench` is asked for reaches the recipes, or is refused before anything is measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.errors import InputError
+from harness.screen import make_console
+from sweeps.bench import STEP_RECIPES, Ask, _configs, run_bench
+
+
+def test_changes_reach_every_recipe():
+    configs = _configs(STEP_RECIPES, ["compile=true", "scale=2"])
+    assert list(configs) == list(STEP_RECIPES)
+    assert all(config.compile and config.scale == 2 for config in configs.values())
+
+
+@pytest.mark.parametrize(
+    ("part", "ask", "sentence"),
+    [
+        ("speed", Ask(), "bench 'speed' is unknown; choose one of data, step, "),
+        ("data", Ask(changes=["seed=1"]), "bench data: takes no recipes, but got seed=1; they are for `bench step`."),
+        ("step", Ask(recipes=["nothing"]), "recipe 'nothing' is unknown; choose from superaugan-ffhq, "),
+        ("step", Ask(recipes=["demo"], changes=["sed=1"]), "unknown key 'sed'; did you mean 'seed'?"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_at_once(part, ask, sentence):
+    with pytest.raises(InputError) as refused:
+        run_bench(part, ask, None, make_console())
+    assert sentence in str(refused.value)
