@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from harness.augment.config import ALL_OPERATIONS, Operation, PipelineConfig
-from harness.random import draws_of, key, normal_tensor, on_device, uniform_tensor
-
-if TYPE_CHECKING:
-    from harness.random import Stream
+from harness.random import DeviceStream, draws_of, key, normal_tensor, on_device, uniform_tensor
 
 COLOUR_OPERATIONS: frozenset[Operation] = frozenset({"brightness", "contrast", "luma_flip", "hue", "saturation"})
 SCALE_OPERATIONS: frozenset[Operation] = frozenset({"scale", "aniso"})
@@ -47,26 +43,18 @@ class Draws:
 
 @dataclass(frozen=True)
 class Streams:
-    """The keys of what is drawn for one purpose."""
+    """What is drawn for one purpose, with its constants on a device."""
 
-    gate: Stream
-    uniform: Stream
-    normal: Stream
-    noise: Stream
-
-    @classmethod
-    def of(cls, seed: int, purpose: str) -> Streams:
-        return cls(*cls._keys(seed, purpose))
+    gate: DeviceStream
+    uniform: DeviceStream
+    normal: DeviceStream
+    noise: DeviceStream
 
     @classmethod
-    def on(cls, device: torch.device, seed: int, purpose: str, image_shape: tuple[int, ...]) -> Streams:
-        """The same with their constants on a device; noise is drawn for images of a shape."""
-        most_draws = max(len(ALL_OPERATIONS), draws_of(image_shape))
-        return cls(*on_device(cls._keys(seed, purpose), most_draws, device))
-
-    @staticmethod
-    def _keys(seed: int, purpose: str) -> list[int]:
-        return [key(seed, "augment", purpose, name) for name in ("gate", "uniform", "normal", "noise")]
+    def of(cls, seed: int, purpose: str, image_shape: tuple[int, ...], device: torch.device) -> Streams:
+        """The streams of a purpose; noise is drawn for images of a shape."""
+        keys = [key(seed, "augment", purpose, name) for name in ("gate", "uniform", "normal", "noise")]
+        return cls(*on_device(keys, max(len(ALL_OPERATIONS), draws_of(image_shape)), device))
 
 
 def draw(config: PipelineConfig, streams: Streams, position_B: torch.Tensor, p: torch.Tensor) -> Draws:

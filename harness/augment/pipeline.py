@@ -62,14 +62,14 @@ class AugmentPipeline(Augment):
             return changed.to(images_BCHW.dtype)
 
     def join_operations(self, compiled: Callable[[Any], Any]) -> None:
-        """Has torch's compiler, `compiled`, make few kernels of the pipeline's some two hundred."""
+        """Has torch's compiler, `compiled`, make few kernels of the pipeline's some three hundred operations."""
         self._pipeline = compiled(apply)
 
     def _constants_for(self, images: torch.Tensor, purpose: str) -> Constants:
         shape, device = images.shape[1:], images.device
         if (purpose, device, shape) not in self._constants:
             with torch.inference_mode(False):  # kept, and perhaps differentiated through later
-                streams = Streams.on(device, self.seed, purpose, tuple(shape))
+                streams = Streams.of(self.seed, purpose, tuple(shape), device)
             filters = (filters_of(images, shape[1]), filters_of(images, shape[2]))
             self._constants[purpose, device, shape] = Constants(streams, filters, grey_axis(device, images.dtype))
         return self._constants[purpose, device, shape]

@@ -11,7 +11,8 @@ POSITION = torch.arange(20_000)
 
 
 def drawn(p: float, **changes) -> Draws:
-    return draw(FixedAugmentConfig(name="fixed", p=p, **changes), Streams.of(11, "real"), POSITION, torch.tensor(p))
+    streams = Streams.of(11, "real", (3, 4, 4), POSITION.device)
+    return draw(FixedAugmentConfig(name="fixed", p=p, **changes), streams, POSITION, torch.tensor(p))
 
 
 def only(name: str) -> Draws:

@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.augment.build import build_augment
 from harness.augment.config import ALL_OPERATIONS, AdaConfig, BcrConfig, FixedAugmentConfig, NoAugmentConfig
-from harness.augment.draws import Streams, draw
+from harness.augment.draws import Draws, Streams, draw
 from harness.augment.pipeline import apply_colour, apply_geometry
 from harness.errors import InputError
 
@@ -15,6 +15,10 @@ POSITION = torch.arange(100, 108)
 
 def images(seed: int = 0, batch: int = 8, size: int = 16) -> torch.Tensor:
     return torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def drawn(config: FixedAugmentConfig, seed: int, purpose: str, position: torch.Tensor, p: torch.Tensor) -> Draws:
+    return draw(config, Streams.of(seed, purpose, (3, 4, 4), position.device), position, p)
 
 
 def pipeline(p: float, **changes):
@@ -66,7 +70,7 @@ def test_unaugmented_images_of_a_batch_stay_bitwise_as_they_are():
     augment = pipeline(0.1)
     position = torch.arange(64)
     batch = images(batch=64)
-    draws = draw(augment.config, Streams.of(augment.seed, "real"), position, augment.controller.p)
+    draws = drawn(augment.config, augment.seed, "real", position, augment.controller.p)
     untouched = ~(draws.flip | (draws.quarter_turns > 0) | draws.rescaled | draws.recoloured | draws.noisy)
     assert 5 < untouched.sum() < 60
     assert torch.equal(augment(batch, position, "real")[untouched], batch[untouched])
@@ -78,18 +82,15 @@ def test_a_draw_depends_on_the_position_and_not_on_the_batch():
     order = torch.tensor([5, 2, 7, 0, 1, 6, 3, 4])
     parts = torch.cat([augment(batch[half], POSITION[half], "real") for half in order.split(3)])
     assert torch.allclose(parts, whole[order], atol=1e-6)
-    draws = draw(augment.config, Streams.of(5, "real"), POSITION, augment.controller.p)
-    shuffled = draw(augment.config, Streams.of(5, "real"), POSITION[order], augment.controller.p)
+    draws = drawn(augment.config, 5, "real", POSITION, augment.controller.p)
+    shuffled = drawn(augment.config, 5, "real", POSITION[order], augment.controller.p)
     assert all(torch.equal(getattr(draws, name)[order], getattr(shuffled, name)) for name in vars(draws))
 
 
 def test_real_and_fake_and_seeds_draw_independently():
     position, one = torch.arange(4000), torch.tensor(1.0)
     config = FixedAugmentConfig(name="fixed", p=1)
-    streams = [
-        draw(config, Streams.of(seed, purpose), position, one)
-        for seed, purpose in ((0, "real"), (0, "fake"), (1, "real"))
-    ]
+    streams = [drawn(config, seed, purpose, position, one) for seed, purpose in ((0, "real"), (0, "fake"), (1, "real"))]
     for name in ("factor_x", "brightness", "hue", "noise_std", "saturation"):
         first, *others = (getattr(stream, name).numpy() for stream in streams)
         for other in others:
@@ -101,7 +102,7 @@ def test_real_and_fake_and_seeds_draw_independently():
 def test_pipeline_is_geometry_then_colour_with_the_drawn_parameters():
     names = tuple(name for name in ALL_OPERATIONS if name != "noise")
     augment, batch = pipeline(1.0, operations=names), images()
-    draws = draw(augment.config, Streams.of(5, "real"), POSITION, augment.controller.p)
+    draws = drawn(augment.config, 5, "real", POSITION, augment.controller.p)
     want = apply_colour(apply_geometry(batch, draws, augment.config), draws, augment.config, None)
     assert torch.equal(augment(batch, POSITION, "real"), want)
 
@@ -110,9 +111,9 @@ def test_noise_has_the_drawn_deviation_in_units_of_half_the_range():
     augment = pipeline(1.0, operations=("noise",))
     batch = images(size=64)
     difference = (augment(batch, POSITION, "real") - batch).flatten(1)
-    drawn = draw(augment.config, Streams.of(5, "real"), POSITION, augment.controller.p).noise_std / 2
-    assert torch.allclose(difference.std(1), drawn, rtol=0.03)
-    assert (difference.mean(1).abs() < 5 * drawn / 110).all()
+    wanted = drawn(augment.config, 5, "real", POSITION, augment.controller.p).noise_std / 2
+    assert torch.allclose(difference.std(1), wanted, rtol=0.03)
+    assert (difference.mean(1).abs() < 5 * wanted / 110).all()
 
 
 def test_nothing_is_read_back_to_the_host_and_the_cost_does_not_depend_on_p():
