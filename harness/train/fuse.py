@@ -1,9 +1,9 @@
 """Fused kernels: the parts of a step on a GPU that torch's compiler turns into few passes over memory.
 
 With 64 channels a step moves more bytes than it computes: an eager convolution's bias, batch norm, activation and
-residual sum are a pass each, and the discriminator's augmentation is some two hundred small kernels. The compiler joins
-what lies between two convolutions. It takes a minute when a run starts for the first time; what it made is kept in the
-run's folder.
+residual sum are a pass each, and the discriminator's augmentation is some three hundred small operations. The compiler
+joins what lies between two convolutions. It takes a minute when a run starts for the first time; what it made is kept
+in the run's folder.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,7 @@ from harness.train.fuse import (
     fuse_module,
     fuse_parts,
     fused_normal,
+    keep_compiled,
     parts_of,
 )
 from harness.train.graph import KeptInputs
@@ -162,6 +164,15 @@ def test_copies_are_not_compiled_and_it_can_be_undone():
     fuse_module(module, None)
     module(torch.rand(1, 2))
     assert counted.num_calls == 1
+
+
+def test_what_is_compiled_is_kept_in_the_runs_folder_unless_the_user_says_where(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that what is set here is undone
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    keep_compiled(tmp_path / "run")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "run" / "compiled")
+    keep_compiled(tmp_path / "other")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "run" / "compiled")
 
 
 def test_the_compiler_is_refused_where_it_cannot_work(monkeypatch):
