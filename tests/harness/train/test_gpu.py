@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from harness.config import RunConfig
+from harness.train.kernels import kernels_of
 from harness.train.nets import Nets
 from harness.train.phase import Phase
 from harness.train.ranks import Ranks, make_fast
@@ -78,9 +79,9 @@ def deterministic(monkeypatch: pytest.MonkeyPatch):
 
 
 def trained(phase: Phase, first: int = 0, last: int = STEPS) -> tuple[list[dict[str, float]], list[torch.Tensor]]:
-    rows, batches = [], phase.patches(first)
+    rows, stream = [], phase.patches(first)
     for step in range(first, last):
-        scalars = train_step(phase, next(batches), step, log_norms=step % 3 == 2)
+        scalars = train_step(phase, next(stream), step, log_norms=step % 3 == 2)
         rows.append({name: value.detach().clone() for name, value in scalars.items()})
     read = [{name: value.item() for name, value in row.items()} for row in rows]
     return read, [tensor.detach().cpu().clone() for tensor in phase._state()]
@@ -125,28 +126,31 @@ def test_deterministic_runs_repeat_and_resume_bitwise(open_phase, deterministic,
 @pytest.mark.parametrize("case", CASES)
 def test_no_step_waits_for_the_gpu(open_phase, case, graphs):
     phase = open_phase(CASES[case], cuda_graphs=graphs, precision="bf16")
-    batches = phase.patches(0)
+    stream = phase.patches(0)
     for step in range(STEPS):  # every kind of step is met, and recorded
-        train_step(phase, next(batches), step, log_norms=step % 3 == 2)
+        train_step(phase, next(stream), step, log_norms=step % 3 == 2)
     period = 60  # of all that recurs in the cases
     for step in range(STEPS, STEPS + period):
-        train_step(phase, next(batches), step, log_norms=step % 3 == 2)
+        train_step(phase, next(stream), step, log_norms=step % 3 == 2)
     torch.cuda.synchronize()
     try:
         torch.cuda.set_sync_debug_mode("error")
         for step in range(STEPS + period, STEPS + 2 * period):
-            train_step(phase, next(batches), step, log_norms=step % 3 == 2)
+            row = train_step(phase, next(stream), step, log_norms=step % 3 == 2)
+        with pytest.raises(RuntimeError, match="synchronizing"):  # so a step that waits would have been found
+            next(iter(row.values())).item()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert graphs == "off" or phase.graphs.failure is None
 
 
 @pytest.mark.parametrize("graphs", ["on", "off"])
 def test_memory_does_not_grow(open_phase, graphs):
     phase = open_phase(CASES["everything"], cuda_graphs=graphs)
-    batches = phase.patches(0)
+    stream = phase.patches(0)
     used = []
     for step in range(300):
-        train_step(phase, next(batches), step, log_norms=step % 3 == 2)
+        train_step(phase, next(stream), step, log_norms=step % 3 == 2)
         if step in (150, 299):
             torch.cuda.synchronize()
             used.append(torch.cuda.memory_allocated())
@@ -158,24 +162,15 @@ def test_graphs_outlive_the_constants_that_a_cache_forgets(open_phase, determini
 
     _, state = trained(open_phase(CASES["vanilla"], cuda_graphs="off"))
     phase = open_phase(CASES["vanilla"], cuda_graphs="on")
-    batches = phase.patches(0)
+    stream = phase.patches(0)
     for step in range(STEPS):
-        train_step(phase, next(batches), step, log_norms=step % 3 == 2)
+        train_step(phase, next(stream), step, log_norms=step % 3 == 2)
         if step == 3:
             _matrix.cache_clear()
             torch.cuda.empty_cache()
         rubbish = [torch.full((1 << 18,), torch.nan, device="cuda") for _ in range(64)]
         del rubbish
     assert all(torch.equal(a, b.cpu()) for a, b in zip(state, phase._state(), strict=True))
-
-
-def kernels_of(phase: Phase) -> set[str]:
-    """The names of what the GPU does in a step of a kind that was met before."""
-    patches = next(phase.patches(0))
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
-        train_step(phase, patches, 0, log_norms=False)
-        torch.cuda.synchronize()
-    return {event.name for event in seen.events() or () if event.device_type == torch.autograd.DeviceType.CUDA}
 
 
 @pytest.mark.parametrize("graphs", ["on", "off"])
@@ -200,7 +195,9 @@ def test_compiled_steps_equal_eager_ones(open_phase, case, graphs):
         torch.set_float32_matmul_precision(precision)
         torch.backends.cudnn.allow_tf32 = tf32
     assert graphs == "off" or phase.graphs.failure is None
-    assert any("triton" in name for name in kernels_of(phase))
+    patches = next(phase.patches(0))
+    kernels = kernels_of(lambda: train_step(phase, patches, 0, log_norms=False))
+    assert any("triton" in kernel.name for kernel in kernels)
     for row, fused_row in zip(rows, fused_rows, strict=True):
         assert fused_row == pytest.approx(row, rel=1e-4, abs=1e-5)
     for tensor, fused in zip(state, fused_state, strict=True):

@@ -127,9 +127,9 @@ def everything(phase: Phase) -> list[torch.Tensor]:
 
 
 def trained(phase: Phase) -> tuple[list[dict[str, torch.Tensor]], list[torch.Tensor]]:
-    rows, batches = [], phase.patches(0)
+    rows, stream = [], phase.patches(0)
     for step in range(STEPS):
-        scalars = train_step(phase, next(batches), step, log_norms=step % 3 == 2)
+        scalars = train_step(phase, next(stream), step, log_norms=step % 3 == 2)
         rows.append({name: value.detach().clone() for name, value in scalars.items()})
     return rows, everything(phase)
 
@@ -204,16 +204,16 @@ def test_a_recorded_phase_resumes_exactly(open_phase):
     changes = {"adversarial": game(), "augment": {"name": "ada", "rule": "text", "every": 2, "start_p": 0.5}}
     whole, first, second = (open_phase(True, changes, {}) for _ in range(3))
     _, expected = trained(whole)
-    batches = first.patches(0)
+    stream = first.patches(0)
     for step in range(4):
-        train_step(first, next(batches), step, log_norms=False)
+        train_step(first, next(stream), step, log_norms=False)
     for name in ("generator", "discriminator"):
         getattr(second.nets, name).load_state_dict(getattr(first.nets, name).state_dict())
     second.nets.ema.module.load_state_dict(first.nets.ema.module.state_dict())
     second.load_state_dict(first.state_dict())
-    batches = second.patches(4)
+    stream = second.patches(4)
     for step in range(4, STEPS):
-        train_step(second, next(batches), step, log_norms=False)
+        train_step(second, next(stream), step, log_norms=False)
     assert all(torch.equal(a, b) for a, b in zip(expected, everything(second), strict=True))
 
 
