@@ -16,8 +16,8 @@ def read_keys(run, start):
 
 
 def test_restart_on_one_then_four_nodes(run, reference, profile):
-    for start, (nodes, at_step) in enumerate([(2, 30), (1, 120)], start=1):
-        run.pace(step=0.05, keys=start)
+    for start, (nodes, at_step) in enumerate([(2, 30), (1, 60)], start=1):
+        run.pace(step=0.1, keys=start)
         run.submit(profile.model_copy(update={"nodes": nodes}))
         run.wait_step(at_step)
         cancel([run.job_id])
@@ -37,6 +37,8 @@ def test_restart_on_one_then_four_nodes(run, reference, profile):
     rows = run.rows()
     assert [row["step"] for row in rows] == list(range(1, 201))
     # Sums in another order round otherwise, which pixel steps keep small and adversarial ones amplify: uninterrupted
-    # runs of 1, 2 and 4 ranks differed by up to 0.15 % after 100 steps, and by up to 1.8 % after 200.
+    # runs of 1, 2 and 4 ranks differed by up to 0.15 % after 100 steps, and by up to 1.8 % after 200. So all three
+    # numbers of nodes take part in the pixel phase.
+    assert begins[2] < 100
     for row, other in zip(rows, reference.rows(), strict=True):
         assert row["loss/total"] == pytest.approx(other["loss/total"], rel=0.01 if row["step"] <= 100 else 0.1)
