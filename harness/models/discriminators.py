@@ -111,7 +111,7 @@ class UNetDiscriminator(nn.Module):
             raise InputError(f"discriminator unet: {patch_px} px cannot be halved three times; give a multiple of 8.")
         widths = [config.num_channels * factor for factor in (1, 2, 4, 8)]
         self.first = conv(3, widths[0])
-        self.down = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1, bias=False) for a, b in pairwise(widths))
+        self.down = nn.ModuleList(conv(a, b, 4, 2, bias=False) for a, b in pairwise(widths))
         self.up = nn.ModuleList(conv(b, a, bias=False) for b, a in pairwise(widths[::-1]))
         self.after = nn.ModuleList(conv(widths[0], widths[0], bias=False) for _ in range(2))
         self.last = conv(widths[0], 1)
@@ -155,7 +155,7 @@ def _pair(num_in: int, width: int, batch_norm: bool) -> nn.Sequential:
 
 
 def _halving(num_in: int, width: int, batch_norm: bool) -> list[nn.Module]:
-    return _norm_relu(nn.Conv2d(num_in, width, 4, 2, 1, bias=not batch_norm), batch_norm)
+    return _norm_relu(conv(num_in, width, 4, 2, bias=not batch_norm), batch_norm)
 
 
 def _norm_relu(layer: nn.Conv2d, batch_norm: bool) -> list[nn.Module]:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.models.conv import Conv2d
 from harness.models.prelu import PReLU
+from harness.models.shuffle import ConvShuffle
 from harness.models.to_image import ConvToImage
 
 
@@ -26,7 +28,7 @@ def activation(name: str, slope: float = 0.2) -> nn.Module:
 
 def conv(num_in: int, num_out: int, kernel: int = 3, stride: int = 1, bias: bool = True) -> nn.Conv2d:
     """A convolution that keeps the size (odd kernel, stride 1) or divides it by the stride."""
-    build = ConvToImage if num_out <= 4 and kernel >= 5 and stride == 1 else nn.Conv2d
+    build = ConvToImage if num_out <= 4 and kernel >= 5 and stride == 1 else Conv2d
     return build(num_in, num_out, kernel, stride, padding=(kernel - 1) // 2, bias=bias)
 
 
@@ -38,30 +40,15 @@ def num_doublings(scale: int) -> int:
 
 
 class ShuffleUpsample(nn.Module):
-    """Convolution to four times the channels, then pixel shuffle: doubles height and width."""
+    """Doubles height and width: a convolution to four times the channels, pixel shuffle, and an activation."""
 
     def __init__(self, num_channels: int, activation: nn.Module) -> None:
         super().__init__()
-        self.conv = conv(num_channels, 4 * num_channels)
-        self.shuffle = nn.PixelShuffle(2)
+        self.conv = ConvShuffle(num_channels, num_channels, block_px=2)
         self.activation = activation
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        if x_BCHW.device.type == "cuda":
-            return self.activation(_conv_and_shuffle(self.conv, x_BCHW))
-        return self.activation(self.shuffle(self.conv(x_BCHW)))
-
-
-def _conv_and_shuffle(conv: nn.Conv2d, x_BCHW: Tensor) -> Tensor:
-    """A convolution and the pixel shuffle by two, by one copy in channels_last.
-
-    torch's shuffle copies twice there, one channel at a time. With the convolution's outputs in another order (all
-    channels of the block's first pixel, then those of the second) the copy moves whole pixels.
-    """
-    weight = conv.weight.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1)
-    bias = None if conv.bias is None else conv.bias.unflatten(0, (-1, 4)).transpose(0, 1).flatten()
-    blocks_BHWijC = F.conv2d(x_BCHW, weight, bias, padding=conv.padding).permute(0, 2, 3, 1).unflatten(-1, (2, 2, -1))
-    return blocks_BHWijC.transpose(2, 3).flatten(1, 2).flatten(2, 3).permute(0, 3, 1, 2)
+        return self.activation(self.conv(x_BCHW))
 
 
 def twice_bilinear(x_BCHW: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from harness.models.config import ESPCNConfig, ResidualCNNConfig, SRCNNConfig, UNetConfig
 from harness.models.layers import activation, conv, num_doublings, twice_bilinear
+from harness.models.shuffle import ConvShuffle
 from harness.models.skip import GlobalSkip
 
 
@@ -103,15 +104,14 @@ class ESPCN(nn.Module):
         between = nn.ReLU(inplace=True) if config.activation == "relu" else nn.Tanh()
         self.first = nn.Sequential(conv(3, first, 5), between)
         self.second = nn.Sequential(conv(first, second), between)
-        self.last = conv(second, 3 * scale**2)
-        self.shuffle = nn.PixelShuffle(scale)
+        self.last = ConvShuffle(second, 3, block_px=scale)
 
     def forward(self, lr_image_BCHW: Tensor) -> Tensor:
-        return self.shuffle(self.last(self.second(self.first(lr_image_BCHW))))
+        return self.last(self.second(self.first(lr_image_BCHW)))
 
 
 def _down(num_in: int, num_out: int) -> nn.Sequential:
-    halve = nn.Conv2d(num_in, num_out, 4, 2, 1)
+    halve = conv(num_in, num_out, 4, 2)
     norm = [] if num_in == 3 else [nn.BatchNorm2d(num_out)]
     return nn.Sequential(halve, *norm, activation("leaky_relu", 0.2))
 

@@ -42,5 +42,5 @@ class _OnCpu(torch.autograd.Function):
         to_input = torch.ops.aten.leaky_relu_backward(gradient, x, ctx.slope, False)
         if not ctx.needs_input_grad[1]:
             return to_input, None
-        to_slope = (x.clamp(max=0) * gradient).sum(dtype=torch.float32).reshape(1)
+        to_slope = x.clamp(max=0).mul_(gradient).sum(dtype=torch.float32).reshape(1)
         return to_input, to_slope

@@ -8,9 +8,10 @@ and sums in the same order.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from harness.models.shuffle import is_exported, shuffle_pixels
 
 _BLOCK_PX = {"cpu": 2, "cuda": 4}
 """12 channels fill the 16 lanes of a CPU; a GPU's matrix units take 64 channels as quickly as 3."""
@@ -22,22 +23,17 @@ class ConvToImage(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         block_px = _BLOCK_PX.get(input.device.type)
         height, width = input.shape[-2:]
-        if block_px is None or height % block_px or width % block_px or _is_exported(input):
+        if block_px is None or height % block_px or width % block_px or is_exported(input):
             return super().forward(input)
-        bias = None if self.bias is None else self.bias.repeat_interleave(block_px**2)
+        bias = None if self.bias is None else self.bias.repeat(block_px**2)
         blocks = F.conv2d(input, _shifted(self.weight, block_px), bias, stride=block_px, padding=self.padding)
-        return F.pixel_shuffle(blocks, block_px)
-
-
-def _is_exported(input: Tensor) -> bool:
-    """An exported network is computed elsewhere; on a GPU torch's compiler means training."""
-    return torch.compiler.is_compiling() and input.device.type == "cpu"
+        return shuffle_pixels(blocks, block_px)
 
 
 def _shifted(weight_OIHW: Tensor, block_px: int) -> Tensor:
-    """The kernel at each place of a block, in the order of a pixel shuffle: (O block^2, I, H + block - 1, W + ...)."""
+    """The kernel at each place of a block, (block^2 O, I, H + block - 1, W + ...)."""
     rest = block_px - 1
     kernel = weight_OIHW.shape[-1] + rest
     # A window that begins further to the right in the padded kernel holds the kernel further to the left.
     windows = F.pad(weight_OIHW, (rest, rest, rest, rest)).unfold(2, kernel, 1).unfold(3, kernel, 1)
-    return windows.flip(2, 3).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+    return windows.flip(2, 3).permute(2, 3, 0, 1, 4, 5).flatten(0, 2)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from harness.errors import InputError
+from harness.models.conv import Conv2d
 from harness.models.vgg_names import VGGName, layer_names
 from harness.weights import find
 
@@ -52,7 +53,7 @@ def vgg_layers(
     for name in names[: names.index(last) + 1]:
         if name.startswith("conv"):
             width = _WIDTHS[int(name[4]) - 1]
-            layers.add_module(name, skip_init(nn.Conv2d, num_in, width, 3, padding=1))
+            layers.add_module(name, skip_init(Conv2d, num_in, width, 3, padding=1))
             num_in = width
         else:
             layers.add_module(name, activation() if name.startswith("relu") else nn.MaxPool2d(2))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import AbstractContextManager, nullcontext
+from types import MethodType
 from typing import Any
 
 import torch
@@ -19,7 +20,9 @@ from torch.nn import functional as F
 from harness.augment.config import BcrConfig
 from harness.augment.consistency import bcr_terms
 from harness.losses import adversarial
+from harness.models.conv import Conv2d
 from harness.models.prelu import PReLU
+from harness.models.shuffle import ConvShuffle
 from harness.models.skip import GlobalSkip
 from harness.models.to_image import ConvToImage
 from harness.train.patches import Patches
@@ -144,11 +147,17 @@ def _with_torchs_layers(module: nn.Module) -> nn.Module:
             plain = nn.PReLU()
             plain.weight = child.weight
             setattr(module, name, plain)
-        elif isinstance(child, ConvToImage):
-            object.__setattr__(child, "__class__", nn.Conv2d)
+        elif isinstance(child, ConvShuffle):
+            child.forward = MethodType(_conv_and_shuffle, child)  # type: ignore[method-assign]
+        elif isinstance(child, (Conv2d, ConvToImage)):
+            child.forward = MethodType(nn.Conv2d.forward, child)  # type: ignore[method-assign]
         else:
             _with_torchs_layers(child)
     return module
+
+
+def _conv_and_shuffle(layer: ConvShuffle, x_BCHW: torch.Tensor) -> torch.Tensor:
+    return F.pixel_shuffle(nn.Conv2d.forward(layer, x_BCHW), layer.block_px)
 
 
 def _plain_adam(module: nn.Module) -> torch.optim.Optimizer:
