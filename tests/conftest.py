@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import signal
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: the files that run at once share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from hypothesis import settings
 
 settings.register_profile("ci", derandomize=True, print_blob=True)

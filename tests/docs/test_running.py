@@ -1,7 +1,10 @@
-"""Every command that a page gives is run: as printed, or with stand-ins for what is large or far away."""
+"""The quickstart is followed to the letter, and every command that a page gives is run: as printed, or with stand-ins
+for what is large or far away.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -12,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pages import ROOT
+from pages import ROOT, Block, blocks
 from PIL import Image
 from test_commands import fenced_commands, inline_commands
 
@@ -116,6 +119,48 @@ def test_nothing_is_decided_about_commands_that_no_page_prints() -> None:
 
 def single_words() -> set[str]:
     return {line for _, line in inline_commands()} | {"harness --help", "harness status"}
+
+
+@pytest.fixture(scope="module")
+def followed_quickstart(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
+    """The folder in which the quickstart was followed to the letter; `last.txt` is what its last command said."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    said = ""
+    for block in _steps_by_hand(ROOT / "docs" / "quickstart.md"):
+        if block.language == "yaml":
+            name = block.text.splitlines()[0].removeprefix("# ")
+            (folder / name).write_text(block.text, encoding="utf-8")
+        for line in block.text.splitlines() if block.language == "sh" else []:
+            made = subprocess.run(
+                line, shell=True, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+            )
+            assert made.returncode == 0, f"{line}\n{made.stdout}\n{made.stderr}"
+            said = made.stdout
+    (folder / "last.txt").write_text(said, encoding="utf-8")
+    return folder
+
+
+def _steps_by_hand(page: Path) -> list[Block]:
+    start = page.read_text(encoding="utf-8").split("## The same steps one by one")[0].count("\n")
+    return [block for block in blocks(page) if block.line > start]
+
+
+def test_the_quickstart_works_word_for_word(followed_quickstart: Path) -> None:
+    assert "done" in (followed_quickstart / "last.txt").read_text(), "the last command shows the sweep's rows"
+    _check_what_it_made(followed_quickstart)
+
+
+def _check_what_it_made(folder: Path) -> None:
+    """Every file that the page promises is there, and means what the page says."""
+    run = folder / "runs" / "my-run"
+    for name in ("config.yaml", "metrics.jsonl", "samples", "checkpoints", "generator.safetensors"):
+        assert (run / name).exists()
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [10, 20, 30, 40, 50, 60]
+    assert "seed: 1" in (run / "config.yaml").read_text()
+    assert len(list((folder / "large").glob("*.png"))) == 4
+    report = (folder / "runs" / "my-sweep" / "report" / "report.html").read_text(encoding="utf-8")
+    assert "Is half of the data enough?" in report
 
 
 @pytest.fixture(scope="module")
