@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from harness.config import RunConfig
+from harness.models import conv
 from harness.train.nets import Nets
 from harness.train.phase import Patches, Phase
 from harness.train.ranks import Ranks
@@ -144,6 +145,22 @@ def test_adversarial_step_equals_the_reference_step(open_phase, form, parts):
     for step, patches in enumerate(batches):
         train_step(phase, patches, step, log_norms=True)
     assert_close(weights_of(phase), expected)
+
+
+@pytest.mark.parametrize("form", [None, *FORMS])
+def test_gradients_by_matrix_products_train_the_same_networks(open_phase, monkeypatch, form):
+    game = {"adversarial": {"form": form, "weight": 0.1}, "discriminator_optimizer": ADAM} if form else {}
+    monkeypatch.setattr(conv, "_WIDE_ROW", 1)
+    monkeypatch.setattr(conv, "_LEAST_CHANNELS", 1)
+    trained = []
+    for by_products in (False, True):
+        monkeypatch.setattr(conv, "_only_avx2", lambda by_products=by_products: by_products)
+        phase = open_phase(NO_NORM | {"channels_last": True}, **game)
+        for step, patches in enumerate(patches_of(phase, 10)):
+            train_step(phase, patches, step, log_norms=False)
+        trained.append(weights_of(phase))
+    assert any(not torch.equal(trained[0][name], value) for name, value in trained[1].items())  # another rounding
+    assert_close(trained[1], trained[0])
 
 
 def test_micro_batches_equal_one_batch(open_phase):
