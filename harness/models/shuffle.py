@@ -1,9 +1,8 @@
 """Pixel shuffle by one copy of whole pixels.
 
 torch's shuffle moves one channel after the other, so in channels_last it copies twice, or a value at a time: its
-backward pass takes 5 ms for 16 x 32 x 48 x 48 values on one core, a twentieth of the demo's step in bfloat16. Where the
-channels of a block come in another order (all those of its first pixel, then those of the second) a copy moves whole
-pixels: 0.6 ms.
+backward pass takes 5 ms for 16 x 32 x 48 x 48 values in float32 on one core. Where the channels of a block come in
+another order (all those of its first pixel, then those of the second) a copy moves whole pixels: 1.2 ms.
 """
 
 from __future__ import annotations

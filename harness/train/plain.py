@@ -1,9 +1,9 @@
 """The reference that a step's speed is measured against: how SRGAN's students and BasicSR train.
 
 Eager, fp32 and NCHW unless told otherwise: a forward pass of the generator for each update, the discriminator's on
-real and fake apart and with gradients that are then thrown away, torch's own PReLU and interpolation, Adam and the
-average one parameter at a time, every loss read back. What is computed is the recipe's: its losses, its form of the
-game, its augmentation (in both updates), instance noise and penalty.
+real and fake apart and with gradients that are then thrown away, torch's own PReLU, convolutions, pixel shuffle and
+interpolation, Adam and the average one parameter at a time, every loss read back. What is computed is the recipe's: its
+losses, its form of the game, its augmentation (in both updates), instance noise and penalty.
 """
 
 from __future__ import annotations

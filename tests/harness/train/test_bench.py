@@ -6,14 +6,18 @@ import json
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from harness.config import RunConfig
+from harness.models import conv, shuffle, to_image
+from harness.models.build import build_discriminator, build_generator
+from harness.models.config import GeneratorConfig, UNetDiscriminatorConfig
 from harness.train import bench, bench_table, kernels
 from harness.train.floor import Floor, MovedBytes, Rates, Work, work_of
 from harness.train.kernels import Kernel
 from harness.train.nets import Nets
 from harness.train.phase import Phase
-from harness.train.plain import PlainTraining
+from harness.train.plain import PlainTraining, _with_torchs_layers
 from harness.train.ranks import Ranks
 from harness.train.steps import train_step
 
@@ -57,6 +61,21 @@ def test_the_reference_computes_the_losses_of_the_step(recipe, tmp_path, number,
     finally:
         phase.close()
         ranks.close()
+
+
+@pytest.mark.parametrize("name", ["srresnet", "espcn"])
+def test_the_references_layers_are_torchs_own(monkeypatch, name):
+    choice = {"name": name, "skip": "bicubic_align_corners", "start_as_skip": False}
+    networks = [
+        build_generator(TypeAdapter(GeneratorConfig).validate_python(choice), 4).eval(),
+        build_discriminator(UNetDiscriminatorConfig(name="unet", num_channels=4, spectral_norm=True), 16).eval(),
+    ]
+    image = torch.rand(1, 3, 16, 16)
+    expected = [network(image) for network in networks]
+    for module in (conv, shuffle, to_image):
+        monkeypatch.setattr(module, "F", None)  # what our own forms of a layer compute with
+    for network, wanted in zip(networks, expected):
+        torch.testing.assert_close(_with_torchs_layers(network)(image), wanted, rtol=0, atol=1e-5)
 
 
 def test_moved_bytes_are_what_operations_read_and_write():
