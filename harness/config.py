@@ -78,8 +78,9 @@ class RunConfig(Section):
     """Bitwise repeatable on a GPU too, at some cost in speed."""
     cuda_graphs: Literal["auto", "on", "off"] = "auto"
     """Start a step's work on a GPU all at once; auto does so on a single rank. It changes no result."""
-    compile: bool = False
-    """Have torch's compiler join operations of a step, for which a GPU is needed; equal up to rounding."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Have torch's compiler join operations of a step on a GPU, which takes a minute at first; auto does so on a single
+    rank in phases of 10,000 iterations and more, unless `deterministic`. Equal up to rounding."""
     data: DataConfig
     generator: GeneratorConfig
     discriminator: DiscriminatorConfig | None = None

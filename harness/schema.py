@@ -22,11 +22,27 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _no_number_from_yes(cls, values: Any) -> Any:
-        """Leaves no true or false where numbers are asked: pydantic would take them for 1 and 0, but refuses text."""
+    def _yes_is_on_and_no_number(cls, values: Any) -> Any:
+        """Takes true and false for on and off, which YAML makes of these, but not for the numbers 1 and 0.
+
+        Where numbers are asked they become text, which pydantic refuses.
+        """
         if not isinstance(values, Mapping):
             return values
-        return {name: _as_text(value) if name in _number_fields(cls) else value for name, value in values.items()}
+        return {
+            name: _as_switch(value)
+            if name in _switches(cls)
+            else _as_text(value)
+            if name in _number_fields(cls)
+            else value
+            for name, value in values.items()
+        }
+
+
+@cache
+def _switches(cls: type[BaseModel]) -> frozenset[str]:
+    """The fields that can be "on" or "off"."""
+    return frozenset(name for name, field in cls.model_fields.items() if {"on", "off"} <= _leaves(field.annotation))
 
 
 @cache
@@ -43,6 +59,10 @@ def _leaves(annotation: Any) -> set[Any]:
         return {annotation}
     kept = parts[:1] if get_origin(annotation) is Annotated else parts[1:] if get_origin(annotation) is dict else parts
     return set().union(*(_leaves(part) for part in kept))
+
+
+def _as_switch(value: Any) -> Any:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 def _as_text(value: Any) -> Any:

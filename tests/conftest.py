@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: the files that run at once share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+if shutil.which("nvidia-smi") is None:  # as soon: without a GPU Triton's kernels are interpreted
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from hypothesis import settings
 

@@ -119,16 +119,15 @@ def apply_colour(
     axis: GreyAxis | None = None,
 ) -> torch.Tensor:
     """The colour operations and the noise of `draws`; an image without any comes out bitwise the same."""
-    batch, channels, height, width = images_BCHW.shape
     changed = draws.noisy if noise_BCHW is not None else torch.zeros_like(draws.recoloured)
     offset_BCHW = 0.0 if noise_BCHW is None else noise_BCHW * per_image(draws.noise_std / 2.0)
     if COLOUR_OPERATIONS & set(config.operations):
         matrix = for_unit_range(
             colour_matrix(draws.brightness, draws.contrast, draws.luma_flip, draws.hue, draws.saturation, axis)
         )
-        flat = images_BCHW.reshape(batch, channels, height * width)
-        coloured = torch.bmm(matrix[:, :, :3], flat) + matrix[:, :, 3:]
-        result = coloured.reshape(images_BCHW.shape) + offset_BCHW
+        # Not a matrix product, which libraries are slow at for 3 channels and compilers join with nothing.
+        parts = [matrix[:, :, channel, None, None] * images_BCHW[:, None, channel] for channel in range(3)]
+        result = parts[0] + parts[1] + parts[2] + matrix[:, :, 3, None, None] + offset_BCHW
         changed = changed | draws.recoloured
     elif noise_BCHW is None:
         return images_BCHW

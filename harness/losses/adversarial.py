@@ -67,6 +67,9 @@ def discriminator_loss(
 def labels(config: AdversarialConfig, seed: int, position_B: Tensor, side: str) -> Tensor:
     """The discriminator's labels (B, 1) for `side` "real" or "fake", each a function of the sample's position alone."""
     ranges = {"real": config.real_label, "fake": config.fake_label}
+    lowest, highest = ranges[side]
+    if lowest == highest and not config.label_flip_probability and not config.label_noise_std:
+        return position_B.new_full((len(position_B), 1), lowest, dtype=torch.float32)
     other = "fake" if side == "real" else "real"
     draws = uniform_tensor(key(seed, "label", side), position_B, 2)
     own, flipped = (low + (high - low) * draws[:, :1] for low, high in (ranges[side], ranges[other]))

@@ -14,7 +14,9 @@ from harness.models.config import (
     VGG16DiscriminatorConfig,
     VGGDiscriminatorConfig,
 )
+from harness.models.from_image import ConvFromImage
 from harness.models.layers import conv, twice_bilinear
+from harness.models.norm import BatchNorm2d
 from harness.models.spectral_norm import with_spectral_norm
 from harness.models.vgg import ImageNetNormalize, vgg_layers
 
@@ -57,7 +59,7 @@ class ConvDiscriminator(nn.Module):
         layers: list[nn.Module] = []
         num_in, norm = 3, False
         for width in (config.num_channels * factor for factor in (1, 2, 4, 8)):
-            layers += _norm_relu(conv(num_in, width), norm)
+            layers += _norm_relu(conv(num_in, width), norm) if num_in > 3 else _first(width)
             norm = config.batch_norm
             layers += _norm_relu(conv(width, width, stride=2), norm)
             num_in = width
@@ -87,7 +89,7 @@ class VGG16Discriminator(nn.Module):
         edge_px = patch_px // 16
         tail: list[nn.Module] = []
         while edge_px > 4:
-            tail += [conv(512, 512, stride=2), nn.BatchNorm2d(512), nn.LeakyReLU(slope, inplace=True)]
+            tail += [conv(512, 512, stride=2), BatchNorm2d(512), nn.LeakyReLU(slope, inplace=True)]
             edge_px = (edge_px + 1) // 2
         self.tail = nn.Sequential(*tail)
         self.head = nn.Linear(512 * edge_px**2, 1)
@@ -110,7 +112,7 @@ class UNetDiscriminator(nn.Module):
         if patch_px % 8:
             raise InputError(f"discriminator unet: {patch_px} px cannot be halved three times; give a multiple of 8.")
         widths = [config.num_channels * factor for factor in (1, 2, 4, 8)]
-        self.first = conv(3, widths[0])
+        self.first = ConvFromImage(3, widths[0], 3, slope=0.2)
         self.down = nn.ModuleList(conv(a, b, 4, 2, bias=False) for a, b in pairwise(widths))
         self.up = nn.ModuleList(conv(b, a, bias=False) for b, a in pairwise(widths[::-1]))
         self.after = nn.ModuleList(conv(widths[0], widths[0], bias=False) for _ in range(2))
@@ -120,7 +122,7 @@ class UNetDiscriminator(nn.Module):
                 with_spectral_norm(part)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        x = F.leaky_relu_(self.first(image_BCHW), 0.2)
+        x = self.first(image_BCHW)
         levels = []
         for layer in self.down:
             levels.append(x)
@@ -145,7 +147,12 @@ def _halvings(num_channels: int, patch_px: int) -> tuple[list[int], int]:
 
 
 def _first_pair(width: int, batch_norm: bool) -> nn.Sequential:
-    return nn.Sequential(conv(3, width), nn.LeakyReLU(0.2, inplace=True), *_halving(width, width, batch_norm))
+    return nn.Sequential(*_first(width), *_halving(width, width, batch_norm))
+
+
+def _first(width: int) -> list[nn.Module]:
+    """The first convolution with its LeakyReLU 0.2, and a place holder that keeps the numbers of the layers behind."""
+    return [ConvFromImage(3, width, 3, slope=0.2), nn.Identity()]
 
 
 def _pair(num_in: int, width: int, batch_norm: bool) -> nn.Sequential:
@@ -160,7 +167,7 @@ def _halving(num_in: int, width: int, batch_norm: bool) -> list[nn.Module]:
 
 def _norm_relu(layer: nn.Conv2d, batch_norm: bool) -> list[nn.Module]:
     """The layer, batch norm behind it if asked for, LeakyReLU 0.2."""
-    norm = [nn.BatchNorm2d(layer.out_channels)] if batch_norm else []
+    norm = [BatchNorm2d(layer.out_channels)] if batch_norm else []
     return [layer, *norm, nn.LeakyReLU(0.2, inplace=True)]
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.models.conv import Conv2d
+from harness.models.from_image import ConvFromImage
 from harness.models.prelu import PReLU
 from harness.models.shuffle import ConvShuffle
 from harness.models.to_image import ConvToImage
@@ -28,6 +29,8 @@ def activation(name: str, slope: float = 0.2) -> nn.Module:
 
 def conv(num_in: int, num_out: int, kernel: int = 3, stride: int = 1, bias: bool = True) -> nn.Conv2d:
     """A convolution that keeps the size (odd kernel, stride 1) or divides it by the stride."""
+    if num_in <= 3 and kernel % 2 and stride == 1 and bias:
+        return ConvFromImage(num_in, num_out, kernel)
     build = ConvToImage if num_out <= 4 and kernel >= 5 and stride == 1 else Conv2d
     return build(num_in, num_out, kernel, stride, padding=(kernel - 1) // 2, bias=bias)
 

@@ -45,6 +45,15 @@ def shuffle_pixels(blocks_BCHW: Tensor, block_px: int) -> Tensor:
     return blocks_BijCHW.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
 
 
+def gather_pixels(image_BCHW: Tensor, block_px: int) -> Tensor:
+    """The opposite of `shuffle_pixels`: each block becomes one pixel."""
+    if image_BCHW.is_contiguous(memory_format=torch.channels_last):
+        pixels_BhiwjC = image_BCHW.permute(0, 2, 3, 1).unflatten(2, (-1, block_px)).unflatten(1, (-1, block_px))
+        return pixels_BhiwjC.transpose(2, 3).flatten(3).permute(0, 3, 1, 2)
+    pixels_BChiwj = image_BCHW.unflatten(3, (-1, block_px)).unflatten(2, (-1, block_px))
+    return pixels_BChiwj.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
+
+
 def is_exported(x: Tensor) -> bool:
     """Whether torch looks at a network to export it, which is then computed elsewhere; on a GPU it does to train it."""
     return torch.compiler.is_compiling() and x.device.type == "cpu"

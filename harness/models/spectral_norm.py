@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrize import register_parametrization
+from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 
 _FIRST_ITERATIONS = 15
 
@@ -47,3 +47,8 @@ def with_spectral_norm(network: nn.Module) -> nn.Module:
     for layer in [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]:
         register_parametrization(layer, "weight", SpectralNorm(layer.weight))
     return network
+
+
+def is_normalized(network: nn.Module) -> bool:
+    """Whether any layer has spectral norm, so that each use of the network changes the next one."""
+    return any(is_parametrized(module) for module in network.modules())

@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.models.shuffle import is_exported, shuffle_pixels
+from harness.models.shuffle import gather_pixels, is_exported, shuffle_pixels
 
 _BLOCK_PX = {"cpu": 2, "cuda": 4}
 """12 channels fill the 16 lanes of a CPU; a GPU's matrix units take 64 channels as quickly as 3."""
@@ -26,8 +26,22 @@ class ConvToImage(nn.Conv2d):
         if block_px is None or height % block_px or width % block_px or is_exported(input):
             return super().forward(input)
         bias = None if self.bias is None else self.bias.repeat(block_px**2)
-        blocks = F.conv2d(input, _shifted(self.weight, block_px), bias, stride=block_px, padding=self.padding)
-        return shuffle_pixels(blocks, block_px)
+        form = _strided if input.device.type == "cpu" else _of_blocks
+        return shuffle_pixels(form(input, _shifted(self.weight, block_px), bias, block_px), block_px)
+
+
+def _strided(image: Tensor, weight: Tensor, bias: Tensor | None, block_px: int) -> Tensor:
+    """Blocks of outputs, by a convolution that takes a block's step."""
+    padding = (weight.shape[-1] - block_px) // 2
+    return F.conv2d(image, weight, bias, stride=block_px, padding=padding)
+
+
+def _of_blocks(image: Tensor, weight: Tensor, bias: Tensor | None, block_px: int) -> Tensor:
+    """The same by a convolution of blocks, 3 x 3 of them for a kernel of 9 x 9: what GPU libraries are fast at."""
+    missing = -(weight.shape[-1] - block_px) // 2 % block_px
+    weight = F.pad(weight, [missing] * 4).unflatten(3, (-1, block_px)).unflatten(2, (-1, block_px))
+    weight = weight.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
+    return F.conv2d(gather_pixels(image, block_px), weight, bias, padding=weight.shape[-1] // 2)
 
 
 def _shifted(weight_OIHW: Tensor, block_px: int) -> Tensor:

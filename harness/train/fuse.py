@@ -9,13 +9,14 @@ in the run's folder.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -24,30 +25,48 @@ from harness import random
 from harness.augment.pipeline import AugmentPipeline
 from harness.errors import InputError
 from harness.losses.features import FeatureLoss
+from harness.losses.pixel import CharbonnierLoss, PixelLoss
+from harness.models.skip import GlobalSkip
+from harness.train.ranks import Ranks
 
+log = logging.getLogger(__name__)
 F = TypeVar("F", bound=Callable[..., Any])
 
+WORTH_COMPILING = 10_000
+"""Iterations of a phase that win more than the minute that compiling takes."""
+MOST_CONVS_AT_ONCE = 48
+"""Convolutions of a network that is compiled as one; 23 RRDB blocks have 351, and would take minutes."""
 _LEAST_ALIKE = 3
 """So many blocks of one kind in a row are compiled as one block that is used many times."""
 _MOST_VARIANTS = 64
 """Shapes and kinds of call that one piece of code may be compiled for."""
 
 
-def compiler_for(wanted: bool, device: torch.device) -> Compiler | None:
-    """The compiler that a phase uses on this device, None for none.
+def compiler_for(setting: Literal["auto", "on", "off"], ranks: Ranks, num_iterations: int) -> Compiler | None:
+    """The compiler that a phase of so many iterations uses, None for none.
 
     Raises:
         InputError: it is asked for where there is no GPU, or not what the compiler needs itself.
     """
-    if not wanted:
+    is_auto = setting == "auto"
+    if setting == "off" or (is_auto and not pays(ranks, num_iterations)):
         return None
-    if device.type != "cuda":
-        raise InputError(f"compile: true needs an NVIDIA GPU, not {device.type}; set compile=false.")
+    if ranks.device.type != "cuda":
+        raise InputError(f"compile: on needs an NVIDIA GPU, not {ranks.device.type}; set auto.")
     c_compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
     for name, there in (("Triton", importlib.util.find_spec("triton")), ("a C compiler", c_compiler)):
+        if not there and is_auto:
+            log.warning("torch's compiler needs %s, which is not installed; the steps run without it, slower.", name)
+            return None
         if not there:
-            raise InputError(f"compile: true needs {name}, which is not installed; install it, or set compile=false.")
+            raise InputError(f"compile: on needs {name}, which is not installed; install it, or set compile=off.")
     return Compiler()
+
+
+def pays(ranks: Ranks, num_iterations: int) -> bool:
+    """Whether `auto` compiles a phase: where it was measured, and sums need not be the same in every run."""
+    is_alone_on_gpu = ranks.device.type == "cuda" and ranks.world_size == 1
+    return is_alone_on_gpu and num_iterations >= WORTH_COMPILING and not torch.are_deterministic_algorithms_enabled()
 
 
 def keep_compiled(out: Path) -> None:
@@ -65,6 +84,9 @@ class Compiler:
     def __init__(self, backend: str | Callable[..., Any] = "inductor") -> None:
         from torch import _dynamo  # takes seconds
 
+        if importlib.util.find_spec("triton"):
+            from harness.models import from_image_gpu  # noqa: F401 - so that it is there when networks are traced
+
         self._backend = backend
         _dynamo.config.recompile_limit = max(_dynamo.config.recompile_limit, _MOST_VARIANTS)
 
@@ -74,9 +96,17 @@ class Compiler:
 
 
 def fuse_generator(generator: nn.Module, compiler: Compiler) -> None:
-    """Compiles a generator part by part, where equal blocks are compiled once."""
-    for part in parts_of(generator.get_submodule("layers")):
+    """Compiles a generator's layers: all at once where they are few, else part by part, equal blocks once."""
+    layers = generator.get_submodule("layers")
+    for part in [layers] if _is_small(layers) else parts_of(layers):
         fuse_module(part, compiler)
+
+
+def _is_small(network: nn.Module) -> bool:
+    modules = list(network.modules())
+    # A skip inside would have the compiler look at how its matrices are made.
+    has_skip = any(isinstance(module, GlobalSkip) for module in modules)
+    return not has_skip and sum(isinstance(module, nn.Conv2d) for module in modules) <= MOST_CONVS_AT_ONCE
 
 
 def fuse_module(module: nn.Module, compiler: Compiler | None) -> None:
@@ -85,10 +115,12 @@ def fuse_module(module: nn.Module, compiler: Compiler | None) -> None:
 
 
 def fuse_parts(module: nn.Module, compiler: Compiler) -> None:
-    """Compiles those parts of losses or of an augmentation that say how."""
+    """Compiles those parts of losses or of an augmentation that are several operations."""
     for part in module.modules():
         if isinstance(part, (FeatureLoss, AugmentPipeline)):
             part.join_operations(compiler)
+        elif isinstance(part, (PixelLoss, CharbonnierLoss)):
+            fuse_module(part, compiler)
 
 
 def fused_normal(compiler: Compiler) -> Callable[[int, torch.Tensor, tuple[int, ...]], torch.Tensor]:

@@ -63,7 +63,7 @@ def _train_file(run: RunFile) -> int:
             find(name)  # now, and not when that phase begins after a million steps
     with _own_folder(out, run.config):
         make_deterministic() if run.config.deterministic else make_fast()
-        if run.config.compile:
+        if run.config.compile != "off":
             keep_compiled(out)
         return train(Stretch(run.config, out, first, last, Path(run.parent) if run.parent else None))
 

@@ -18,6 +18,7 @@ from harness.data.loader import Batch, PatchLoader
 from harness.data.prepare import Prepare
 from harness.losses import adversarial
 from harness.losses.build import build_losses
+from harness.models.spectral_norm import is_normalized
 from harness.models.transfer import reinit_last, trainable_last
 from harness.train.config import OptimizerConfig
 from harness.train.dense import DenseAdam, DenseAdamW
@@ -77,8 +78,10 @@ class Phase:
             patch = (self.config.batch_size // ranks.world_size, config.data.patch_px, config.scale)
             self._held = held_patches(*patch, ranks.device, self._memory_format)
         self.normal_tensor: Callable[..., torch.Tensor] = random.normal_tensor
+        self.judges_together = False
+        """Whether the discriminator sees real and generated images in one pass, which pays where it is compiled."""
         self._build_networks()
-        compiler = compiler_for(config.compile, ranks.device)
+        compiler = compiler_for(config.compile, ranks, self.config.iterations)
         if compiler is not None:
             self._fuse(compiler)
 
@@ -206,7 +209,9 @@ class Phase:
         if self.nets.discriminator is not None:
             game = self.config.adversarial
             # A penalty differentiates twice, which what the compiler makes cannot.
-            fuse_module(self.nets.discriminator, None if game and game.r1_weight else compiler)
+            is_compiled = game is not None and not game.r1_weight
+            fuse_module(self.nets.discriminator, compiler if is_compiled else None)
+            self.judges_together = is_compiled and not is_normalized(self.nets.discriminator)
         fuse_parts(self.losses, compiler)
         fuse_parts(self.augment, compiler)
         self.normal_tensor = fused_normal(compiler)

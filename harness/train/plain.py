@@ -21,6 +21,7 @@ from harness.augment.config import BcrConfig
 from harness.augment.consistency import bcr_terms
 from harness.losses import adversarial
 from harness.models.conv import Conv2d
+from harness.models.from_image import ConvFromImage
 from harness.models.prelu import PReLU
 from harness.models.shuffle import ConvShuffle
 from harness.models.skip import GlobalSkip
@@ -149,6 +150,8 @@ def _with_torchs_layers(module: nn.Module) -> nn.Module:
             setattr(module, name, plain)
         elif isinstance(child, ConvShuffle):
             child.forward = MethodType(_conv_and_shuffle, child)  # type: ignore[method-assign]
+        elif isinstance(child, ConvFromImage):
+            child.forward = MethodType(_conv_and_leaky_relu, child)  # type: ignore[method-assign]
         elif isinstance(child, (Conv2d, ConvToImage)):
             child.forward = MethodType(nn.Conv2d.forward, child)  # type: ignore[method-assign]
         else:
@@ -158,6 +161,11 @@ def _with_torchs_layers(module: nn.Module) -> nn.Module:
 
 def _conv_and_shuffle(layer: ConvShuffle, x_BCHW: torch.Tensor) -> torch.Tensor:
     return F.pixel_shuffle(nn.Conv2d.forward(layer, x_BCHW), layer.block_px)
+
+
+def _conv_and_leaky_relu(layer: ConvFromImage, x_BCHW: torch.Tensor) -> torch.Tensor:
+    x = nn.Conv2d.forward(layer, x_BCHW)
+    return x if layer.slope == 1 else F.leaky_relu(x, layer.slope)
 
 
 def _plain_adam(module: nn.Module) -> torch.optim.Optimizer:

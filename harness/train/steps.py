@@ -7,7 +7,7 @@ be recorded as a CUDA graph. Every returned value is a scalar tensor for the log
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -16,6 +16,7 @@ from torch import nn
 from harness.augment.config import BcrConfig
 from harness.augment.consistency import bcr_terms
 from harness.losses import adversarial
+from harness.models.norm import in_sets
 from harness.train.phase import Patches, Phase, StepKind, no_reduction
 
 Scalars = dict[str, torch.Tensor]
@@ -106,8 +107,7 @@ def discriminator_loss(phase: Phase, part: Patches, fake: torch.Tensor, kind: St
         fake_input = _shown(phase, fake, part.position, "fake", kind)
         if kind.penalises_gradient:
             real_input = real_input.detach().requires_grad_(True)
-        real_logits = phase.discriminator(real_input).float()
-        fake_logits = phase.discriminator(fake_input).float()
+        real_logits, fake_logits = _judge(phase, phase.discriminator, real_input, fake_input)
     real_label = adversarial.labels(game, phase.seed, part.position, "real")
     fake_label = adversarial.labels(game, phase.seed, part.position, "fake")
     loss = adversarial.discriminator_loss(game.form, real_logits, fake_logits, real_label, fake_label)
@@ -147,6 +147,14 @@ def generator_loss(phase: Phase, part: Patches, fake: torch.Tensor, kind: StepKi
         scalars = {f"loss/{name}": value for name, value in terms.items()}
         scalars |= {"loss/total": loss, "sr/std": fake.std(), "sr/color_shift": shift}
     return loss, scalars
+
+
+def _judge(phase: Phase, discriminator: nn.Module, *sets: torch.Tensor) -> Iterable[torch.Tensor]:
+    """The logits of each set of images, as if it were judged alone."""
+    if not phase.judges_together:
+        return [discriminator(images).float() for images in sets]
+    with in_sets(discriminator, len(sets)):
+        return discriminator(torch.cat(sets)).float().chunk(len(sets))
 
 
 @torch.no_grad()

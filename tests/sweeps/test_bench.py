@@ -10,9 +10,9 @@ from sweeps.bench import STEP_RECIPES, Ask, _configs, run_bench
 
 
 def test_changes_reach_every_recipe():
-    configs = _configs(STEP_RECIPES, ["compile=true", "scale=2"])
+    configs = _configs(STEP_RECIPES, ["compile=on", "scale=2"])
     assert list(configs) == list(STEP_RECIPES)
-    assert all(config.compile and config.scale == 2 for config in configs.values())
+    assert all(config.compile == "on" and config.scale == 2 for config in configs.values())
 
 
 @pytest.mark.parametrize(

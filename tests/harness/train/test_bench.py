@@ -9,7 +9,7 @@ import torch
 from pydantic import TypeAdapter
 
 from harness.config import RunConfig
-from harness.models import conv, shuffle, to_image
+from harness.models import conv, from_image, shuffle, to_image
 from harness.models.build import build_discriminator, build_generator
 from harness.models.config import GeneratorConfig, UNetDiscriminatorConfig
 from harness.train import bench, bench_table, kernels
@@ -72,7 +72,7 @@ def test_the_references_layers_are_torchs_own(monkeypatch, name):
     ]
     image = torch.rand(1, 3, 16, 16)
     expected = [network(image) for network in networks]
-    for module in (conv, shuffle, to_image):
+    for module in (conv, from_image, shuffle, to_image):
         monkeypatch.setattr(module, "F", None)  # what our own forms of a layer compute with
     for network, wanted in zip(networks, expected):
         torch.testing.assert_close(_with_torchs_layers(network)(image), wanted, rtol=0, atol=1e-5)

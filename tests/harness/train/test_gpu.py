@@ -189,7 +189,7 @@ def test_compiled_steps_equal_eager_ones(open_phase, case, graphs):
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.allow_tf32 = False
         rows, state = trained(open_phase(changes, cuda_graphs="off"), 0, 10)
-        phase = open_phase(changes, cuda_graphs=graphs, compile=True)
+        phase = open_phase(changes, cuda_graphs=graphs, compile="on")
         fused_rows, fused_state = trained(phase, 0, 10)
     finally:
         torch.set_float32_matmul_precision(precision)
