@@ -126,8 +126,9 @@ def apply_colour(
             colour_matrix(draws.brightness, draws.contrast, draws.luma_flip, draws.hue, draws.saturation, axis)
         )
         # Not a matrix product, which libraries are slow at for 3 channels and compilers join with nothing.
-        parts = [matrix[:, :, channel, None, None] * images_BCHW[:, None, channel] for channel in range(3)]
-        result = parts[0] + parts[1] + parts[2] + matrix[:, :, 3, None, None] + offset_BCHW
+        result = matrix[:, :, 3, None, None] + offset_BCHW
+        for channel in range(3):
+            result = torch.addcmul(result, matrix[:, :, channel, None, None], images_BCHW[:, None, channel])
         changed = changed | draws.recoloured
     elif noise_BCHW is None:
         return images_BCHW

@@ -87,7 +87,8 @@ def test_as_it_is_written_it_is_a_convolution_and_a_leaky_relu():
     image = torch.rand(1, 3, 5, 5)
     expected = F.leaky_relu(F.conv2d(image, layer.weight, layer.bias, padding=1), 0.2)
     assert torch.equal(layer(image), expected)
-    assert torch.autograd.gradgradcheck(copy.deepcopy(layer).double(), (image.double().requires_grad_(),))
+    small = image[..., :3, :3].double().requires_grad_()
+    assert torch.autograd.gradgradcheck(copy.deepcopy(layer).double(), (small,))
 
 
 @pytest.mark.parametrize(("arguments", "is_one"), [((3, 8, 9), True), ((8, 8, 3), False), ((3, 8, 4, 2), False)])

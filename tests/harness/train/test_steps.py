@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from harness.config import RunConfig
 from harness.models import conv
+from harness.train import phase as phase_module
 from harness.train.nets import Nets
 from harness.train.phase import Patches, Phase
 from harness.train.ranks import Ranks
@@ -145,6 +146,35 @@ def test_adversarial_step_equals_the_reference_step(open_phase, form, parts):
     for step, patches in enumerate(batches):
         train_step(phase, patches, step, log_norms=True)
     assert_close(weights_of(phase), expected)
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize("form", FORMS)
+def test_judging_real_and_generated_images_in_one_pass_trains_the_same_networks(
+    open_phase, monkeypatch, form, batch_norm
+):
+    run = NO_NORM | {"discriminator": {**NO_NORM["discriminator"], "batch_norm": batch_norm}}
+    changes = {"adversarial": {"form": form, "weight": 0.1}, "discriminator_optimizer": ADAM}
+    results = []
+    for compiler in (None, lambda function: function):
+        monkeypatch.setattr(phase_module, "compiler_for", lambda *_, compiler=compiler: compiler)
+        phase = open_phase(run, **changes)
+        assert phase.judges_together == (compiler is not None)
+        num_steps = 4 if batch_norm else 10  # over four patches it multiplies rounding, a thousandfold in ten steps
+        for step, patches in enumerate(patches_of(phase, num_steps)):
+            train_step(phase, patches, step, log_norms=False)
+        results.append(weights_of(phase) | {f"d.{k}": v for k, v in phase.nets.discriminator.named_buffers()})
+    assert_close(results[1], results[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "game"), [({"spectral_norm": True}, {}), ({}, {"r1_weight": 1.0})], ids=["spectral norm", "r1"]
+)
+def test_images_are_judged_apart_where_one_pass_would_be_something_else(open_phase, monkeypatch, changes, game):
+    monkeypatch.setattr(phase_module, "compiler_for", lambda *_: lambda function: function)
+    run = NO_NORM | {"discriminator": {**NO_NORM["discriminator"], **changes}}
+    phase = open_phase(run, adversarial={"weight": 0.1, **game}, discriminator_optimizer=ADAM)
+    assert not phase.judges_together
 
 
 @pytest.mark.parametrize("form", [None, *FORMS])
