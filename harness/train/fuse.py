@@ -3,7 +3,7 @@
 With 64 channels a step moves more bytes than it computes: an eager convolution's bias, batch norm, activation and
 residual sum are a pass each, and the discriminator's augmentation is some three hundred small operations. The compiler
 joins what lies between two convolutions. It takes a minute when a run starts for the first time; what it made is kept
-in the run's folder.
+in the run's folder, or beside the phases of a sweep, which share it.
 """
 
 from __future__ import annotations
@@ -69,9 +69,14 @@ def pays(ranks: Ranks, num_iterations: int) -> bool:
     return is_alone_on_gpu and num_iterations >= WORTH_COMPILING and not torch.are_deterministic_algorithms_enabled()
 
 
-def keep_compiled(out: Path) -> None:
-    """Has what the compiler makes kept in a run's folder, unless the user says where."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(out.resolve() / "compiled"))
+def keep_compiled(out: Path, is_shared: bool = False) -> None:
+    """Has what the compiler makes kept in a run's folder, unless the user says where.
+
+    Args:
+        is_shared: beside it instead, for all phases of a user's sweeps there: code that others wrote is not run.
+    """
+    folder = out.resolve().parent / f".compiled-{os.getuid()}" if is_shared else out.resolve() / "compiled"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 class Compiler:

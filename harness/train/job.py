@@ -64,7 +64,7 @@ def _train_file(run: RunFile) -> int:
     with _own_folder(out, run.config):
         make_deterministic() if run.config.deterministic else make_fast()
         if run.config.compile != "off":
-            keep_compiled(out)
+            keep_compiled(out, is_shared=run.phase is not None)
         return train(Stretch(run.config, out, first, last, Path(run.parent) if run.parent else None))
 
 
