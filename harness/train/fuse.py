@@ -151,6 +151,17 @@ def as_written() -> AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager")
 
 
+def give_up(error: RuntimeError) -> bool:
+    """Whether an error is the compiler's; then all that was to be compiled is computed as it is written from now on."""
+    exceptions = sys.modules.get("torch._dynamo.exc")
+    if exceptions is None or not isinstance(error, exceptions.TorchDynamoException):
+        return False
+    torch.compiler.set_stance("force_eager")
+    reason = " ".join(str(error).split("\n")[:2]).strip() or type(error).__name__  # who failed, and how
+    log.warning("torch's compiler failed (%s); the steps run without it, slower; compile=off does not try.", reason)
+    return True
+
+
 def parts_of(network: nn.Module) -> Iterator[nn.Module]:
     """The children of a network that have parameters; of several blocks of one kind in a row each block."""
     for child in network.children():

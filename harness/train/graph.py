@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.errors import InputError, TrainingError
-from harness.train.fuse import as_written
+from harness.train.fuse import as_written, give_up
 from harness.train.ranks import Ranks
 
 T = TypeVar("T")
@@ -132,6 +132,8 @@ class Graphs:
             return self._backend.capture(call)
         except RuntimeError as error:
             saved.restore(self._state())
+            if give_up(error):
+                return self._record(call)
             self.failure = (str(error).strip() or type(error).__name__).splitlines()[0]
             if self._required:
                 raise TrainingError(

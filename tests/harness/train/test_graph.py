@@ -240,6 +240,31 @@ def test_a_graph_that_must_be_is_an_error_where_it_cannot():
     assert value.tolist() == [0, 0]
 
 
+def test_steps_go_on_where_the_compiler_fails(caplog):
+    def no_kernels(graph, inputs):
+        raise ValueError("no such kernel")
+
+    torch._dynamo.reset()
+    double = torch.compile(lambda x: x * 2, fullgraph=True, backend=no_kernels)
+    value, updates = torch.ones(2), []
+
+    def step():
+        value.add_(1)  # what was done before it failed does not count
+        updates.append(double(value))
+        value.copy_(updates[-1])
+
+    graphs = Graphs(TapeBackend(), lambda: [value])
+    try:
+        for _ in range(3):
+            graphs.run("a", step)
+    finally:
+        torch.compiler.set_stance("default")
+    assert value.tolist() == [22, 22]  # ((1 + 1) * 2 + 1) * 2 ...
+    assert graphs.failure is None
+    (said,) = [record.getMessage() for record in caplog.records if record.name.startswith("harness")]
+    assert "no such kernel" in said and "slower" in said
+
+
 def test_graphs_are_for_a_single_rank_on_a_gpu():
     class Place:
         def __init__(self, device: str, world_size: int) -> None:
