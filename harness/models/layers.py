@@ -29,9 +29,10 @@ def activation(name: str, slope: float = 0.2) -> nn.Module:
 
 def conv(num_in: int, num_out: int, kernel: int = 3, stride: int = 1, bias: bool = True) -> nn.Conv2d:
     """A convolution that keeps the size (odd kernel, stride 1) or divides it by the stride."""
-    if num_in <= 3 and kernel % 2 and stride == 1 and bias:
+    is_to_image = num_out <= 4 and kernel >= 5 and stride == 1
+    if num_in <= 3 and kernel % 2 and stride == 1 and bias and not is_to_image:
         return ConvFromImage(num_in, num_out, kernel)
-    build = ConvToImage if num_out <= 4 and kernel >= 5 and stride == 1 else Conv2d
+    build = ConvToImage if is_to_image else Conv2d
     return build(num_in, num_out, kernel, stride, padding=(kernel - 1) // 2, bias=bias)
 
 

@@ -15,7 +15,7 @@ import torch
 from harness.config import RunConfig
 from harness.errors import InputError
 from harness.train.bench import draw_data, prepared
-from harness.train.fuse import WORTH_COMPILING
+from harness.train.fuse import is_long
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ def measure_runs(name: str, config: RunConfig, steps: int, folder: Path, batch_s
         values = prepared(config, data, batch_size)
         values["phases"] = [{**values["phases"][number], "iterations": steps}]
         values["trackers"] = list(config.trackers)
-        values["compile"] = _as_in_the_whole_phase(config, phase.iterations)
+        if config.compile == "auto" and torch.cuda.is_available():  # as in the whole phase
+            values["compile"] = "on" if is_long(phase.iterations) and not config.deterministic else "off"
         out = folder / f"{name}-{phase.name}"
         train_apart(values, out)
         times = {row["event"]: row["time"] for row in _rows(out / "events.jsonl")}
@@ -54,13 +55,6 @@ def measure_runs(name: str, config: RunConfig, steps: int, folder: Path, batch_s
         size = values["phases"][0]["batch_size"]
         runs.append(PhaseRun(name, phase.name, steps, size, step_s, phase.iterations))
     return runs
-
-
-def _as_in_the_whole_phase(config: RunConfig, num_iterations: int) -> str:
-    """The setting of `compile` by which a short run does what `auto` does in a long one."""
-    if config.compile != "auto" or not torch.cuda.is_available():
-        return config.compile
-    return "on" if num_iterations >= WORTH_COMPILING and not config.deterministic else "off"
 
 
 def measure_precision(

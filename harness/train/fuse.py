@@ -32,8 +32,8 @@ from harness.train.ranks import Ranks
 log = logging.getLogger(__name__)
 F = TypeVar("F", bound=Callable[..., Any])
 
-WORTH_COMPILING = 10_000
-"""Iterations of a phase that win more than the minute that compiling takes."""
+_WORTH_COMPILING = 10_000
+"""Iterations of a phase."""
 MOST_CONVS_AT_ONCE = 48
 """Convolutions of a network that is compiled as one; 23 RRDB blocks have 351, and would take minutes."""
 _LEAST_ALIKE = 3
@@ -66,7 +66,12 @@ def compiler_for(setting: Literal["auto", "on", "off"], ranks: Ranks, num_iterat
 def pays(ranks: Ranks, num_iterations: int) -> bool:
     """Whether `auto` compiles a phase: where it was measured, and sums need not be the same in every run."""
     is_alone_on_gpu = ranks.device.type == "cuda" and ranks.world_size == 1
-    return is_alone_on_gpu and num_iterations >= WORTH_COMPILING and not torch.are_deterministic_algorithms_enabled()
+    return is_alone_on_gpu and is_long(num_iterations) and not torch.are_deterministic_algorithms_enabled()
+
+
+def is_long(num_iterations: int) -> bool:
+    """Whether so many iterations win more than the minute that compiling takes."""
+    return num_iterations >= _WORTH_COMPILING
 
 
 def keep_compiled(out: Path, is_shared: bool = False) -> None:

@@ -9,12 +9,13 @@ from harness.models.layers import conv
 from harness.models.to_image import ConvToImage
 
 
-@pytest.mark.parametrize("kernel", [5, 9])
+@pytest.mark.parametrize("kernel", [5, 7, 9])
 @pytest.mark.parametrize("size", [(8, 12), (7, 8), (6, 9)])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("block_px", sorted(to_image._BLOCK_PX.values()))
-def test_values_and_gradients_equal_torchs(monkeypatch, kernel, size, memory_format, block_px):
+@pytest.mark.parametrize(("block_px", "form"), [(2, "_strided"), (4, "_strided"), (4, "_of_blocks")])
+def test_values_and_gradients_equal_torchs(monkeypatch, kernel, size, memory_format, block_px, form):
     monkeypatch.setitem(to_image._BLOCK_PX, "cpu", block_px)
+    monkeypatch.setattr(to_image, "_strided", getattr(to_image, form))  # the other one is a GPU's
     torch.manual_seed(0)
     ours = conv(10, 3, kernel).to(memory_format=memory_format)
     assert type(ours) is ConvToImage
@@ -35,6 +36,7 @@ def test_values_and_gradients_equal_torchs(monkeypatch, kernel, size, memory_for
 def test_second_derivatives_exist():
     layer = conv(2, 3, 5).double()
     x = torch.randn(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
+    assert type(layer) is ConvToImage
     assert torch.autograd.gradgradcheck(lambda value: layer(value).square(), (x,))
 
 
