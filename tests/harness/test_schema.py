@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
@@ -18,6 +18,7 @@ class Settings(Section):
     layers: dict[str, float] = Field(default_factory=dict)
     flips: bool = False
     name: str = ""
+    graphs: Literal["auto", "on", "off"] = "auto"
     inner: tuple[Settings, ...] = ()
 
 
@@ -42,3 +43,11 @@ def test_yes_and_numbers_stand_where_they_belong() -> None:
     settings = parse(Settings, load_yaml("{seed: 1, rate: 2, betas: [0, 1], flips: yes, inner: [{flips: no}]}"), "x")
     assert (settings.seed, settings.rate, settings.betas, settings.flips) == (1, 2.0, (0.0, 1.0), True)
     assert settings.inner[0].flips is False and settings.inner[0].rate is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("on", "on"), ("off", "off"), ("true", "on"), ("auto", "auto"), ("'on'", "on")]
+)
+def test_on_and_off_are_not_taken_for_yes_and_no(text: str, value: str) -> None:
+    assert parse(Settings, load_yaml(f"graphs: {text}"), "x").graphs == value
+    assert parse(Settings, load_yaml(f"inner: [graphs: {text}]"), "x").inner[0].graphs == value

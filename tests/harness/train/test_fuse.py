@@ -217,6 +217,7 @@ def test_the_compiler_is_refused_where_it_cannot_work(monkeypatch):
 
 
 def test_auto_compiles_long_phases_on_a_single_gpu(monkeypatch, caplog):
+    pytest.importorskip("triton")
     monkeypatch.setenv("CC", "cc")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     assert compiler_for("auto", GPU, 10_000) is not None
