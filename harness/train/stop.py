@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-AGREE_EVERY_S = 0.25
+AGREE_EVERY_S = 0.5
 """Seconds between two agreements."""
 
 
@@ -49,7 +49,7 @@ class StopFlag:
 class StopAgreement:
     """Tells all ranks at the same step that one of them was asked to stop.
 
-    One rank looks at its flag after each step. Several ranks agree through a reduction about four times a second:
+    One rank looks at its flag after each step. Several ranks agree through a reduction about twice a second:
     each agreement also carries the slowest rank's step time, from which every rank computes the same next one, so
     that no collective runs in the steps between.
     """
