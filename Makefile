@@ -5,7 +5,7 @@ SWEEP ?= sweeps/catalog/demo.yaml
 CLUSTER ?= auto
 RUNS ?= runs
 ARGS ?=
-# Files of tests that run at once.
+# Files of tests that run at once; in their order, since by numbers of tests the few long ones would come last.
 TEST_JOBS ?= 2
 # Some pinned versions need Python 3.11; on 3.10 the lower bounds of pyproject.toml decide.
 PINS = $(BIN)/python -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")'
@@ -25,7 +25,7 @@ lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 test: install
-	$(BIN)/pytest -n $(TEST_JOBS) --dist loadfile -m "not slow and not slurm and not smoke and not gpu"
+	$(BIN)/pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not slurm and not smoke and not gpu"
 
 test-all: install
 	$(BIN)/pytest -m "not slurm and not smoke"

@@ -50,8 +50,11 @@ def test_kept_features_give_the_same_distance(backbone_file) -> None:
     assert torch.equal(measure.distance(measure.describe(preds), kept), measure(preds, target))
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize(("height", "width"), [(290, 211), (271, 33)])
+@pytest.mark.parametrize(
+    ("network", "height", "width"),
+    # VGG, which takes ten times the others' time, sees edges of the two directions one at a time.
+    [("alex", 290, 211), ("squeeze", 290, 211), ("vgg", 290, 33), ("vgg", 33, 271)],
+)
 def test_a_large_image_has_in_tiles_the_distance_of_the_whole(
     network: str, height: int, width: int, backbone_file, monkeypatch
 ) -> None:

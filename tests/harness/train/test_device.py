@@ -6,6 +6,7 @@ autocast does not know it, so the networks run in float32.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -91,10 +92,18 @@ class MakesNoTensors(TorchFunctionMode):
 
 
 class Recorder:
-    """Does the work as it would be warmed up and recorded; the recording is watched."""
+    """Does the work as it would be warmed up and recorded; the recording is watched.
+
+    Only the first kind of step is warmed up, which is the one with the most parts.
+    """
+
+    def __init__(self) -> None:
+        self._is_warm = False
 
     def warm_up(self, call: Any) -> None:
-        call()
+        if not self._is_warm:
+            call()
+        self._is_warm = True
 
     def capture(self, call: Any) -> Any:
         with StaysOnDevice(), MakesNoTensors():
@@ -140,10 +149,11 @@ def small(config: RunConfig, dataset: Path, **changes: Any) -> RunConfig:
     return RunConfig.model_validate(values)
 
 
-def all_kinds(phase: Phase) -> set[steps.StepKind]:
-    """Every kind of step that the phase has, found by asking."""
+def all_kinds(phase: Phase) -> list[steps.StepKind]:
+    """Every kind of step that the phase has, found by asking; those with the most parts first."""
     asked = itertools.chain(range(phase.first_step, phase.first_step + 200), [phase.last_step - 1])
-    return {phase.kind(step, log_norms) for step in asked for log_norms in (False, True)}
+    kinds = {phase.kind(step, log_norms) for step in asked for log_norms in (False, True)}
+    return sorted(kinds, key=lambda kind: sum(dataclasses.astuple(kind)), reverse=True)
 
 
 def run_all_kinds(config: RunConfig, number: int) -> Phase:

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from harness.errors import EXIT_DONE, EXIT_SAVED
+from harness.errors import EXIT_DONE, EXIT_SAVED, EXIT_WRONG_INPUT
+from harness.train import job
 from harness.train.checkpoint import checkpoint_folders, verify
 
 TOTAL_STEPS = 60
@@ -73,20 +74,19 @@ def test_work_lost_on_a_stop_signal_is_zero_steps(launcher, recipe, tmp_path):
 
 def test_phases_trained_apart_equal_one_run(launcher, recipe, tmp_path):
     whole, first, second = tmp_path / "whole", tmp_path / "first", tmp_path / "second"
-    assert launcher.finish(launcher.run_file(recipe, whole)) == [EXIT_DONE]
-    assert launcher.finish(launcher.run_file(recipe, first, phase=0)) == [EXIT_DONE]
-    assert launcher.finish(launcher.run_file(recipe, second, phase=1, parent=str(first))) == [EXIT_DONE]
+    assert job.main(launcher.run_file(recipe, whole)) == EXIT_DONE
+    assert job.main(launcher.run_file(recipe, first, phase=0)) == EXIT_DONE
+    assert job.main(launcher.run_file(recipe, second, phase=1, parent=str(first))) == EXIT_DONE
     assert (second / "generator.safetensors").read_bytes() == (whole / "generator.safetensors").read_bytes()
     assert rows(first) + rows(second) == rows(whole)
 
 
-def test_continuing_with_another_configuration_is_refused(launcher, recipe, tmp_path, capfd):
-    run_file = launcher.run_file(recipe, tmp_path / "run", phase=0)
-    assert launcher.finish(run_file) == [EXIT_DONE]
-    assert launcher.finish(launcher.run_file({**recipe, "seed": 1}, tmp_path / "run", phase=0)) == [2]
-    assert "seed: 0 -> 1" in capfd.readouterr().err
-    harmless = {**recipe, "log_every": 7}
-    assert launcher.finish(launcher.run_file(harmless, tmp_path / "run", phase=0)) == [EXIT_DONE]
+def test_continuing_with_another_configuration_is_refused(launcher, recipe, tmp_path, capsys):
+    assert job.main(launcher.run_file(recipe, tmp_path / "run", phase=0)) == EXIT_DONE
+    another, harmless = {**recipe, "seed": 1}, {**recipe, "log_every": 7}
+    assert job.main(launcher.run_file(another, tmp_path / "run", phase=0)) == EXIT_WRONG_INPUT
+    assert "seed: 0 -> 1" in capsys.readouterr().err
+    assert job.main(launcher.run_file(harmless, tmp_path / "run", phase=0)) == EXIT_DONE
 
 
 def kill_at_random(process: subprocess.Popen[bytes], out: Path, source: random.Random) -> None:
