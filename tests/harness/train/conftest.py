@@ -95,7 +95,10 @@ class Launcher:
         return path
 
     def start(self, run_file: Path, num_ranks: int = 1) -> list[subprocess.Popen[bytes]]:
-        call = f"from harness.train.job import leave, main; leave(main({str(run_file)!r}))"
+        return self.start_ranks(f"from harness.train.job import leave, main; leave(main({str(run_file)!r}))", num_ranks)
+
+    def start_ranks(self, program: str, num_ranks: int) -> list[subprocess.Popen[bytes]]:
+        """The program once for each rank, in the environment of a job."""
         common = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
@@ -105,7 +108,7 @@ class Launcher:
             "MASTER_PORT": str(_free_port()),
         }
         return [
-            subprocess.Popen([sys.executable, "-c", call], env={**common, "RANK": str(r), "LOCAL_RANK": str(r)})
+            subprocess.Popen([sys.executable, "-c", program], env={**common, "RANK": str(r), "LOCAL_RANK": str(r)})
             for r in range(num_ranks)
         ]
 
