@@ -66,15 +66,18 @@ def _data(ask: Ask, console: Console) -> Any:
 
 def _step(ask: Ask, console: Console) -> Any:
     from harness.train import bench, bench_table, kernels
+    from harness.train.fuse import keep_compiled
 
     configs = _configs(ask.recipes or STEP_RECIPES, ask.changes)
-    figures = bench.run(configs, ask.batch_size, say=lambda text: console.print(text, markup=False))
-    console.print(bench_table.table_of(figures))
-    console.print(bench_table.rates_text(figures[0]), markup=False, highlight=False)
-    for f in figures:
-        if f.work.kernels:
-            console.print(kernels.table_of(f"{f.recipe}, {f.phase}: what the GPU does", f.work.kernels))
-    runs = _runs(configs, ask, console) if ask.steps else []
+    with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
+        keep_compiled(Path(folder))  # so that the real runs find what the measured steps had compiled
+        figures = bench.run(configs, ask.batch_size, say=lambda text: console.print(text, markup=False))
+        console.print(bench_table.table_of(figures))
+        console.print(bench_table.rates_text(figures[0]), markup=False, highlight=False)
+        for f in figures:
+            if f.work.kernels:
+                console.print(kernels.table_of(f"{f.recipe}, {f.phase}: what the GPU does", f.work.kernels))
+        runs = _runs(configs, ask, console) if ask.steps else []
     return {"steps": bench_table.as_json(figures), "runs": runs}
 
 

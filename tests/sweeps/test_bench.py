@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from types import SimpleNamespace
+
 import pytest
 
+import sweeps.bench
 from harness.errors import InputError
 from harness.screen import make_console
+from harness.train import bench, bench_table
 from sweeps.bench import STEP_RECIPES, Ask, _configs, run_bench
 
 
@@ -28,3 +33,20 @@ def test_what_cannot_be_measured_is_refused_at_once(part, ask, sentence):
     with pytest.raises(InputError) as refused:
         run_bench(part, ask, None, make_console())
     assert sentence in str(refused.value)
+
+
+def test_what_measured_steps_compile_is_there_for_the_real_runs(monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that what is set here is undone
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    folders = []
+
+    def measured(*_, **__):
+        folders.append(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+        return [SimpleNamespace(work=SimpleNamespace(kernels=()))]
+
+    monkeypatch.setattr(bench, "run", measured)
+    monkeypatch.setattr(sweeps.bench, "_runs", measured)
+    for name in ("table_of", "rates_text", "as_json"):
+        monkeypatch.setattr(bench_table, name, lambda *_: "")
+    run_bench("step", Ask(recipes=["demo"], steps=2), None, make_console())
+    assert len(folders) == 2 and len(set(folders)) == 1
