@@ -77,7 +77,8 @@ class RunConfig(Section):
     deterministic: bool = False
     """Bitwise repeatable on a GPU too, at some cost in speed."""
     cuda_graphs: Literal["auto", "on", "off"] = "auto"
-    """Start a step's work on a GPU all at once; auto does so on a single rank. It changes no result."""
+    """Start a step's work on a GPU all at once; auto does so on a single rank. On several GPUs, where it has not been
+    tried yet, `on` records the reduction of gradients too. It changes no result."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Have torch's compiler join operations of a step on a GPU, which takes a minute at first; auto does so on a single
     rank in phases of 10,000 iterations and more, unless `deterministic`. Equal up to rounding."""

@@ -156,15 +156,18 @@ def as_written() -> AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager")
 
 
-def give_up(error: RuntimeError) -> bool:
-    """Whether an error is the compiler's; then all that was to be compiled is computed as it is written from now on."""
+def compiler_failure(error: RuntimeError) -> str | None:
+    """Why torch's compiler failed; None for an error that is not the compiler's."""
     exceptions = sys.modules.get("torch._dynamo.exc")
     if exceptions is None or not isinstance(error, exceptions.TorchDynamoException):
-        return False
+        return None
+    return " ".join(str(error).split("\n")[:2]).strip() or type(error).__name__  # who failed, and how
+
+
+def give_up(reason: str) -> None:
+    """Has all that was to be compiled computed as it is written from now on."""
     torch.compiler.set_stance("force_eager")
-    reason = " ".join(str(error).split("\n")[:2]).strip() or type(error).__name__  # who failed, and how
     log.warning("torch's compiler failed (%s); the steps run without it, slower; compile=off does not try.", reason)
-    return True
 
 
 def parts_of(network: nn.Module) -> Iterator[nn.Module]:

@@ -3,19 +3,23 @@
 With small patches and 64 channels an eager step spends its time starting kernels, some two thousand of them. A graph
 repeats exactly the recorded kernels on exactly the recorded memory, so what is recorded must read its inputs from
 fixed tensors, must not depend on numbers of the host, and must never wait for the device (see `steps`).
+
+Several GPUs record the reduction of their gradients with the rest, where they are asked to. All of them must record
+and repeat the same then, so none goes on without a graph where another has one.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.errors import InputError, TrainingError
-from harness.train.fuse import as_written, give_up
+from harness.train.fuse import as_written, compiler_failure, give_up
 from harness.train.ranks import Ranks
 
 T = TypeVar("T")
@@ -23,10 +27,15 @@ log = logging.getLogger(__name__)
 
 _WARM_UP_CALLS = 3
 """Before recording: libraries open their handles, cuDNN searches its kernels, optimisers make their state."""
+_WARM_UP_CALLS_OF_RANKS = 11
+"""DDP times its first ten iterations by events, which a recording cannot hold, and lays its buckets out anew."""
 
 
 class Backend(Protocol):
     """How work is recorded and repeated."""
+
+    def building(self) -> AbstractContextManager[None]:
+        """Around the building of what keeps to the stream that it was made on."""
 
     def warm_up(self, call: Callable[[], Any]) -> None:
         """Does the work a few times, as recording needs it done before."""
@@ -42,21 +51,27 @@ class CudaBackend:
     next one has begun: weights, optimiser states and inputs lie outside.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, num_ranks: int = 1) -> None:
         self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
         self._kept: list[KeptInputs] = []
+        self._warm_up_calls = _WARM_UP_CALLS if num_ranks == 1 else _WARM_UP_CALLS_OF_RANKS
 
-    def warm_up(self, call: Callable[[], Any]) -> None:
+    @contextmanager
+    def building(self) -> Iterator[None]:
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            for _ in range(_WARM_UP_CALLS):
+            yield
+        torch.cuda.current_stream().wait_stream(self._stream)
+
+    def warm_up(self, call: Callable[[], Any]) -> None:
+        with self.building():
+            for _ in range(self._warm_up_calls):
                 call()
             # Apart from the recording, in which what torch's compiler has made would not be used.
             with as_written(), KeptInputs() as kept:
                 call()
         self._kept.append(kept)
-        torch.cuda.current_stream().wait_stream(self._stream)
 
     def capture(self, call: Callable[[], T]) -> Callable[[], T]:
         graph = torch.cuda.CUDAGraph()
@@ -102,10 +117,18 @@ class Graphs:
         backend: how work is recorded and repeated.
         state: all tensors that the work changes for good; those that it makes itself begin as zeros.
         required: whether work that cannot be recorded is an error, instead of being done without a graph from then on.
+        num_ranks: that record together; of several none goes on in another way than the others.
     """
 
-    def __init__(self, backend: Backend, state: Callable[[], Iterable[torch.Tensor]], required: bool = False) -> None:
-        self._backend = backend
+    def __init__(
+        self,
+        backend: Backend,
+        state: Callable[[], Iterable[torch.Tensor]],
+        required: bool = False,
+        num_ranks: int = 1,
+    ) -> None:
+        self.backend = backend
+        self._is_alone = num_ranks == 1
         self._state = state
         self._required = required
         self._replays: dict[Hashable, Callable[[], Any]] = {}
@@ -127,13 +150,17 @@ class Graphs:
     def _record(self, call: Callable[[], T]) -> Callable[[], T]:
         saved = _Saved(self._state())
         try:
-            self._backend.warm_up(call)
+            self.backend.warm_up(call)
             saved.restore(self._state())
-            return self._backend.capture(call)
+            return self.backend.capture(call)
         except RuntimeError as error:
             saved.restore(self._state())
-            if give_up(error):
+            reason = compiler_failure(error)
+            if reason and self._is_alone:
+                give_up(reason)
                 return self._record(call)
+            if reason:
+                raise TrainingError(f"torch's compiler failed ({reason}); set compile=off.") from error
             self.failure = (str(error).strip() or type(error).__name__).splitlines()[0]
             if self._required:
                 raise TrainingError(
@@ -151,14 +178,16 @@ def graphs_for(
     Raises:
         InputError: they are asked for where there are none.
     """
-    if setting == "on" and (ranks.device.type != "cuda" or ranks.world_size > 1):
-        raise InputError(
-            f"cuda_graphs: on needs a single rank with an NVIDIA GPU, not {ranks.world_size} on "
-            f"{ranks.device.type}; set auto."
-        )
-    if setting == "off" or ranks.device.type != "cuda" or ranks.world_size > 1:
+    is_on_gpu, is_alone = ranks.device.type == "cuda", ranks.world_size == 1
+    if setting == "on":
+        if not is_on_gpu:
+            raise InputError(f"cuda_graphs: on needs an NVIDIA GPU, not {ranks.device.type}; set auto.")
+        if ranks.sums_in_order:
+            raise InputError("cuda_graphs: on cannot record deterministic sums over several ranks; set auto.")
+    elif setting == "off" or not is_on_gpu or not is_alone:
         return None
-    return Graphs(CudaBackend(ranks.device), state, required=setting == "on")
+    backend = CudaBackend(ranks.device, ranks.world_size)
+    return Graphs(backend, state, required=setting == "on", num_ranks=ranks.world_size)
 
 
 class _Saved:

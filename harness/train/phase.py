@@ -193,15 +193,19 @@ class Phase:
         if self.config.train_last is not None:
             trainable_last(generator, self.config.train_last)
             _freeze_statistics(generator)
-        self.generator = self.nets.wrap(generator)
+        self.generator = self._wrapped(generator)
         self.optimizers = {"generator": self._adam(generator, self.config.generator_optimizer)}
         self.discriminator: nn.Module | None = None
         if self.config.adversarial is not None:
             self.nets.add_discriminator()
             assert self.nets.discriminator is not None and self.config.discriminator_optimizer is not None
             self.nets.discriminator.requires_grad_(True).train()
-            self.discriminator = self.nets.wrap(self.nets.discriminator)
+            self.discriminator = self._wrapped(self.nets.discriminator)
             self.optimizers["discriminator"] = self._adam(self.nets.discriminator, self.config.discriminator_optimizer)
+
+    def _wrapped(self, module: nn.Module) -> nn.Module:
+        with self.graphs.backend.building() if self.graphs is not None else nullcontext():
+            return self.nets.wrap(module)
 
     def _fuse(self, compiler: Compiler) -> None:
         """Has torch's compiler join the operations of networks, losses and augmentation."""

@@ -96,6 +96,12 @@ class Ranks:
             )
         return batch_size // self.world_size
 
+    @property
+    def sums_in_order(self) -> bool:
+        """Whether the ranks' gradients are added up in a fixed order."""
+        exact = self.device.type == "cpu" or torch.are_deterministic_algorithms_enabled()
+        return self.world_size > 2 and exact
+
     def fix_order_of_sums(self, module: DistributedDataParallel) -> None:
         """Has a network's gradients added up in the order of the ranks, where a run shall be exactly resumable.
 
@@ -103,8 +109,7 @@ class Ranks:
         number lies. So the first step of a resumed run would differ in the last bit from the same step of a run that
         was not interrupted. Two ranks have one order only, and a GPU is exact in deterministic mode alone.
         """
-        exact = self.device.type == "cpu" or torch.are_deterministic_algorithms_enabled()
-        if self.world_size > 2 and exact:
+        if self.sums_in_order:
             # A lambda, since DDP compares a hook's annotations and cannot read those that are text.
             module.register_comm_hook(None, lambda _, bucket: _mean_in_rank_order(bucket))
 

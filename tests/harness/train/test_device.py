@@ -100,6 +100,9 @@ class Recorder:
     def __init__(self) -> None:
         self._is_warm = False
 
+    def building(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def warm_up(self, call: Any) -> None:
         if not self._is_warm:
             call()

@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from harness.config import RunConfig
+from harness.train import phase as phase_module
+from harness.train.graph import CudaBackend, Graphs
 from harness.train.kernels import kernels_of
 from harness.train.nets import Nets
 from harness.train.phase import Phase
@@ -171,6 +175,32 @@ def test_graphs_outlive_the_constants_that_a_cache_forgets(open_phase, determini
         rubbish = [torch.full((1 << 18,), torch.nan, device="cuda") for _ in range(64)]
         del rubbish
     assert all(torch.equal(a, b.cpu()) for a, b in zip(state, phase._state(), strict=True))
+
+
+@pytest.fixture
+def reduced(monkeypatch: pytest.MonkeyPatch):
+    """Gradients go through DDP and NCCL, as on several GPUs, in a group of one; `Ranks.close` ends the group."""
+
+    def wrap(nets: Nets, module: nn.Module) -> nn.Module:
+        if not distributed.is_initialized():
+            distributed.init_process_group("nccl", store=distributed.HashStore(), rank=0, world_size=1)
+        return DistributedDataParallel(module, device_ids=[0], broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def graphs(setting: str, ranks: Ranks, state: Any) -> Graphs | None:
+        return Graphs(CudaBackend(ranks.device, 2), state, required=True, num_ranks=2) if setting == "on" else None
+
+    monkeypatch.setattr(Nets, "wrap", wrap)
+    monkeypatch.setattr(phase_module, "graphs_for", graphs)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_recorded_reductions_equal_eager_ones(open_phase, deterministic, reduced, case):
+    rows, state = trained(open_phase(CASES[case], cuda_graphs="off"))
+    phase = open_phase(CASES[case], cuda_graphs="on")
+    assert isinstance(phase.generator, DistributedDataParallel)
+    graph_rows, graph_state = trained(phase)
+    assert graph_rows == rows
+    assert all(torch.equal(a, b) for a, b in zip(state, graph_state, strict=True))
 
 
 @pytest.mark.parametrize("graphs", ["on", "off"])

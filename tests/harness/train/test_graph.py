@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,9 @@ def storages(value: Any) -> list[torch.UntypedStorage]:
 
 
 class TapeBackend:
+    def building(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def warm_up(self, call: Callable[[], Any]) -> None:
         for _ in range(WARM_UP_CALLS):
             call()
@@ -253,6 +257,9 @@ def test_steps_go_on_where_the_compiler_fails(caplog):
         updates.append(double(value))
         value.copy_(updates[-1])
 
+    of_ranks = Graphs(TapeBackend(), lambda: [value], required=True, num_ranks=2)
+    with pytest.raises(TrainingError, match=r"no such kernel.*; set compile=off"):
+        of_ranks.run("a", step)  # the other rank would wait for this one's attempts
     graphs = Graphs(TapeBackend(), lambda: [value])
     try:
         for _ in range(3):
@@ -265,16 +272,23 @@ def test_steps_go_on_where_the_compiler_fails(caplog):
     assert "no such kernel" in said and "slower" in said
 
 
-def test_graphs_are_for_a_single_rank_on_a_gpu():
-    class Place:
-        def __init__(self, device: str, world_size: int) -> None:
-            self.device, self.world_size = torch.device(device), world_size
+class Place:
+    def __init__(self, device: str = "cuda", world_size: int = 1, sums_in_order: bool = False) -> None:
+        self.device, self.world_size, self.sums_in_order = torch.device(device), world_size, sums_in_order
 
-    for setting, place in [("auto", Place("cpu", 1)), ("auto", Place("cuda", 2)), ("off", Place("cuda", 1))]:
+
+def test_graphs_are_for_gpus_and_by_themselves_for_a_single_one(monkeypatch):
+    made = []
+    monkeypatch.setattr(graph, "CudaBackend", lambda device, num_ranks: made.append(num_ranks) or TapeBackend())
+    for setting, place in [("auto", Place("cpu")), ("auto", Place(world_size=2)), ("off", Place())]:
         assert graphs_for(setting, place, list) is None
-    for place in (Place("cpu", 1), Place("cuda", 2)):
-        with pytest.raises(InputError, match="cuda_graphs: on needs a single rank"):
-            graphs_for("on", place, list)
+    for setting, place in [("auto", Place()), ("on", Place()), ("on", Place(world_size=2))]:
+        assert isinstance(graphs_for(setting, place, list), Graphs)
+    assert made == [1, 1, 2]
+    with pytest.raises(InputError, match="cuda_graphs: on needs an NVIDIA GPU, not cpu"):
+        graphs_for("on", Place("cpu"), list)
+    with pytest.raises(InputError, match="cannot record deterministic sums over several ranks"):
+        graphs_for("on", Place(world_size=3, sums_in_order=True), list)
 
 
 def test_everything_a_recording_reads_is_kept():
@@ -287,11 +301,3 @@ def test_everything_a_recording_reads_is_kept():
     assert read >= {tensor.untyped_storage()._cdata for tensor in (constant, weight)}
     assert made.untyped_storage()._cdata not in read
     assert len(read) == 2
-
-
-def test_a_gpu_backend_is_what_graphs_get_there(monkeypatch):
-    class Place:
-        device, world_size = torch.device("cuda"), 1
-
-    monkeypatch.setattr(graph, "CudaBackend", lambda device: TapeBackend())
-    assert isinstance(graphs_for("auto", Place(), list), Graphs)
