@@ -23,6 +23,11 @@ def needs_real_logits(form: str) -> bool:
     return form in _RELATIVISTIC
 
 
+def undecided_logit(form: str) -> float:
+    """The logit halfway between real and generated: least squares aims at 1 and 0, the others at both signs."""
+    return 0.5 if form == "least_squares" else 0.0
+
+
 def generator_loss(form: str, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
     """The generator's adversarial loss, unweighted; a scalar that falls as fakes look more real.
 

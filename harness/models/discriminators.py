@@ -57,10 +57,10 @@ class ConvDiscriminator(nn.Module):
         if patch_px < 16:
             raise InputError(f"discriminator conv: {patch_px} px is too small; give data.patch_px 16 or more.")
         layers: list[nn.Module] = []
-        num_in, norm = 3, False
+        num_in, norm, is_first = 3, False, True
         for width in (config.num_channels * factor for factor in (1, 2, 4, 8)):
-            layers += _norm_relu(conv(num_in, width), norm) if num_in > 3 else _first(width)
-            norm = config.batch_norm
+            layers += _first(width) if is_first else _norm_relu(conv(num_in, width), norm)
+            norm, is_first = config.batch_norm, False
             layers += _norm_relu(conv(width, width, stride=2), norm)
             num_in = width
         self.layers = nn.Sequential(*layers)

@@ -62,7 +62,7 @@ class UNet(nn.Module):
         self.enlarge = GlobalSkip("bicubic", scale)
         self.multiple_px = 2**config.depth
         widths = [config.num_channels * min(2**level, 8) for level in range(config.depth)]
-        self.down = nn.ModuleList(_down(before, after) for before, after in zip([3, *widths], widths))
+        self.down = nn.ModuleList([_down(3, widths[0], norm=False), *map(_down, widths, widths[1:])])
         ups = zip([widths[-1], *(2 * width for width in widths[-2:0:-1])], widths[-2::-1])
         self.up = nn.ModuleList(_up(before, after) for before, after in ups)
         self.last = conv(2 * widths[0] if config.depth > 1 else widths[0], 3)
@@ -110,10 +110,9 @@ class ESPCN(nn.Module):
         return self.last(self.second(self.first(lr_image_BCHW)))
 
 
-def _down(num_in: int, num_out: int) -> nn.Sequential:
+def _down(num_in: int, num_out: int, norm: bool = True) -> nn.Sequential:
     halve = conv(num_in, num_out, 4, 2)
-    norm = [] if num_in == 3 else [nn.BatchNorm2d(num_out)]
-    return nn.Sequential(halve, *norm, activation("leaky_relu", 0.2))
+    return nn.Sequential(halve, *([nn.BatchNorm2d(num_out)] if norm else []), activation("leaky_relu", 0.2))
 
 
 def _up(num_in: int, num_out: int) -> nn.Sequential:

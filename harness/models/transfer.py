@@ -31,7 +31,7 @@ def reinit_last(module: nn.Module, n: int, std: float, generator: torch.Generato
 def trainable_last(module: nn.Module, n: int) -> list[str]:
     """Lets only the last `n` convolutions, and what follows the first of them, be trained.
 
-    Frozen batch norm still follows its input's statistics in training mode. Returns the trainable parameters' names.
+    Returns the trainable parameters' names.
 
     Raises:
         InputError: the module has fewer convolutions.

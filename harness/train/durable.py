@@ -31,13 +31,19 @@ class HashedFile:
     def __init__(self, file: Any) -> None:
         self._file = file
         self._hash = hashlib.sha256()
+        self.error: OSError | None = None
+        """What went wrong; torch hands it on as a RuntimeError that does not say."""
 
     def write(self, piece: bytes | memoryview) -> int:
         view = memoryview(piece).cast("B")
         for begin in range(0, len(view), _BLOCK_BYTES):
             block = view[begin : begin + _BLOCK_BYTES]
             self._hash.update(block)
-            self._file.write(block)
+            try:
+                self._file.write(block)
+            except OSError as error:
+                self.error = error
+                raise
         return len(view)
 
     def flush(self) -> None:
@@ -49,10 +55,17 @@ class HashedFile:
 
 
 def write_durably(path: Path, fill: Callable[[HashedFile], Any]) -> str:
-    """Lets `fill` write a file, waits until it is on the disk, and returns its sha256."""
+    """Lets `fill` write a file, waits until it is on the disk, and returns its sha256.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     with path.open("wb") as file:
         hashed = HashedFile(file)
-        fill(hashed)
+        try:
+            fill(hashed)
+        except RuntimeError as error:
+            raise hashed.error or error from None
         file.flush()
         os.fsync(file.fileno())
     return hashed.sha256

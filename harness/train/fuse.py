@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -23,7 +23,7 @@ from torch import nn
 
 from harness import random
 from harness.augment.pipeline import AugmentPipeline
-from harness.errors import InputError
+from harness.errors import InputError, TrainingError
 from harness.losses.features import FeatureLoss
 from harness.losses.pixel import CharbonnierLoss, PixelLoss
 from harness.models.skip import GlobalSkip
@@ -119,9 +119,15 @@ def _is_small(network: nn.Module) -> bool:
     return not has_skip and sum(isinstance(module, nn.Conv2d) for module in modules) <= MOST_CONVS_AT_ONCE
 
 
-def fuse_module(module: nn.Module, compiler: Compiler | None) -> None:
-    """Compiles what a call of the module does; its names, state and copies stay as they are. None undoes it."""
-    module._compiled_call_impl = compiler(module.forward) if compiler else None
+def fuse_module(module: nn.Module, compiler: Compiler) -> None:
+    """Compiles what a call of the module does; its names, state and copies stay as they are."""
+    module._compiled_call_impl = compiler(module.forward)
+
+
+def unfuse(network: nn.Module) -> None:
+    """Leaves nothing of a network compiled."""
+    for module in network.modules():
+        module._compiled_call_impl = None
 
 
 def fuse_parts(module: nn.Module, compiler: Compiler) -> None:
@@ -162,6 +168,22 @@ def compiler_failure(error: RuntimeError) -> str | None:
     if exceptions is None or not isinstance(error, exceptions.TorchDynamoException):
         return None
     return " ".join(str(error).split("\n")[:2]).strip() or type(error).__name__  # who failed, and how
+
+
+@contextmanager
+def compiler_named() -> Iterator[None]:
+    """Around work that is not recorded.
+
+    Raises:
+        TrainingError: torch's compiler failed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = compiler_failure(error)
+        if reason is None:
+            raise
+        raise TrainingError(f"torch's compiler failed ({reason}); set compile=off.") from error
 
 
 def give_up(reason: str) -> None:

@@ -76,12 +76,14 @@ def _own_folder(out: Path, config: RunConfig) -> Iterator[None]:
     may use the folder.
     """
     existed, begun = out.exists(), (out / _CONFIG).exists()
-    prepare_folder(out, config)
     if _rank() != 0:
+        prepare_folder(out, config)
         yield
         return
+    _make_folder(out)
     with alone_in(out, lock=".trainer"):
         try:
+            prepare_folder(out, config)
             yield
         except (InputError, NetworksTooLarge):
             if not any((out / name).exists() for name in ("checkpoints", "metrics.jsonl")):
@@ -112,12 +114,16 @@ def prepare_folder(out: Path, config: RunConfig) -> None:
             print(f"note: continued with {line}", flush=True)
     if _rank() != 0:
         return
+    _make_folder(out)
+    with whole(stored) as temporary:
+        temporary.write_text(dump_yaml(config), encoding="utf-8")
+
+
+def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise not_written(out, error) from None
-    with whole(stored) as temporary:
-        temporary.write_text(dump_yaml(config), encoding="utf-8")
 
 
 def leave(code: int) -> NoReturn:

@@ -62,6 +62,8 @@ class Nets:
         """
         if "discriminator" in checkpoint.weights:
             self.add_discriminator()
+        else:
+            self.discriminator = None  # the phase that needs one begins it anew
         modules = {"generator": self.generator, "generator_ema": self.ema.module, "discriminator": self.discriminator}
         for name, state in checkpoint.weights.items():
             module = modules.get(name)

@@ -16,13 +16,14 @@ from harness.augment.build import build_augment
 from harness.config import PhaseConfig, RunConfig
 from harness.data.loader import Batch, PatchLoader
 from harness.data.prepare import Prepare
+from harness.errors import InputError
 from harness.losses import adversarial
 from harness.losses.build import build_losses
 from harness.models.spectral_norm import is_normalized
 from harness.models.transfer import reinit_last, trainable_last
 from harness.train.config import OptimizerConfig
 from harness.train.dense import DenseAdam, DenseAdamW
-from harness.train.fuse import Compiler, compiler_for, fuse_generator, fuse_module, fuse_parts, fused_normal
+from harness.train.fuse import Compiler, compiler_for, fuse_generator, fuse_module, fuse_parts, fused_normal, unfuse
 from harness.train.graph import graphs_for
 from harness.train.nets import Nets
 from harness.train.patches import Patches, held_patches, made_ahead
@@ -57,7 +58,12 @@ class Phase:
         self._first_position = config.first_position(number)
         self._memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
 
-        ranks.share_of(self.config.batch_size, f"phase '{self.config.name}'")
+        share = ranks.share_of(self.config.batch_size, f"phase '{self.config.name}'")
+        if share % self.config.accumulate:
+            raise InputError(
+                f"phase '{self.config.name}': accumulate {self.config.accumulate} does not divide the {share} patches "
+                f"of each of {ranks.world_size} ranks; give another batch_size or accumulate."
+            )
         self.loader = PatchLoader(
             config.data,
             config.sources(number),
@@ -82,6 +88,8 @@ class Phase:
         """Whether the discriminator sees real and generated images in one pass, which pays where it is compiled."""
         self._build_networks()
         compiler = compiler_for(config.compile, ranks, self.config.iterations)
+        for network in filter(None, (nets.generator, nets.discriminator)):
+            unfuse(network)  # what a phase before had compiled
         if compiler is not None:
             self._fuse(compiler)
 
@@ -190,9 +198,12 @@ class Phase:
     def _build_networks(self) -> None:
         generator = self.nets.generator
         generator.requires_grad_(True).train()
+        generator.zero_grad(set_to_none=True)  # a phase before leaves gradients of what is frozen now
         if self.config.train_last is not None:
             trainable_last(generator, self.config.train_last)
             _freeze_statistics(generator)
+            if self._ranks.world_size > 1:  # each rank's own so far, of which rank 0's are saved
+                self._ranks.broadcast_buffers(generator)
         self.generator = self._wrapped(generator)
         self.optimizers = {"generator": self._adam(generator, self.config.generator_optimizer)}
         self.discriminator: nn.Module | None = None
@@ -214,7 +225,8 @@ class Phase:
             game = self.config.adversarial
             # A penalty differentiates twice, which what the compiler makes cannot.
             is_compiled = game is not None and not game.r1_weight
-            fuse_module(self.nets.discriminator, compiler if is_compiled else None)
+            if is_compiled:
+                fuse_module(self.nets.discriminator, compiler)
             self.judges_together = is_compiled and not is_normalized(self.nets.discriminator)
         fuse_parts(self.losses, compiler)
         fuse_parts(self.augment, compiler)

@@ -45,7 +45,7 @@ def load_start_weights(path: str, module: nn.Module, config: RunConfig, name: st
     Raises:
         CheckpointError: there are none, or they are of another architecture.
     """
-    _load(module, read_start_weights(Path(path), name), Path(path))
+    _load(module, read_start_weights(Path(path), name), Path(path), name)
 
 
 def read_start_weights(path: Path, name: str = "generator") -> dict[str, torch.Tensor]:
@@ -109,21 +109,21 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, st
         raise CheckpointError(f"{path}: is not a readable safetensors file ({error}); give another one.") from None
 
 
-def _load(module: nn.Module, weights: dict[str, Any], path: Path) -> None:
-    wrong = module.load_state_dict(weights, strict=False) if _shapes_fit(module, weights, path) else None
+def _load(module: nn.Module, weights: dict[str, Any], path: Path, name: str = "generator") -> None:
+    wrong = module.load_state_dict(weights, strict=False) if _shapes_fit(module, weights, path, name) else None
     if wrong is None or wrong.missing_keys or wrong.unexpected_keys:
         missing, extra = (wrong.missing_keys, wrong.unexpected_keys) if wrong else ([], [])
         raise CheckpointError(
             f"{path}: the weights are of another architecture (missing {missing[:2]}, not expected {extra[:2]}); "
-            f"set the generator's configuration to what the file holds."
+            f"set the {name}'s configuration to what the file holds."
         )
 
 
-def _shapes_fit(module: nn.Module, weights: dict[str, Any], path: Path) -> bool:
-    for name, value in module.state_dict().items():
-        if name in weights and weights[name].shape != value.shape:
+def _shapes_fit(module: nn.Module, weights: dict[str, Any], path: Path, name: str) -> bool:
+    for key, value in module.state_dict().items():
+        if key in weights and weights[key].shape != value.shape:
             raise CheckpointError(
-                f"{path}: '{name}' has the shape {list(weights[name].shape)}, the configuration needs "
-                f"{list(value.shape)}; set the generator's configuration to what the file holds."
+                f"{path}: '{key}' has the shape {list(weights[key].shape)}, the configuration needs "
+                f"{list(value.shape)}; set the {name}'s configuration to what the file holds."
             )
     return True

@@ -17,6 +17,7 @@ from harness.augment.config import BcrConfig
 from harness.augment.consistency import bcr_terms
 from harness.losses import adversarial
 from harness.models.norm import in_sets
+from harness.train.fuse import compiler_named
 from harness.train.phase import Patches, Phase, StepKind, no_reduction
 
 Scalars = dict[str, torch.Tensor]
@@ -27,7 +28,8 @@ def train_step(phase: Phase, patches: Patches, step: int, log_norms: bool) -> Sc
     phase.set_values(step)
     kind = phase.kind(step, log_norms)
     if phase.graphs is None:
-        return update(phase, patches, kind)
+        with compiler_named():
+            return update(phase, patches, kind)
     held = phase.hold(patches)
     return phase.graphs.run(kind, lambda: update(phase, held, kind))
 
@@ -125,7 +127,7 @@ def discriminator_loss(phase: Phase, part: Patches, fake: torch.Tensor, kind: St
         loss = loss + value
         scalars[f"d/{name}"] = value
     controller = phase.augment.controller
-    controller.note(real_logits)
+    controller.note(real_logits - adversarial.undecided_logit(game.form))
     if phase.config.augment.name == "ada":
         scalars |= {"augment/p": controller.p, "augment/r_t": controller.r_t}
     return loss, scalars
@@ -164,7 +166,8 @@ def _accuracy(form: str, real_logits: torch.Tensor, fake_logits: torch.Tensor) -
         return 0.5 * (
             (real_logits > fake_logits.mean()).float().mean() + (fake_logits < real_logits.mean()).float().mean()
         )
-    return 0.5 * ((real_logits > 0).float().mean() + (fake_logits < 0).float().mean())
+    undecided = adversarial.undecided_logit(form)
+    return 0.5 * ((real_logits > undecided).float().mean() + (fake_logits < undecided).float().mean())
 
 
 def _consistency_terms(

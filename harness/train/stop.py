@@ -66,7 +66,7 @@ class StopAgreement:
         """Whether to save and leave now, the same answer on every rank; `step` is the number of steps done."""
         if self._world_size == 1:
             return self._flag.is_set
-        if step < self._next_step:
+        if self._last_step <= step < self._next_step:  # before the last one after a roll back
             return False
         now = time.monotonic()
         step_s = (now - self._last_time) / max(1, step - self._last_step)

@@ -82,7 +82,7 @@ class CheckpointWriter:
         self._before = before
         self._thread: threading.Thread | None = None
         self.copier = HostCopier()
-        self.failed: OSError | None = None
+        self.failed: Exception | None = None
 
     def reserve(self, states: dict[str, Any]) -> None:
         """Makes room for copies of `states`, by the path that they will be copied under, while training goes on."""
@@ -112,7 +112,7 @@ class CheckpointWriter:
                 self._before()
             write_checkpoint(self._folder, snapshot)
             remove_old(self._folder, self._keep)
-        except OSError as error:
+        except Exception as error:  # whatever it is, the training thread must hear of it
             self.failed = error
         if self._on_written:
             self._on_written(snapshot.step, time.monotonic() - begin)

@@ -33,6 +33,7 @@ from harness.train.fuse import (
     fused_normal,
     keep_compiled,
     parts_of,
+    unfuse,
 )
 from harness.train.graph import KeptInputs
 
@@ -173,7 +174,7 @@ def test_copies_are_not_compiled_and_it_can_be_undone():
     assert counted.num_calls == 0
     module(torch.rand(1, 2))
     assert counted.num_calls == 1
-    fuse_module(module, None)
+    unfuse(nn.Sequential(module))
     module(torch.rand(1, 2))
     assert counted.num_calls == 1
 
