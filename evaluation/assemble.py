@@ -17,7 +17,7 @@ from evaluation.images import Chunk, Condition
 from evaluation.metrics import FEW_IMAGES_FOR_FID, METRICS, NOISE_METRICS, names_of
 from evaluation.roster import Entry
 from evaluation.score_folder import few_images_note
-from evaluation.scores import IMAGE_KEYS, SET_KEYS, ScoreTable
+from evaluation.scores import IMAGE_KEYS, NOT_FINITE_REASON, SET_KEYS, ScoreTable
 from evaluation.work import Job
 
 
@@ -110,8 +110,7 @@ class Assembler:
         """Why one metric of a cell with rows has no number."""
         broken = [key for key, row in cell.rows.items() if NOT_FINITE in row]
         if broken:
-            others = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
-            return f"the output for {broken[0]}{others} of {cell.num_images} images is not finite (NaN)"
+            return f"the output for {_named(broken)} of {cell.num_images} {NOT_FINITE_REASON}"
         if metric in ("fid", "kid"):
             return None if cell.num_images > 1 else "needs at least 2 images, the class has 1"
         if metric not in self.job.row_metrics(cell.entry):
@@ -119,9 +118,10 @@ class Assembler:
         identity = self.job.identity(metric)
         if any(identity not in row for row in cell.rows.values()):
             return "not measured yet; run the evaluation again"
-        if all(math.isnan(row[identity]) for row in cell.rows.values()):
-            return "every image is too small for it"
-        return None
+        absent = [key for key, row in cell.rows.items() if math.isnan(row[identity])]
+        if absent and metric in NOISE_METRICS:
+            return f"the output for noisy input is not finite (NaN): {_named(absent)} of {cell.num_images} images"
+        return "every image is too small for it" if len(absent) == len(cell.rows) else None
 
     def _add_rows(self, cell: _Cell) -> None:
         metrics = names_of("image", self.asked)
@@ -152,7 +152,8 @@ class Assembler:
         """Adds a number over the cell's images; returns the reason where there is none."""
         if metric in NOISE_METRICS:
             values = np.array([row[self.job.identity(metric)] for row in cell.rows.values()])
-            score = {"value": float(values.mean()), "deviation": float(values.std(ddof=1)) if len(values) > 1 else 0.0}
+            deviation = float(values.std(ddof=1)) if len(values) > 1 else math.nan
+            score = {"value": float(values.mean()), "deviation": deviation}
         else:
             found = self._inception_score(cell, metric)
             if found is None:
@@ -184,6 +185,11 @@ class Assembler:
         score = {"value": value, "deviation": deviation}
         self.cache.write_set_score(name, score)
         return score
+
+
+def _named(keys: Sequence[str]) -> str:
+    """The first image, and how many there are beside it."""
+    return keys[0] + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
 
 
 class Features:

@@ -41,14 +41,11 @@ class ScoreCache:
 
     def features(self, model_sha: str, cell: str, identity: str) -> np.ndarray | None:
         """Features (N, 2048) float32 in the order of the chunk's images, or None."""
-        path = self._path(model_sha, f"{cell}-{identity}", ".npy")
-        try:
-            return np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            return None
+        return _load(self._path(model_sha, f"{cell}-{identity}", ".npy"))
 
     def has_features(self, model_sha: str, cell: str, identity: str) -> bool:
-        return self._path(model_sha, f"{cell}-{identity}", ".npy").exists()
+        """Whether they are there and whole; a truncated file counts as absent, so that it is measured again."""
+        return _load(self._path(model_sha, f"{cell}-{identity}", ".npy"), mapped=True) is not None
 
     def write_rows(self, model_sha: str, cell: str, rows: Rows, code: str) -> None:
         """Stores the rows beside those of other metrics that are there already."""
@@ -87,6 +84,14 @@ def is_complete(rows: Rows, keys: Sequence[str], identities: Sequence[str]) -> b
         key in rows and (NOT_FINITE in rows[key] or all(identity in rows[key] for identity in identities))
         for key in keys
     )
+
+
+def _load(path: Path, mapped: bool = False) -> np.ndarray | None:
+    """The array of a file, or None; `mapped` reads the header alone and checks that the file is as long as it says."""
+    try:
+        return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
 
 
 def _write(path: Path, content: bytes) -> None:

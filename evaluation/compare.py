@@ -4,6 +4,10 @@ Both models are scored on the same images, so the images' differences are resamp
 Introduction to the Bootstrap, 1993): the interval is the percentile interval of the mean difference, the p-value the
 two-sided share of resamples beyond zero, and Holm's step-down procedure (Holm 1979) corrects for the number of
 comparisons. The image is the unit: what another training seed would give is not covered, and the report says so.
+
+The bootstrap is too sure of itself on few images: where all differences agree in sign, no resample lies beyond zero. Up
+to `MOST_FOR_SIGN_FLIPS` images the p-value is therefore the larger one of the bootstrap's and of the exact paired
+sign-flip test (Fisher 1935), which is valid for any number of images and never below 2 / 2^n.
 """
 
 from __future__ import annotations
@@ -18,11 +22,13 @@ import pandas as pd
 from evaluation.columns import Column, build_columns
 from evaluation.matrix import Condition
 from evaluation.metrics import METRICS, Metric
-from evaluation.scores import ScoreTable
+from evaluation.scores import NOT_FINITE_REASON, ScoreTable
 from harness import random
 from harness.errors import InputError
 
 LEVEL = 0.95
+MOST_FOR_SIGN_FLIPS = 14
+"""Images up to which all sign flips are counted (2^13 of them); beyond, the bootstrap alone gives the p-value."""
 _CHUNK = 2_000_000
 """Random numbers drawn at a time, so that memory does not grow with the number of images."""
 
@@ -109,7 +115,8 @@ def compare(
 ) -> list[Comparison]:
     """Answers all questions by one measure; they count as one family for Holm's correction.
 
-    Questions without two images that both models were scored on are left out: there is nothing to resample.
+    Questions without two images that both models were scored on are left out: there is nothing to resample. So are
+    those about a cell that the table has a reason against, unless only single images failed.
     """
     return compare_all(table, [metric], questions, resamples, seed)
 
@@ -122,10 +129,11 @@ def compare_all(
     asked = {model for question in questions for model in (*question.first.models, *question.second.models)}
     rows = table.images[table.images["model"].isin(asked)]
     by_condition = dict(list(rows.groupby("condition", sort=False)))
+    unusable = {cell for cell, reason in table.missing.items() if not reason.endswith(NOT_FINITE_REASON)}
     answers: list[Comparison] = []
     for condition, group in _by_condition(questions).items():
         if condition in by_condition:
-            answers += _answer(by_condition[condition], usable, group, resamples, seed)
+            answers += _answer(by_condition[condition], unusable, usable, group, resamples, seed)
     return [a for metric in usable for a in with_holm([each for each in answers if each.metric == metric.name])]
 
 
@@ -137,15 +145,17 @@ def _by_condition(questions: Iterable[Question]) -> dict[str, list[Question]]:
 
 
 def _answer(
-    rows: pd.DataFrame, metrics: Sequence[Metric], questions: Sequence[Question], resamples: int, seed: int
+    rows: pd.DataFrame,
+    unusable: set[tuple[str, str, str]],
+    metrics: Sequence[Metric],
+    questions: Sequence[Question],
+    resamples: int,
+    seed: int,
 ) -> list[Comparison]:
     """All answers on one condition. Differences over the same images share the resamples, and the work."""
     pairs = [(metric, question) for metric in metrics for question in questions]
-    wide = {
-        metric.name: rows.pivot_table(index="image", columns="model", values=metric.name, aggfunc="first", dropna=False)
-        for metric in metrics
-    }
-    differences = [_differences(wide[metric.name].sort_index(), question) for metric, question in pairs]
+    wide = {metric.name: _by_image(rows, metric.name, unusable) for metric in metrics}
+    differences = [_differences(wide[metric.name], question) for metric, question in pairs]
     by_images: dict[bytes, list[int]] = {}
     for number, difference in enumerate(differences):
         if np.isfinite(difference).sum() >= 2:
@@ -161,14 +171,22 @@ def _answer(
     return [answers[number] for number in sorted(answers)]
 
 
+def _by_image(rows: pd.DataFrame, metric: str, unusable: set[tuple[str, str, str]]) -> pd.DataFrame:
+    """One condition's scores, images by models, without the models whose cell is not to be used."""
+    wide = rows.pivot_table(index="image", columns="model", values=metric, aggfunc="first", dropna=False)
+    condition = str(rows["condition"].iloc[0])
+    kept = [model for model in wide.columns if (model, condition, metric) not in unusable]
+    return wide[kept].sort_index()
+
+
 def _differences(values: pd.DataFrame, question: Question) -> np.ndarray:
-    """The first model's score minus the second's for each image; NaN where either has none."""
+    """The first model's score minus the second's for each image; NaN where either, or one of its seeds, has none."""
     sides = []
     for column in (question.first, question.second):
-        present = [model for model in column.models if model in values.columns]
-        if not present:
+        models = list(column.models)
+        if not set(models) <= set(values.columns):
             return np.full(len(values), np.nan)
-        sides.append(values[present].mean(axis=1, skipna=False))
+        sides.append(values[models].mean(axis=1, skipna=False))
     return (sides[0] - sides[1]).to_numpy(float)
 
 
@@ -190,12 +208,29 @@ def bootstrap_means(values: np.ndarray, resamples: int, stream: int) -> np.ndarr
     return np.concatenate(means)
 
 
+def sign_flip_p(difference: np.ndarray) -> float:
+    """The exact two-sided p-value of the paired sign-flip test on the mean of (n,) differences.
+
+    The share of the 2^n ways to turn the signs whose mean is at least as far from zero. By symmetry the first sign
+    can stay. It takes 2^(n - 1) * n float64 numbers of memory.
+    """
+    flips = np.arange(2 ** (len(difference) - 1))[:, None] >> np.arange(len(difference)) & 1
+    sums = np.abs((1.0 - 2.0 * flips) @ difference)
+    rounding = 1e-12 * np.abs(difference).sum()
+    return float(np.mean(sums >= abs(difference.sum()) - rounding))
+
+
+def _p_value(difference: np.ndarray, means: np.ndarray) -> float:
+    extreme = min(np.sum(means <= 0), np.sum(means >= 0))
+    bootstrap = min(1.0, 2 * (float(extreme) + 1) / (len(means) + 1))
+    return max(bootstrap, sign_flip_p(difference)) if len(difference) <= MOST_FOR_SIGN_FLIPS else bootstrap
+
+
 def _comparison(question: Question, metric: Metric, difference: np.ndarray, means: np.ndarray) -> Comparison:
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     better = means > 0 if metric.higher_is_better else means < 0
     ties = float(np.mean(means == 0))
-    extreme = min(np.sum(means <= 0), np.sum(means >= 0))
     return Comparison(
         metric=metric.name,
         condition=question.condition.name,
@@ -208,7 +243,7 @@ def _comparison(question: Question, metric: Metric, difference: np.ndarray, mean
         low=float(low),
         high=float(high),
         probability=float(np.mean(better)) + ties / 2,
-        p_value=min(1.0, 2 * (float(extreme) + 1) / (len(means) + 1)),
+        p_value=_p_value(difference, means),
         p_holm=float("nan"),
     )
 

@@ -33,10 +33,10 @@ def report_matrices(table: ScoreTable, config: EvaluateConfig) -> list[NamedMatr
     """
     conditions = conditions_of(table)
     names = [name for name in table.metrics if name in (config.report.matrix_metrics or table.metrics)]
-    return [matrix for name in names for matrix in _of_metric(table, name, conditions, config.pool)]
+    return [matrix for name in names for matrix in _of_metric(table, name, conditions)]
 
 
-def _of_metric(table: ScoreTable, metric: str, conditions: Sequence[Condition], pool: str | None) -> list[NamedMatrix]:
+def _of_metric(table: ScoreTable, metric: str, conditions: Sequence[Condition]) -> list[NamedMatrix]:
     pairs = list(dict.fromkeys((c.split, c.kernel) for c in conditions))
     several = len(pairs) > 1
     matrices = []
@@ -46,7 +46,7 @@ def _of_metric(table: ScoreTable, metric: str, conditions: Sequence[Condition], 
         detail = f"{split}, {kernel}" if several else ""
         title = _title(metric, "class") + (f" ({detail})" if detail else "")
         matrices.append(NamedMatrix(stem, build_matrix(table, METRICS[metric], chosen, "class", title, detail)))
-    return _of_degradations(table, metric, [c for c in conditions if c.image_class != pool]) + matrices
+    return _of_degradations(table, metric, [c for c in conditions if not c.pooled]) + matrices
 
 
 def _of_degradations(table: ScoreTable, metric: str, conditions: Sequence[Condition]) -> list[NamedMatrix]:

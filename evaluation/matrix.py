@@ -248,8 +248,8 @@ def conditions_of(table: ScoreTable) -> list[Condition]:
     """
     facts = table.images.drop_duplicates("condition").set_index("condition")[["split", "kernel"]]
     known = {str(name): (str(split), str(kernel)) for name, split, kernel in facts.itertuples()}
-    several = table.images.groupby("condition", observed=True)["image_class"].nunique() > 1
-    pooled = set(several.index[several])
+    classes = table.images.groupby("condition", observed=True)["image_class"].unique()
+    pooled = {str(name) for name, found in classes.items() if not all(f"/{name}".endswith(f"/{c}") for c in found)}
     return [replace(_condition(name, known.get(name)), pooled=name in pooled) for name in table.conditions]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from evaluation.grid import BEST, Entry, Footnotes, Grid, Head, Line, rank_values, shades, show_number
 from evaluation.matrix import Cell, Matrix, row_kind_label
+from evaluation.metrics import Metric
 
 
 def matrix_grid(matrix: Matrix) -> Grid:
@@ -60,18 +61,17 @@ def _entries(matrix: Matrix, cells: Sequence[Cell], notes: Footnotes, own: Seque
     entries = []
     for cell, column, rank, place, is_own in zip(cells, matrix.columns, ranks, places, own):
         note = cell.note
-        if column.baseline and _beats_all(cell, ranked, metric.higher_is_better):
+        if column.baseline and _beats_all(cell, ranked, metric):
             note = "; ".join(filter(None, [note, f"{column.title} is better than every model here"]))
         text = show_number(cell.value, metric.digits, cell.deviation)
         entries.append(Entry(text, cell.value, rank, is_own, place, notes.mark(note)))
     return entries
 
 
-def _beats_all(cell: Cell, ranked: Sequence[float | None], higher_is_better: bool) -> bool:
-    rivals = [value for value in ranked if value is not None]
-    if cell.value is None or not rivals:
-        return False
-    return cell.value > max(rivals) if higher_is_better else cell.value < min(rivals)
+def _beats_all(cell: Cell, ranked: Sequence[float | None], metric: Metric) -> bool:
+    """Whether the cell is better than all that are ranked, at the digits shown."""
+    own, *rivals = rank_values([cell.value, *ranked], metric.higher_is_better, metric.digits)
+    return own == BEST and BEST not in rivals
 
 
 def _plain(cell: Cell, matrix: Matrix, notes: Footnotes) -> Entry:

@@ -159,7 +159,7 @@ def _warnings(table: ScoreTable) -> list[str]:
 
 def _write_tables(table: ScoreTable, config: EvaluateConfig, reference: Published | None, out: Path) -> list[Grid]:
     metrics = [name for name in table.metrics if name in (config.report.table_metrics or table.metrics)]
-    conditions = [condition for condition in conditions_of(table) if condition.image_class != config.pool]
+    conditions = [condition for condition in conditions_of(table) if not condition.pooled]
     pairs = list(dict.fromkeys((c.split, c.kernel) for c in conditions))
     beside = None if reference is None or reference.metric else reference
     grids = []

@@ -36,6 +36,8 @@ SCORES_FILE = "scores.parquet"
 SET_SCORES_FILE = "set_scores.parquet"
 MISSING_FILE = "missing.json"
 MODELS_FILE = "models.json"
+NOT_FINITE_REASON = "images is not finite (NaN)"
+"""How the reason ends where single images failed: the others of the cell are as good as any."""
 
 
 @dataclass

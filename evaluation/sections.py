@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from evaluation.charts import chart_svg
-from evaluation.compare import Comparison, most_decidable
+from evaluation.compare import MOST_FOR_SIGN_FLIPS, Comparison, most_decidable
 from evaluation.config import EvaluateConfig
 from evaluation.curves import NUM_COLOURS, Curve, text_alternative
 from evaluation.exports import NamedMatrix
@@ -26,9 +26,10 @@ from evaluation.versions import data_facts, versions
 from harness.errors import InputError
 
 HOW_COMPARED = (
-    "Both models are scored on the same images; the images are resampled with replacement (paired bootstrap), and the "
-    "p-values of one measure are corrected together by Holm's procedure. The image is the unit: what another training "
-    "seed would give is not covered."
+    "Both models are scored on the same images; the images are resampled with replacement (paired bootstrap). "
+    f"Up to {MOST_FOR_SIGN_FLIPS} images the p-value is never below that of the exact paired sign-flip test, so that "
+    "fewer than six images decide nothing. The p-values of one measure are corrected together by Holm's procedure. The "
+    "image is the unit: what another training seed would give is not covered."
 )
 HOW_SHOWN = (
     "Crops are enlarged pixel by pixel, without smoothing. A frame marks the model that was made for the class. The "

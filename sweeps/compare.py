@@ -14,6 +14,7 @@ def compare_here(evaluation: Evaluation, first: str, second: str, metric: str, c
     Raises:
         InputError: nothing has been scored, or a model or measure is not among the scores.
     """
+    from evaluation.collect import mark_stale
     from evaluation.compare import compare, pair_questions
     from evaluation.matrix import conditions_of
     from evaluation.metrics import METRICS
@@ -22,7 +23,7 @@ def compare_here(evaluation: Evaluation, first: str, second: str, metric: str, c
 
     if not (evaluation.folder.report / "scores.parquet").exists():
         raise InputError(f"{evaluation.folder.report}: holds no scores; run `harness evaluate` first.")
-    table = ScoreTable.load(evaluation.folder.report)
+    table = mark_stale(ScoreTable.load(evaluation.folder.report), evaluation.models, evaluation.config)
     scored = [name for name in METRICS if name in table.images.columns]
     if metric not in scored:
         raise InputError(f"compare: '{metric}' was not scored for each image; choose one of {', '.join(scored)}.")
@@ -32,6 +33,6 @@ def compare_here(evaluation: Evaluation, first: str, second: str, metric: str, c
     if not comparisons:
         raise InputError(
             f"compare: no class has two images that both {first} and {second} were scored on by {metric}, so there is "
-            "nothing to resample; evaluate more images."
+            "nothing to resample; run `harness evaluate` again, or evaluate more images."
         )
     print_comparisons(console, comparisons)

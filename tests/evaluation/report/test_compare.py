@@ -14,6 +14,7 @@ from evaluation.compare import (
     holm,
     most_decidable,
     pair_questions,
+    sign_flip_p,
     specialisation_questions,
     to_frame,
 )
@@ -182,3 +183,37 @@ def test_more_comparisons_than_the_resamples_can_decide_are_announced(table):
     (section,) = compare_section(answers, 60)
     assert "60 resamples are too few to decide any of 2 comparisons" in section.intro[1]
     assert len(compare_section(specialised(table), 10_000)[0].intro) == 1
+
+
+def test_two_images_never_decide_anything(table_maker):
+    answers = specialised(table_maker(num_images=2))
+    assert len(answers) == 2 and all(c.p_value >= 0.5 and not c.is_decided for c in answers)
+
+
+def test_sign_flip_p_is_that_of_scipy():
+    values = np.random.default_rng(2).normal(0.5, 1, 9)
+    reference = scipy.stats.permutation_test((values,), np.mean, permutation_type="samples", n_resamples=np.inf)
+    assert sign_flip_p(values) == pytest.approx(reference.pvalue)
+    assert sign_flip_p(np.zeros(5)) == 1.0 and sign_flip_p(np.ones(6)) == 2 / 2**6
+
+
+@pytest.mark.parametrize("num_images", [4, 6, 8])
+def test_few_images_of_equal_models_are_rarely_told_apart(num_images):
+    samples = np.random.default_rng(num_images).normal(0, 1, (1500, num_images))
+    assert np.mean([sign_flip_p(sample) < 0.05 for sample in samples]) < 0.06
+
+
+def test_a_stale_cell_is_not_compared_but_one_with_failed_images_is(table):
+    table.missing["beach", "beach", "psnr"] = "stale: the weights changed"
+    assert [c.image_class for c in specialised(table)] == ["mountain"]
+    assert len(specialised(table, "ssim")) == 2
+    table.missing["beach", "beach", "psnr"] = "the output for x of 8 images is not finite (NaN)"
+    assert len(specialised(table)) == 2
+
+
+def test_a_column_that_lacks_a_seed_is_not_compared(table_maker):
+    models = [Model(f"beach-seed{s}", "checkpoint", "x", {"class": "beach", "seed": str(s)}, "beach") for s in range(3)]
+    table = table_maker([*models, Model("general", "checkpoint", "x")])
+    assert len(specialised(table)) == 1
+    table.missing["beach-seed1", "beach", "psnr"] = "stale: the weights changed"
+    assert not specialised(table)

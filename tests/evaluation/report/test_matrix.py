@@ -237,3 +237,11 @@ def test_a_pooled_row_is_shown_but_not_counted_again_in_the_mean_over_classes(ta
     matrix = replace(matrix, cells=(*matrix.cells[:-1], tuple(Cell(99.0) for _ in matrix.columns)))
     expected = [np.mean([line[column].value for line in matrix.cells[:-1]]) for column in range(len(matrix.columns))]
     assert [matrix.column_mean(column).value for column in range(len(matrix.columns))] == pytest.approx(expected)
+
+
+def test_a_baseline_that_reads_the_same_as_the_best_model_is_not_called_better(table):
+    table.images["psnr"] = 27.131
+    table.images.loc[table.images["model"] == "bicubic", "psnr"] = 27.134
+    assert not matrix_grid(matrix_of(table)).footnotes
+    table.images.loc[table.images["model"] == "bicubic", "psnr"] = 27.14
+    assert "bicubic is better than every model here" in [text for _, text in matrix_grid(matrix_of(table)).footnotes]

@@ -169,3 +169,9 @@ def test_sentences_say_which_degradation_and_a_reason_stands_once(table_maker, t
         assert f"PSNR {words} (test, {kernel})" in text
         assert re.search(rf"<li>By [^<]*PSNR \(test, {kernel}\)[^<]*, on 3 of 3 classes", text)
     assert "cells without a number" not in text and text.count("FID, KID: no numbers. weights absent") == 1
+
+
+def test_a_class_that_has_the_name_of_the_pooled_row_stands_in_the_table(table, tmp_path):
+    config = EvaluateConfig(pool="general", report={"num_strips": 0, "compare": False})
+    write_report("demo", table, config, [], tmp_path)
+    assert set(pd.read_csv(tmp_path / "table.csv")["psnr_images"]) == {24}

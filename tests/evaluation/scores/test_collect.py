@@ -474,3 +474,36 @@ def test_changed_weights_make_stored_cells_stale(packed: str, tmp_path: Path) ->
     table.images["checkpoint_sha"] = "before"
     stale = mark_stale(table, [baseline("bicubic")], on(packed))
     assert "the weights changed" in stale.missing["bicubic", "calm", "psnr"]
+
+
+def test_truncated_features_are_measured_again(tmp_path: Path, inception_file: Path) -> None:
+    config = CONFIG.model_copy(update={"metrics": ("kid",), "classes": ("sea",)})
+
+    def measured() -> float:
+        pictures = Pictures(TWO_CLASSES)
+        table = evaluate([baseline("nearest")], config, tmp_path, source=pictures, find=lambda name: inception_file)
+        return table.mean("nearest", "sea", "kid")
+
+    first = measured()
+    for file in (tmp_path / "cache").rglob("*.npy"):
+        file.write_bytes(file.read_bytes()[:-8])
+    for file in (tmp_path / "cache" / "sets").iterdir():
+        file.unlink()
+    assert measured() == pytest.approx(first)
+
+
+def test_noisy_input_that_gives_nan_is_the_reason_and_one_image_has_no_deviation(tmp_path: Path) -> None:
+    class BrokenByNoise(_Counted):
+        def batch(self, lr_NHWC: np.ndarray, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+            sr_NHWC, _ = super().batch(lr_NHWC, keys)
+            return sr_NHWC, np.array([key != "sea/1" or self.counter.forwards[f"a|{key}"] == 1 for key in keys])
+
+    def opened(entry: Entry, scale: int, tile_px: int | None, device: str) -> BrokenByNoise:
+        return BrokenByNoise(entry.model.name, scale, CountingOpener())
+
+    config = CONFIG.model_copy(update={"metrics": ("psnr", "diversity")})
+    pictures = Pictures({"sea": [(24, 24)] * 2, "ice": [(24, 24)]})
+    table = evaluate(stand_ins(tmp_path, "a"), config, tmp_path, source=pictures, opener=opened)
+    assert "the output for noisy input is not finite" in table.missing["a", "sea", "diversity"]
+    assert math.isfinite(table.mean("a", "sea", "psnr")) and math.isfinite(table.mean("a", "ice", "diversity"))
+    assert table.sets["deviation"].isna().all()
