@@ -1,0 +1,136 @@
+"""What one phase leaves behind does not reach the next, and what is wrong on some ranks is refused on all."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.config import RunConfig
+from harness.errors import InputError
+from harness.losses import adversarial
+from harness.models.build import build_discriminator
+from harness.models.config import ConvDiscriminatorConfig
+from harness.train import phase as phase_module
+from harness.train import steps
+from harness.train.checkpoint import Checkpoint
+from harness.train.durable import HashedFile, write_durably
+from harness.train.fuse import Compiler
+from harness.train.nets import Nets
+from harness.train.phase import Phase
+from harness.train.ranks import Ranks
+from harness.train.steps import train_step
+from harness.train.stop import StopAgreement, StopFlag
+from harness.train.writer import CheckpointWriter
+
+
+@pytest.fixture
+def ranks(config, tmp_path):
+    made = Ranks(config, str(tmp_path))
+    yield made
+    made.close()
+
+
+def test_frozen_layers_have_no_gradients_of_the_phase_before(recipe, ranks):
+    """Clipping takes the norm of all gradients: a process that begins here would have none of them."""
+    phases = [dict(recipe["phases"][0]), {**recipe["phases"][0], "name": "last", "train_last": 1}]
+    config = RunConfig.model_validate({**recipe, "phases": phases})
+    nets = Nets(config, ranks)
+    for number in (0, 1):
+        phase = Phase(config, number, nets, ranks)
+        train_step(phase, next(phase.patches(phase.first_step)), phase.first_step, log_norms=False)
+        phase.close()
+    assert all((p.grad is not None) == p.requires_grad for p in nets.generator.parameters())
+    assert any(not p.requires_grad for p in nets.generator.parameters())
+
+
+def test_what_a_long_phase_compiled_is_not_compiled_in_a_short_one(config, ranks, monkeypatch):
+    nets = Nets(config, ranks)
+    monkeypatch.setattr(phase_module, "compiler_for", lambda *_: Compiler("eager"))
+    Phase(config, 1, nets, ranks).close()
+    assert any(module._compiled_call_impl for module in nets.discriminator.modules())
+    monkeypatch.setattr(phase_module, "compiler_for", lambda *_: None)
+    Phase(config, 1, nets, ranks).close()
+    for network in (nets.generator, nets.discriminator):
+        assert not any(module._compiled_call_impl for module in network.modules())
+
+
+def test_a_checkpoint_without_a_discriminator_leaves_none_of_another_time(config, ranks):
+    nets = Nets(config, ranks)
+    before = {name: dict(state) for name, state in nets.weights().items()}
+    nets.add_discriminator()
+    with torch.no_grad():
+        next(nets.discriminator.parameters()).fill_(torch.nan)
+    nets.load(Checkpoint(path=Path("x"), step=0, manifest={}, weights=before, training={}))
+    assert nets.discriminator is None
+
+
+def test_micro_batches_divide_each_ranks_share(recipe, ranks, monkeypatch):
+    phase = {**recipe["phases"][0], "batch_size": 6, "accumulate": 2}
+    config = RunConfig.model_validate({**recipe, "phases": [phase]})
+    monkeypatch.setattr(ranks, "world_size", 2)
+    with pytest.raises(InputError, match=r"accumulate 2 does not divide the 3 patches of each of 2 ranks"):
+        Phase(config, 0, Nets(config, ranks), ranks)
+
+
+def test_ranks_agree_again_after_a_roll_back():
+    asked = []
+    agreement = StopAgreement(StopFlag(), 2, lambda values: asked.append(values) or [0.0, 1e-4])
+    agreement.reached(10_000)
+    agreement.reached(10_001)
+    agreement.reached(5_000)
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(("form", "real", "fake"), [("least_squares", 1.0, 0.01), ("vanilla", 5.0, -5.0)])
+def test_a_discriminator_that_is_right_is_called_right(form, real, fake):
+    real_logits, fake_logits = torch.full((4, 1), real), torch.full((4, 1), fake)
+    assert steps._accuracy(form, real_logits, fake_logits) == 1
+    assert (torch.sign(real_logits - adversarial.undecided_logit(form)) == 1).all()
+
+
+@pytest.mark.parametrize("num_channels", [1, 2, 3])
+def test_a_narrow_discriminator_has_one_first_layer(num_channels):
+    config = ConvDiscriminatorConfig(name="conv", num_channels=num_channels)
+    discriminator = build_discriminator(config, 16)
+    assert discriminator(torch.rand(2, 3, 16, 16)).shape == (2, 1)
+    norms = [module for module in discriminator.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert len(norms) == 7
+
+
+class FullDisk:
+    """Takes the beginning of a file."""
+
+    left_bytes = 1000
+
+    def write(self, piece: bytes) -> int:
+        self.left_bytes -= len(piece)
+        if self.left_bytes < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return len(piece)
+
+    def flush(self) -> None: ...
+
+
+def test_a_full_disk_is_told_as_one_also_by_torch(tmp_path):
+    def fill(file: HashedFile) -> None:
+        file._file = FullDisk()
+        try:
+            torch.save({"a": torch.zeros(10_000)}, file)
+        except Exception as error:
+            raise RuntimeError("[enforce fail at inline_container.cc] unexpected pos") from error
+
+    with pytest.raises(OSError, match="No space left"):
+        write_durably(tmp_path / "state.pt", fill)
+
+
+def test_no_failure_of_a_write_goes_unnoticed(tmp_path):
+    def fail() -> None:
+        raise RuntimeError("unexpected")
+
+    writer = CheckpointWriter(tmp_path, keep=2, before=fail)
+    writer.start(None)
+    writer.wait()
+    assert str(writer.failed) == "unexpected"
