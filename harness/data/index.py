@@ -123,6 +123,8 @@ def _describe(file: Any, shard: Path, key: str, extension: str, members: dict[st
     header, grey = 0, bool(about.get("grey", False))
     if extension == "npy":
         header, (height, width, _) = npy_layout(content[:1024], name)
+        if header + height * width * 3 != member.length:
+            raise DataError(f"{name}: is not as long as its header says")
     else:
         found = images.read_header(content, name)
         height, width, grey = found.height, found.width, found.grey

@@ -141,6 +141,20 @@ def test_a_decompression_bomb_is_skipped_with_its_key(tmp_path, make_image):
     assert "decompression bomb" in summary.skipped[0].reason and summary.num_samples == 4
 
 
+def test_an_array_that_is_not_as_long_as_its_header_says_is_skipped(tmp_path, make_image):
+    buffer = io.BytesIO()
+    np.save(buffer, make_image(0, 20, 20))
+    tar_of(
+        tmp_path / "a.tar",
+        {"long.npy": buffer.getvalue() + bytes(48), **{f"s{i}.png": png(make_image, i) for i in (1, 2)}},
+    )
+    summary = index(tmp_path)
+    assert [(item.path, item.reason) for item in summary.skipped] == [
+        (f"{tmp_path}/a.tar: sample 'long'", "is not as long as its header says")
+    ]
+    assert len(Dataset.open(str(tmp_path)).offset) == 2
+
+
 def test_samples_without_one_image_are_listed(tmp_path, make_image):
     members = {f"s{i}.png": png(make_image, i) for i in range(4)}
     tar_of(tmp_path / "a.tar", {**members, "text.txt": b"x", "two.png": png(make_image, 8), "two.jpg": b"x"})
