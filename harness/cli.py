@@ -53,7 +53,8 @@ def _wrong_usage(error: Any) -> str:
     said = error.format_message()
     if said.startswith("Usage:"):  # no command was given
         return str(said)
-    if hasattr(error, "option_name") and any(each.name == "overrides" for each in error.ctx.command.params):
+    takes_changes = error.ctx and any(each.name == "overrides" for each in error.ctx.command.params)
+    if takes_changes and hasattr(error, "possibilities"):  # an option that does not exist
         said = f"no such option: {error.option_name}; keys are changed as KEY=VALUE without dashes, as in seed=1."
     return f"error: {said} Try `{error.ctx.command_path if error.ctx else 'harness'} --help`."
 

@@ -26,6 +26,8 @@ def test_without_a_command_the_help_is_shown_and_no_error() -> None:
         ("pack a --out b --til 3", "error: No such option: --til (Possible options: --out, --tile, --val) Try "),
         ("train r.yaml --lr 1", "error: no such option: --lr; keys are changed as KEY=VALUE without dashes, as in "),
         ("sweep demo --set a=1", "error: no such option: --set; keys are changed as KEY=VALUE without dashes, as in "),
+        ("status --runs", "error: Option '--runs' requires an argument. Try `harness --help`."),
+        ("sweep demo --cluster", "error: Option '--cluster' requires an argument. Try `harness --help`."),
         ("weights fech vgg19", "error: No such command 'fech'. Did you mean 'fetch'? Try `harness weights --help`."),
     ],
 )
