@@ -183,7 +183,11 @@ def compiler_named() -> Iterator[None]:
         reason = compiler_failure(error)
         if reason is None:
             raise
-        raise TrainingError(f"torch's compiler failed ({reason}); set compile=off.") from error
+        raise not_compiled(reason) from error
+
+
+def not_compiled(reason: str) -> TrainingError:
+    return TrainingError(f"torch's compiler failed ({reason}); set compile=off.")
 
 
 def give_up(reason: str) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.errors import InputError, TrainingError
-from harness.train.fuse import as_written, compiler_failure, give_up
+from harness.train.fuse import as_written, compiler_failure, give_up, not_compiled
 from harness.train.ranks import Ranks
 
 T = TypeVar("T")
@@ -160,7 +160,7 @@ class Graphs:
                 give_up(reason)
                 return self._record(call)
             if reason:
-                raise TrainingError(f"torch's compiler failed ({reason}); set compile=off.") from error
+                raise not_compiled(reason) from error
             self.failure = (str(error).strip() or type(error).__name__).splitlines()[0]
             if self._required:
                 raise TrainingError(

@@ -103,7 +103,7 @@ def _rank() -> int:
 
 
 def prepare_folder(out: Path, config: RunConfig) -> None:
-    """Makes a run folder, or checks that the one there is of the same run.
+    """Writes the configuration into a run folder, or checks that the one there is of the same run.
 
     Raises:
         InputError: the folder cannot be written, or holds another run.
@@ -114,7 +114,6 @@ def prepare_folder(out: Path, config: RunConfig) -> None:
             print(f"note: continued with {line}", flush=True)
     if _rank() != 0:
         return
-    _make_folder(out)
     with whole(stored) as temporary:
         temporary.write_text(dump_yaml(config), encoding="utf-8")
 
