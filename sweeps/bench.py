@@ -104,7 +104,7 @@ def _ranks(ask: Ask, console: Console) -> Any:
     from harness.train.bench_ranks import measure_ranks
 
     table = Table(
-        "recipe", "phase", "ranks", "batch a rank", "one /s", "all /s", "of linear", "agreeing", title="Ranks"
+        "recipe", "phase", "ranks", "batch a rank", "one /s", "all /s", "of linear", "work", "agreeing", title="Ranks"
     )
     figures = []
     for name, config in _configs(ask.recipes or ("superaugan-ffhq",), ask.changes).items():
