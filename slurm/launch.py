@@ -15,6 +15,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
 
 from slurm.batches import Batch, array_text, dependency_text, most_at_once, plan_batches
+from slurm.deferred import signals_deferred
 from slurm.errors import ClusterError
 from slurm.job import Job, Payload, make_private, write_payload
 from slurm.profile import ClusterProfile
@@ -64,13 +65,21 @@ def submit(
         one_by_one = most_at_once(jobs) > profile.max_parallel
         for number, batch in enumerate(batches):
             dependency = dependency_text(batch, batches, batch_ids, ids, one_by_one)
-            batch_ids[number], script = _submit_batch(batch, number, profile, own, label, dependency, hold)
-            for place, job in batch.jobs.items():
-                ids[job.name] = f"{batch_ids[number]}_{place}" if batch.is_array else batch_ids[number]
-                submission = _describe(job, ids[job.name], profile, own)
-                note_submission(job, submission, script)
-                submissions[job.name] = submission
+            with signals_deferred():  # a job in the queue without its note would be lost
+                batch_ids[number], script = _submit_batch(batch, number, profile, own, label, dependency, hold)
+                noted = _note_batch(batch, batch_ids[number], script, profile, own)
+            submissions |= noted
+            ids |= {name: submission.job_id for name, submission in noted.items()}
     return submissions
+
+
+def _note_batch(batch: Batch, batch_id: str, script: str, profile: ClusterProfile, own: Path) -> dict[str, Submission]:
+    noted = {}
+    for place, job in batch.jobs.items():
+        job_id = f"{batch_id}_{place}" if batch.is_array else batch_id
+        noted[job.name] = _describe(job, job_id, profile, own)
+        note_submission(job, noted[job.name], script)
+    return noted
 
 
 def _describe(job: Job, job_id: str, profile: ClusterProfile, own: Path) -> Submission:
@@ -110,8 +119,10 @@ def make_executor(
 ) -> SlurmExecutor:
     """submitit's executor with everything that the sbatch file says."""
     executor = SlurmExecutor(own, python=shlex.quote(profile.python or sys.executable))
-    # The last line sees srun's exit code, and decides whether the job has to come back.
-    after_ranks = f'exec {shlex.quote(sys.executable)} -m slurm.requeue {shlex.quote(str(payload))} "$?"'
+    # The last line sees srun's exit code, and decides whether the job has to come back. It runs outside the container,
+    # whose Python is not there.
+    python = sys.executable if profile.container else profile.python or sys.executable
+    after_ranks = f'exec {shlex.quote(python)} -m slurm.requeue {shlex.quote(str(payload))} "$?"'
     options: dict[str, object] = {"requeue": True, "kill-on-invalid-dep": "yes", **profile.options}
     if hold:
         options["hold"] = True

@@ -174,7 +174,7 @@ def read_nodes(partition: str) -> list[Node]:
     found = {}
     for line in lines:
         name, cpus, memory_mb, gres = line.strip().split("|")
-        gpus = sum(int(number) for number in re.findall(r"gpu(?::[A-Za-z][\w.-]*)?:(\d+)", gres))
+        gpus = sum(int(number) for number in re.findall(r"gpu(?::[^:,()]+)?:(\d+)", gres))
         found[name] = Node(int(cpus.rstrip("+")), int(memory_mb.rstrip("+")), gpus)
     return list(found.values())
 
@@ -201,7 +201,7 @@ def _preemption(
             f"partition '{name}' cancels preempted jobs at once (PreemptMode=CANCEL, no GraceTime), so none comes back;"
             " ask for PreemptMode=REQUEUE, or use another."
         )
-    elif save_s is not None and grace_s < save_s:
+    elif save_s is not None and 0 < grace_s < save_s:  # with REQUEUE and none, what is lost is known
         yield (
             f"partition '{name}' gives {grace_s} s of grace, but saving takes {save_s:.1f} s;"
             f" ask for GraceTime={math.ceil(2 * save_s)}, or use another."

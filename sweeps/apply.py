@@ -14,7 +14,7 @@ from harness.config import RunConfig
 from harness.data.config import SourceConfig
 from slurm.job import Job
 from sweeps.config import SweepConfig, dump_sweep
-from sweeps.layout import RunsFolder, SweepFolder, create_private, link_model, write_atomically
+from sweeps.layout import RunsFolder, SweepFolder, create_private, link_model, read_json, write_atomically
 from sweeps.lock import Claim, claim
 from sweeps.owner import JobAlive, Owner
 from sweeps.plan import Plan, plan_json, read_plan
@@ -65,6 +65,14 @@ def last_plan(folder: SweepFolder) -> Plan | None:
     return read_plan(folder.plan) if folder.plan.exists() else None
 
 
+def left_phases(folder: SweepFolder, plan: Plan) -> list[str]:
+    """Keys of the phases that earlier plans of a sweep had and `plan` has not: some may still be training."""
+    noted = (read_json(folder.left) or {}).get("phases", [])
+    before = last_plan(folder)
+    known = dict.fromkeys([*noted, *(before.phases if before else ())])
+    return [key for key in known if key not in plan.phases]
+
+
 def store(sweep: SweepConfig, plan: Plan, folder: SweepFolder) -> None:
     """Writes the sweep, its plan, the run file of every phase, and the links with readable names.
 
@@ -77,6 +85,8 @@ def store(sweep: SweepConfig, plan: Plan, folder: SweepFolder) -> None:
         if not (folder.runs.phase(key) / "generator.safetensors").exists():
             _write_run_file(folder.runs, plan, key, config)
     write_atomically(folder.sweep, dump_sweep(_stored(sweep)))
+    # Before the plan that names them is replaced.
+    write_atomically(folder.left, json.dumps({"phases": left_phases(folder, plan)}))
     write_atomically(folder.plan, plan_json(plan))
     _link_models(plan, folder)
 

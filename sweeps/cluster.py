@@ -48,6 +48,7 @@ def submit_plan(
     states = phase_states(folder.runs, plan, queues)
     queued = _queued_jobs(states)
     keys = ready(plan, pending(plan, states, retry_failed=retry_failed), states, queued)
+    waiting = evaluation_jobs(folder, queues)  # before the new ones leave their notes in the same folders
     claims = claim_phases(folder.runs, keys, queues)
     queued |= {key: owner.job_id for key, owner in claims.others.items() if owner.job_id}
     mine = ready(plan, claims.mine, states, queued)
@@ -62,11 +63,18 @@ def submit_plan(
         for key in mine:
             owner = Owner("", 0, "", submissions[key].job_id, submissions[key].slurm_conf)
             claims.mine.pop(key).hand_over(owner)
+        if evaluation:  # only now: had sbatch refused, nothing else would evaluate what is training
+            _cancel(waiting)
     finally:
         for claimed in claims.mine.values():
             claimed.release()
     ids = [submissions[job.name].job_id for job in evaluation]
     return Submitted(tuple(mine), ids[-1] if ids else None, _held_elsewhere(states) | claims.others)
+
+
+def _cancel(owners: list[Owner]) -> None:
+    for owner in owners:
+        cancel([str(owner.job_id)], owner.slurm_conf)
 
 
 def _queued_jobs(states: dict[str, PhaseState]) -> dict[str, str]:
@@ -91,13 +99,11 @@ def _evaluation(
 ) -> list[Job]:
     """The jobs of the evaluation behind every last phase that is still to come: the shares, then the one that gathers.
 
-    Those that wait already are replaced where there is something new to wait for, else left alone. A training that
+    None where such jobs wait already and there is nothing new to wait for; else they replace those. A training that
     fails, or is cancelled, holds them up no longer: its cells of the report say why they are empty.
     """
     if submitted_job(folder.evaluation, queues) is not None and not something_new:
         return []
-    for waiting in evaluation_jobs(folder, queues):
-        cancel([str(waiting.job_id)], waiting.slurm_conf)
     last = list(dict.fromkeys(run.phases[-1] for run in plan.runs))
     after = tuple(key for key in last if key in coming and key not in done)
     name = queue_name(plan.sweep) + "-evaluate"

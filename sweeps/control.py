@@ -13,6 +13,7 @@ from rich.console import Console
 from harness.errors import EXIT_DONE, InputError
 from slurm.queue import cancel
 from slurm.submission import read_submission
+from sweeps.apply import left_phases
 from sweeps.config import load_sweep
 from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.owner import Owner, process_start, this_machine
@@ -50,7 +51,7 @@ def is_sweep_file(name: str) -> bool:
 def cancel_sweep(folder: SweepFolder, run_names: Sequence[str], console: Console) -> int:
     """Cancels a sweep, or only some of its runs: what runs is saved and leaves, what waits never starts.
 
-    A phase that another run of this sweep still needs goes on.
+    A phase that another run of this sweep still needs goes on. The whole sweep includes what has left its file.
     """
     plan = read_plan(folder.plan)
     doomed = [plan_run for plan_run in plan.runs if not run_names or plan_run.name in run_names]
@@ -60,6 +61,7 @@ def cancel_sweep(folder: SweepFolder, run_names: Sequence[str], console: Console
     kept = {key for run in plan.runs if run not in doomed for key in run.phases}
     keys = [key for key in plan.phases if key not in kept and any(key in run.phases for run in doomed)]
     if not run_names:
+        keys += left_phases(folder, plan)
         _cancel_evaluation(folder, console)
     cancel_phases(folder, keys, console)
     return EXIT_DONE

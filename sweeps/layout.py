@@ -52,6 +52,11 @@ class SweepFolder:
         return self.path / "plan.json"
 
     @property
+    def left(self) -> Path:
+        """The phases that earlier plans had and this one has no more."""
+        return self.path / "left.json"
+
+    @property
     def sweep(self) -> Path:
         """The resolved sweep file."""
         return self.path / "sweep.yaml"

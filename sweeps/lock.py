@@ -101,7 +101,7 @@ class Heartbeat:
             for claimed in list(self._claims()):
                 try:
                     claimed.touch()
-                except FileNotFoundError:  # outnumbered and forgotten, or the phase's folder was removed
+                except OSError:  # forgotten or removed; a file server's hiccup is over by a later beat
                     continue
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SAVED, EXIT_WRONG_INPUT, InputError
 from slurm.profile import ClusterProfile, load_profile
-from sweeps.apply import Changes, compare, last_plan, store
+from sweeps.apply import Changes, compare, last_plan, left_phases, store
 from sweeps.cluster import Submitted, submit_plan
 from sweeps.config import SweepConfig, load_sweep
 from sweeps.control import cancel_phases
@@ -80,7 +80,7 @@ def run_sweep(
     Args:
         detach: return once everything is submitted (SLURM only).
         check: refuse before anything starts what would fail later.
-        cancel_gone: also cancel runs that left the sweep file.
+        cancel_gone: also cancel runs that left the sweep file, now or earlier.
 
     Returns:
         0 when the report is written (or, detached, when all is submitted), 1 when a run failed, 75 when it was
@@ -104,7 +104,7 @@ def run_sweep(
         refuse(list(planned.plan.missing.values()))
     store(planned.sweep, planned.plan, planned.folder)
     if cancel_gone:
-        cancel_phases(planned.folder, planned.changes.abandoned, console)
+        cancel_phases(planned.folder, left_phases(planned.folder, planned.plan), console)
     if profile.executor == "slurm":
         return _on_slurm(planned, profile, detach, retry_failed, console)
     if detach:

@@ -54,7 +54,7 @@ def print_changes(console: Console, changes: Changes) -> None:
             shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
             console.print(f"{word}: {shown}", markup=False)
     if changes.gone:
-        console.print("what left the file is left alone; `harness cancel` stops it", markup=False)
+        console.print("what left the file is left alone; the same command with --cancel-gone stops it", markup=False)
 
 
 def status_view(status: SweepStatus, max_rows: int | None = None) -> RenderableType:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -138,6 +140,42 @@ def test_a_job_does_not_inherit_the_place_of_the_rank_that_submits_it(sbatch, tm
     seen = dict(line.split("=", 1) for line in (tmp_path / "env").read_text().splitlines() if "=" in line)
     assert not {"RANK", "MASTER_PORT", "SLURM_JOB_ID", "SUBMITIT_EXECUTOR", "HARNESS_SUPERVISED"} & seen.keys()
     assert seen["KEPT"] == "5" and seen["SLURM_CONF"] == str(Path("my.conf").absolute())
+
+
+@pytest.mark.parametrize(
+    ("container", "runs"), [([], "/opt/env/bin/python"), (["apptainer", "exec", "my.sif"], sys.executable)]
+)
+def test_the_node_s_own_python_decides_whether_a_job_comes_back(sbatch, tmp_path, container, runs):
+    launch.submit([Job("a", tmp_path / "a", "")], full_profile(container=container), tmp_path / "slurm")
+    assert f"exec {shlex.quote(runs)} -m slurm.requeue" in (tmp_path / "a" / "sbatch.sh").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_during_sbatch_is_delivered_once_the_notes_are_written(sbatch, tmp_path, number):
+    """The signal reaches sbatch as well, as Ctrl-C in a terminal does."""
+    kill = f"kill -{number.value} $PPID; kill -{number.value} $$"
+    (sbatch.parent / "sbatch").write_text(f"#!/bin/bash\n{kill}; sleep 0.1; echo Submitted batch job 7\n")
+    jobs = [Job(name, tmp_path / name, "") for name in "abc"]
+
+    def stop(number, frame):
+        noted = [read_submission(job.folder) for job in jobs]
+        assert [note and note.job_id for note in noted] == ["7_0", "7_1", "7_2"]
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, stop)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            launch.submit(jobs, full_profile(), tmp_path / "slurm")
+        assert signal.getsignal(number) is stop
+    finally:
+        signal.signal(number, before)
+    assert number not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_outside_the_main_thread_jobs_are_submitted_too(sbatch, tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(launch.submit, [Job("a", tmp_path / "a", "")], full_profile(), tmp_path / "slurm").result()
+    assert read_submission(tmp_path / "a") is not None
 
 
 def test_what_sbatch_says_is_in_the_error(sbatch, tmp_path):

@@ -31,7 +31,7 @@ from sweeps.cluster import submit_plan
 from sweeps.config import SweepConfig
 from sweeps.evaluate import evaluate_here, evaluation_of
 from sweeps.layout import RunsFolder, SweepFolder
-from sweeps.owner import this_process
+from sweeps.owner import Owner, this_process
 from sweeps.plan import Plan
 from sweeps.queues import Queues
 from sweeps.shares import evaluation_jobs, measure_on_cluster
@@ -89,7 +89,7 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> FakeQueue:
     queue = FakeQueue()
     monkeypatch.setattr(cluster, "submit", queue.submit)
     monkeypatch.setattr(cluster, "cancel", queue.cancel)
-    monkeypatch.setattr(queues_module, "queue", lambda slurm_conf: queue.jobs)
+    monkeypatch.setattr(queues_module, "queue", lambda slurm_conf: dict(queue.jobs))
     return queue
 
 
@@ -193,6 +193,47 @@ def test_refused_submission_leaves_no_claim_behind(
     with pytest.raises(ClusterError):
         submit_plan(plan, sweep_folder, PROFILE, fresh())
     assert states(plan, sweep_folder) == ["missing"] * 3
+
+
+def test_refused_submission_leaves_the_waiting_evaluation_in_the_queue(
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue
+) -> None:
+    plan = plan_of(SEEDS)
+    store(sweep_of(SEEDS), plan, sweep_folder)
+    submit_plan(plan, sweep_folder, SHARED, fresh())
+    del queue.jobs["3"]  # the last training was lost; the others go on
+    queue.refuses = True
+    with pytest.raises(ClusterError):
+        submit_plan(plan, sweep_folder, SHARED, fresh())
+    assert queue.cancelled == [] and {"4", "5", "6", "7"} <= set(queue.jobs)
+
+
+def test_job_submitted_after_the_queue_was_asked_is_not_taken_for_dead(
+    plan_of: PlanOf,
+    sweep_of: SweepOf,
+    sweep_folder: SweepFolder,
+    queue: FakeQueue,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = plan_of(SEEDS)
+    store(sweep_of(SEEDS), plan, sweep_folder)
+    monkeypatch.setattr(queues_module, "_ROUND_S", 0.0)
+    slow = Queues(ask_every_s=1000)
+    assert slow(Owner("", 0, "", "0")) is False
+    submit_plan(plan, sweep_folder, PROFILE, fresh())
+    assert submit_plan(plan, sweep_folder, PROFILE, slow).phases == ()
+    assert len(queue.submitted[-1][0]) == 0
+
+
+def test_jobs_that_are_gone_cost_one_question_for_all(queue: FakeQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queues_module, "_ROUND_S", 0.0)
+    asked: list[str | None] = []
+    monkeypatch.setattr(queues_module, "queue", lambda slurm_conf: asked.append(slurm_conf) or {})
+    queues = Queues(ask_every_s=1000)
+    gone = [Owner("", 0, "", f"17_{place}") for place in range(100)]
+    assert not any(queues(owner) for owner in [*gone, *gone, Owner("", 0, "", "16")])
+    assert len(asked) == 1
+    assert queues(Owner("", 0, "", "18")) is False and len(asked) == 2, "it may have come since"
 
 
 def test_finished_sweep_submits_its_evaluation_alone(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -135,6 +136,26 @@ def test_of_eight_processes_that_want_it_at_once_one_gets_it(tmp_path: Path, bef
 def test_heartbeat_touches_the_claims_that_it_is_given(tmp_path: Path) -> None:
     claimed = take(tmp_path)
     os.utime(claimed.path, (1, 1))
+    with Heartbeat(lambda: [claimed], every_s=0.01):
+        deadline = time.monotonic() + 5
+        while claimed.path.stat().st_mtime < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert claimed.path.stat().st_mtime > 2
+
+
+def test_heartbeat_outlives_a_passing_error_of_the_file_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    claimed = take(tmp_path)
+    os.utime(claimed.path, (1, 1))
+    errors = iter([OSError(errno.ESTALE, "Stale file handle"), OSError(errno.EIO, "Input/output error")])
+    touch = Claim.touch
+
+    def flaky(self: Claim) -> None:
+        error = next(errors, None)
+        if error is not None:
+            raise error
+        touch(self)
+
+    monkeypatch.setattr(Claim, "touch", flaky)
     with Heartbeat(lambda: [claimed], every_s=0.01):
         deadline = time.monotonic() + 5
         while claimed.path.stat().st_mtime < 2 and time.monotonic() < deadline:

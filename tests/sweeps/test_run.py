@@ -19,8 +19,8 @@ from rich.console import Console
 
 from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_WRONG_INPUT, InputError
 from slurm.errors import ClusterError
-from sweeps import apply, run
-from sweeps.apply import store
+from sweeps import apply, control, run
+from sweeps.apply import left_phases, store
 from sweeps.control import cancel_sweep, find_sweep_folder, log_files, read_logs
 from sweeps.evaluate import Evaluation, find_evaluation, models_of
 from sweeps.follow import print_status
@@ -273,6 +273,26 @@ def test_stopped_sweep_leaves_with_75_and_goes_on_when_called_again(
     assert "the same command goes on from here" in output.decode()
     fake_trainer(pretrain="0")
     assert run_sweep(sweep_file, cluster="local", runs_dir=folder.runs.root, console=Printed()) == EXIT_DONE
+
+
+def test_what_left_the_file_in_an_earlier_edit_can_still_be_cancelled(
+    sweep_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = plan_sweep(sweep_file, [], tmp_path / "runs")
+    store(before.sweep, before.plan, before.folder)
+    gone = next(run.phases[-1] for run in before.plan.runs if run.name == "lake")
+    values = yaml.safe_load(sweep_file.read_text())
+    sweep_file.write_text(yaml.safe_dump({**values, "axes": []}))
+    for _ in range(2):  # the second time, the last plan knows nothing of it any more
+        after = plan_sweep(sweep_file, [], tmp_path / "runs")
+        store(after.sweep, after.plan, after.folder)
+    assert gone not in after.plan.phases and gone in left_phases(after.folder, after.plan)
+    cancelled: list[str] = []
+    monkeypatch.setattr(control, "cancel_phases", lambda folder, keys, console: cancelled.extend(keys))
+    cancel_sweep(after.folder, [], Printed())
+    assert gone in cancelled
+    store(before.sweep, before.plan, before.folder)
+    assert gone not in left_phases(before.folder, before.plan), "it is back in the file"
 
 
 def test_one_run_of_a_process_cannot_be_cancelled_alone(sweep_file: Path, tmp_path: Path) -> None:

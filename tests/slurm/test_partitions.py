@@ -1,0 +1,48 @@
+"""What preflight reads from a partition: its GPUs, and whether its preemption leaves time to save."""
+
+from __future__ import annotations
+
+import pytest
+
+from slurm import preflight
+from slurm.profile import ClusterProfile
+
+PROFILE = ClusterProfile(name="site", executor="slurm")
+PREEMPTS = {"PreemptType": "preempt/partition_prio"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "grace_s", "save_s", "said"),
+    [
+        ("REQUEUE", "0", 0.4, ""),  # loses what was done since the last checkpoint, nothing more
+        ("REQUEUE", "0", None, ""),
+        ("REQUEUE", "30", 0.4, ""),
+        ("REQUEUE", "30", 45.0, "30 s of grace, but saving takes 45.0 s"),
+        ("CANCEL", "30", 45.0, "30 s of grace, but saving takes 45.0 s"),
+        ("CANCEL", "0", 0.4, "cancels preempted jobs at once"),
+    ],
+)
+def test_no_grace_is_refused_only_where_nothing_would_come_back(
+    mode: str, grace_s: str, save_s: float | None, said: str
+) -> None:
+    partition = {"PreemptMode": mode, "GraceTime": grace_s}
+    reasons = list(preflight._preemption(PROFILE, "low", partition, PREEMPTS, save_s))
+    assert len(reasons) == bool(said)
+    assert said in "".join(reasons)
+
+
+@pytest.mark.parametrize(
+    ("gres", "gpus"),
+    [
+        ("gpu:1080ti:4", 4),
+        ("gpu:4", 4),
+        ("gpu:a100:4(S:0-1)", 4),
+        ("gpu:4(S:0,1),mps:400", 4),
+        ("gpu:a100_3g.20gb:2,gpu:1080ti:3", 5),
+        ("(null)", 0),
+    ],
+)
+def test_gpus_of_a_node_are_counted_whatever_their_type(gres: str, gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "ask", lambda *words: f"n1|64|256000|{gres}\n")
+    (node,) = preflight.read_nodes("low")
+    assert node.gpus == gpus
