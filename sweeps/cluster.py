@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from slurm.job import Job
 from slurm.launch import submit
 from slurm.profile import ClusterProfile
-from slurm.queue import cancel
 from sweeps.apply import claim_phases, jobs_for, pending, ready
 from sweeps.evaluate import evaluation_of
 from sweeps.layout import SweepFolder
 from sweeps.owner import Owner
 from sweeps.plan import Plan
-from sweeps.queues import Queues
+from sweeps.queues import Queues, cancel_jobs
 from sweeps.shares import evaluation_jobs, queue_name, share_jobs
 from sweeps.state import PhaseState, phase_states, submitted_job
 
@@ -64,17 +63,12 @@ def submit_plan(
             owner = Owner("", 0, "", submissions[key].job_id, submissions[key].slurm_conf)
             claims.mine.pop(key).hand_over(owner)
         if evaluation:  # only now: had sbatch refused, nothing else would evaluate what is training
-            _cancel(waiting)
+            cancel_jobs(waiting)
     finally:
         for claimed in claims.mine.values():
             claimed.release()
     ids = [submissions[job.name].job_id for job in evaluation]
     return Submitted(tuple(mine), ids[-1] if ids else None, _held_elsewhere(states) | claims.others)
-
-
-def _cancel(owners: list[Owner]) -> None:
-    for owner in owners:
-        cancel([str(owner.job_id)], owner.slurm_conf)
 
 
 def _queued_jobs(states: dict[str, PhaseState]) -> dict[str, str]:

@@ -11,14 +11,13 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.errors import EXIT_DONE, InputError
-from slurm.queue import cancel
 from slurm.submission import read_submission
 from sweeps.apply import left_phases
 from sweeps.config import load_sweep
 from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.owner import Owner, process_start, this_machine
 from sweeps.plan import Plan, read_plan
-from sweeps.queues import Queues
+from sweeps.queues import Queues, cancel_jobs
 from sweeps.shares import evaluation_jobs
 from sweeps.state import phase_state
 
@@ -80,7 +79,7 @@ def cancel_phases(folder: SweepFolder, keys: Iterable[str], console: Console) ->
         console.print(f"{key}: another sweep needs it; left alone", markup=False)
     owners = {key: phase_state(runs.phase(key), queues).owner for key in wanted if key not in needed}
     held = {key: owner for key, owner in owners.items() if owner is not None}
-    _cancel_jobs([owner for owner in held.values() if owner.job_id])
+    cancel_jobs([owner for owner in held.values() if owner.job_id])
     for owner in {owner for owner in held.values() if not owner.job_id}:
         others = [k for k in _phases_of(folder) if k not in held and phase_state(runs.phase(k), queues).owner == owner]
         if others:
@@ -91,14 +90,6 @@ def cancel_phases(folder: SweepFolder, keys: Iterable[str], console: Console) ->
 
 def _phases_of(folder: SweepFolder) -> list[str]:
     return list(read_plan(folder.plan).phases)
-
-
-def _cancel_jobs(owners: Sequence[Owner]) -> None:
-    by_cluster: dict[str | None, list[str]] = {}
-    for owner in owners:
-        by_cluster.setdefault(owner.slurm_conf, []).append(str(owner.job_id))
-    for slurm_conf, ids in by_cluster.items():
-        cancel(ids, slurm_conf)
 
 
 def _stop_process(owner: Owner) -> None:
@@ -117,7 +108,7 @@ def _stop_process(owner: Owner) -> None:
 def _cancel_evaluation(folder: SweepFolder, console: Console) -> None:
     jobs = evaluation_jobs(folder, Queues())
     if jobs:
-        _cancel_jobs(jobs)
+        cancel_jobs(jobs)
         console.print(f"cancelled the evaluation ({jobs[-1].shown})", markup=False)
 
 

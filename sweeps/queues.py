@@ -1,12 +1,13 @@
-"""What SLURM's queue says, asked for at most every few seconds, for each cluster that has jobs of ours."""
+"""SLURM's queues of each cluster that has jobs of ours: asked at most every few seconds, and cancelling in them."""
 
 from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterable
 
 from slurm.errors import ClusterError
-from slurm.queue import QueuedJob, queue
+from slurm.queue import QueuedJob, cancel, queue
 from sweeps.owner import Owner
 
 _ASK_EVERY_S = 5.0
@@ -68,6 +69,19 @@ class Queues:
             self._jobs[slurm_conf] = None
             self.errors[slurm_conf] = str(error)
         self._asked[slurm_conf] = time.monotonic()
+
+
+def cancel_jobs(owners: Iterable[Owner]) -> None:
+    """Takes SLURM jobs out of their queues, with one command for each cluster.
+
+    Raises:
+        ClusterError: SLURM refused.
+    """
+    by_cluster: dict[str | None, list[str]] = {}
+    for owner in owners:
+        by_cluster.setdefault(owner.slurm_conf, []).append(str(owner.job_id))
+    for slurm_conf, ids in by_cluster.items():
+        cancel(ids, slurm_conf)
 
 
 def _number(job_id: str | None) -> int:

@@ -15,10 +15,9 @@ from slurm.errors import ClusterError
 from slurm.job import Job
 from slurm.launch import submit
 from slurm.profile import ClusterProfile
-from slurm.queue import cancel
 from sweeps.layout import SweepFolder, create_private
 from sweeps.owner import Owner
-from sweeps.queues import Queues
+from sweeps.queues import Queues, cancel_jobs
 from sweeps.state import last_error_line, submitted_job
 
 if TYPE_CHECKING:
@@ -81,12 +80,12 @@ def measure_on_cluster(
         return
     place = folder.evaluation / _NOW
     queues = Queues(ask_every_s)
-    for owner in _in_queue(place, queues):
-        cancel([str(owner.job_id)], owner.slurm_conf)
+    earlier = _in_queue(place, queues)  # before the new ones leave their notes in the same folders
     num_shares = min(profile.max_parallel, len(models))
     label = queue_name(folder.name) + "-evaluate-now"
     jobs = _jobs(place, folder, models, config, num_shares, label, ())
     submit(jobs, profile, folder.jobs, label=label)
+    cancel_jobs(earlier)  # only now: had sbatch refused, nothing else would measure
     _wait(jobs, remaining, progress, queues, ask_every_s)
 
 

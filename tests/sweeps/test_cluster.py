@@ -61,11 +61,12 @@ class FakeQueue:
         folder: Path,
         *,
         label: str,
-        submitted: Mapping[str, str],
-        hold: bool,
+        submitted: Mapping[str, str] | None = None,
+        hold: bool = False,
     ) -> dict[str, Submission]:
         if self.refuses:
             raise ClusterError("sbatch refused")
+        submitted = submitted or {}
         known = {*submitted, *(job.name for job in jobs)}
         assert all(set(job.after) <= known for job in jobs), "a job waits for something that nobody knows"
         self.submitted.append((list(jobs), dict(submitted)))
@@ -88,7 +89,8 @@ class FakeQueue:
 def queue(monkeypatch: pytest.MonkeyPatch) -> FakeQueue:
     queue = FakeQueue()
     monkeypatch.setattr(cluster, "submit", queue.submit)
-    monkeypatch.setattr(cluster, "cancel", queue.cancel)
+    monkeypatch.setattr(shares, "submit", queue.submit)
+    monkeypatch.setattr(queues_module, "cancel", queue.cancel)
     monkeypatch.setattr(queues_module, "queue", lambda slurm_conf: dict(queue.jobs))
     return queue
 
@@ -312,6 +314,33 @@ def test_shares_that_are_lost_are_told_with_their_last_words(
             sweep_folder, evaluation.models, evaluation.config, SHARED, lambda *now: seen.append(now), 0.01
         )
     assert len(asked) == 3 and seen[-1] == (4, 8)
+
+
+def test_measuring_anew_replaces_the_shares_of_an_earlier_call_once_its_own_are_submitted(
+    plan_of: PlanOf,
+    sweep_of: SweepOf,
+    sweep_folder: SweepFolder,
+    queue: FakeQueue,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store(sweep_of(SEEDS), plan_of(SEEDS), sweep_folder)
+    evaluation = evaluation_of(sweep_folder)
+    monkeypatch.setattr(collect, "Remaining", lambda *args: SimpleNamespace(total=8, count=lambda: 4))
+
+    def measure(until: type[BaseException], profile: ClusterProfile) -> None:
+        def leave(done: int, total: int) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(until):
+            measure_on_cluster(sweep_folder, evaluation.models, evaluation.config, profile, leave, 0)
+
+    measure(KeyboardInterrupt, SHARED)
+    queue.refuses = True
+    measure(ClusterError, SHARED)
+    assert queue.cancelled == [] and set(queue.jobs) == {"1", "2", "3"}
+    queue.refuses = False
+    measure(KeyboardInterrupt, SHARED.model_copy(update={"max_parallel": 2}))
+    assert queue.cancelled == ["1", "2", "3"] and set(queue.jobs) == {"4", "5"}
 
 
 @pytest.fixture(scope="module")
