@@ -34,8 +34,6 @@ class Changes:
     """The same name, other phases: it will be trained anew from the first phase that differs."""
     gone: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
-    abandoned: tuple[str, ...] = ()
-    """Keys of phases that the last plan had and no run needs any more."""
 
 
 @dataclass
@@ -56,7 +54,6 @@ def compare(old: Plan | None, new: Plan) -> Changes:
         changed=tuple(name for name in after if name in before and after[name] != before[name]),
         gone=tuple(name for name in before if name not in after),
         kept=tuple(name for name in after if before.get(name) == after[name]),
-        abandoned=tuple(key for key in (old.phases if old else {}) if key not in new.phases),
     )
 
 
@@ -65,12 +62,16 @@ def last_plan(folder: SweepFolder) -> Plan | None:
     return read_plan(folder.plan) if folder.plan.exists() else None
 
 
-def left_phases(folder: SweepFolder, plan: Plan) -> list[str]:
-    """Keys of the phases that earlier plans of a sweep had and `plan` has not: some may still be training."""
-    noted = (read_json(folder.left) or {}).get("phases", [])
+def left_runs(folder: SweepFolder, plan: Plan) -> dict[str, list[str]]:
+    """Run -> its phases that earlier plans of a sweep had and `plan` has not: some may still be training."""
+    noted = (read_json(folder.left) or {}).get("runs", {})
     before = last_plan(folder)
-    known = dict.fromkeys([*noted, *(before.phases if before else ())])
-    return [key for key in known if key not in plan.phases]
+    found: dict[str, list[str]] = {}
+    for name, keys in [*noted.items(), *((run.name, run.phases) for run in (before.runs if before else ()))]:
+        left = [key for key in keys if key not in plan.phases]
+        if left:
+            found[name] = list(dict.fromkeys([*found.get(name, ()), *left]))
+    return found
 
 
 def store(sweep: SweepConfig, plan: Plan, folder: SweepFolder) -> None:
@@ -86,7 +87,7 @@ def store(sweep: SweepConfig, plan: Plan, folder: SweepFolder) -> None:
             _write_run_file(folder.runs, plan, key, config)
     write_atomically(folder.sweep, dump_sweep(_stored(sweep)))
     # Before the plan that names them is replaced.
-    write_atomically(folder.left, json.dumps({"phases": left_phases(folder, plan)}))
+    write_atomically(folder.left, json.dumps({"runs": left_runs(folder, plan)}))
     write_atomically(folder.plan, plan_json(plan))
     _link_models(plan, folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import signal
 import time
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from harness.errors import EXIT_DONE, InputError
 from slurm.submission import read_submission
-from sweeps.apply import left_phases
+from sweeps.apply import left_runs
 from sweeps.config import load_sweep
 from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.owner import Owner, process_start, this_machine
@@ -38,8 +39,15 @@ def find_sweep_folder(runs_dir: str | Path, name: str | None = None) -> SweepFol
         return known[0]
     wanted = load_sweep(name).name if is_sweep_file(name) else name
     if wanted not in names:
-        raise InputError(f"{runs_dir}: has no sweep '{wanted}'; it has: {', '.join(names) or 'none'}.")
+        known_ones = _nearest(wanted, names) or f"it has: {', '.join(names) or 'none'}."
+        raise InputError(f"{runs_dir}: has no sweep '{wanted}'; {known_ones}")
     return runs.sweep(wanted)
+
+
+def _nearest(wrong: str, names: Iterable[str]) -> str:
+    """The end of a sentence that names what was meant; empty where nothing comes near."""
+    near = difflib.get_close_matches(wrong, list(names), n=1)
+    return f"did you mean '{near[0]}'?" if near else ""
 
 
 def is_sweep_file(name: str) -> bool:
@@ -50,20 +58,29 @@ def is_sweep_file(name: str) -> bool:
 def cancel_sweep(folder: SweepFolder, run_names: Sequence[str], console: Console) -> int:
     """Cancels a sweep, or only some of its runs: what runs is saved and leaves, what waits never starts.
 
-    A phase that another run of this sweep still needs goes on. The whole sweep includes what has left its file.
+    What has left the sweep's file belongs to it still, under the name that it had. A phase that another run of this
+    sweep still needs goes on.
+
+    Raises:
+        InputError: there is no such run.
     """
     plan = read_plan(folder.plan)
-    doomed = [plan_run for plan_run in plan.runs if not run_names or plan_run.name in run_names]
-    unknown = set(run_names) - {run.name for run in plan.runs}
-    if unknown:
-        raise InputError(f"{folder.name}: has no run '{sorted(unknown)[0]}'; `harness status` lists them.")
-    kept = {key for run in plan.runs if run not in doomed for key in run.phases}
-    keys = [key for key in plan.phases if key not in kept and any(key in run.phases for run in doomed)]
+    left = left_runs(folder, plan)
+    runs = {run.name: [*run.phases, *left.pop(run.name, ())] for run in plan.runs} | left
+    for name in run_names:
+        if name not in runs:
+            raise _no_run(folder, name, runs)
+    kept = {key for name, keys in runs.items() if run_names and name not in run_names for key in keys}
     if not run_names:
-        keys += left_phases(folder, plan)
         _cancel_evaluation(folder, console)
-    cancel_phases(folder, keys, console)
+    cancel_phases(folder, dict.fromkeys(key for keys in runs.values() for key in keys if key not in kept), console)
     return EXIT_DONE
+
+
+def cancel_left(folder: SweepFolder, plan: Plan, console: Console) -> None:
+    """Cancels what has left the sweep's file, in `plan` or in one before; raises as `cancel_phases` does."""
+    left = left_runs(folder, plan)
+    cancel_phases(folder, dict.fromkeys(key for keys in left.values() for key in keys), console)
 
 
 def cancel_phases(folder: SweepFolder, keys: Iterable[str], console: Console) -> None:
@@ -136,7 +153,13 @@ def _phases_of_run(plan: Plan, run: str, folder: SweepFolder) -> tuple[str, ...]
     for planned in plan.runs:
         if planned.name == run:
             return planned.phases
-    raise InputError(f"{folder.name}: has no run '{run}'; `harness status` lists them.")
+    raise _no_run(folder, run, [planned.name for planned in plan.runs])
+
+
+def _no_run(folder: SweepFolder, wrong: str, names: Iterable[str]) -> InputError:
+    return InputError(
+        f"{folder.name}: has no run '{wrong}'; {_nearest(wrong, names) or '`harness status` lists them.'}"
+    )
 
 
 def read_logs(files: Sequence[Path], follow: bool, poll_s: float = 0.5) -> Iterator[str]:

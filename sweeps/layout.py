@@ -53,7 +53,7 @@ class SweepFolder:
 
     @property
     def left(self) -> Path:
-        """The phases that earlier plans had and this one has no more."""
+        """Run -> its phases that earlier plans had and this one has no more."""
         return self.path / "left.json"
 
     @property

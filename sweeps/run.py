@@ -11,10 +11,10 @@ from rich.console import Console
 
 from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SAVED, EXIT_WRONG_INPUT, InputError
 from slurm.profile import ClusterProfile, load_profile
-from sweeps.apply import Changes, compare, last_plan, left_phases, store
+from sweeps.apply import Changes, compare, last_plan, store
 from sweeps.cluster import Submitted, submit_plan
 from sweeps.config import SweepConfig, load_sweep
-from sweeps.control import cancel_phases
+from sweeps.control import cancel_left
 from sweeps.evaluate import evaluate_here, evaluation_of, show_results
 from sweeps.follow import follow_sweep, follower_of, show_status
 from sweeps.grid import expand
@@ -104,7 +104,7 @@ def run_sweep(
         refuse(list(planned.plan.missing.values()))
     store(planned.sweep, planned.plan, planned.folder)
     if cancel_gone:
-        cancel_phases(planned.folder, left_phases(planned.folder, planned.plan), console)
+        cancel_left(planned.folder, planned.plan, console)
     if profile.executor == "slurm":
         return _on_slurm(planned, profile, detach, retry_failed, console)
     if detach:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from rich.console import Console
 
@@ -24,7 +25,7 @@ from slurm.job import Job
 from slurm.profile import ClusterProfile
 from slurm.queue import QueuedJob, ask, client_environment
 from slurm.submission import Submission, note_submission
-from sweeps import apply, cluster, shares
+from sweeps import apply, cluster, run, shares
 from sweeps import queues as queues_module
 from sweeps.apply import claim_phases, store
 from sweeps.cluster import submit_plan
@@ -32,7 +33,7 @@ from sweeps.config import SweepConfig
 from sweeps.evaluate import evaluate_here, evaluation_of
 from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.owner import Owner, this_process
-from sweeps.plan import Plan
+from sweeps.plan import Identify, Plan
 from sweeps.queues import Queues
 from sweeps.shares import evaluation_jobs, measure_on_cluster
 from sweeps.state import phase_states
@@ -42,6 +43,7 @@ PlanOf = Callable[..., Plan]
 SweepOf = Callable[..., SweepConfig]
 SEEDS = {"name": "seed", "key": "phases.1.iterations", "values": [1, 2]}
 PROFILE = ClusterProfile(name="test", executor="slurm")
+QUIET = Console(quiet=True)
 
 
 class FakeQueue:
@@ -248,6 +250,28 @@ def test_finished_sweep_submits_its_evaluation_alone(
     submitted = submit_plan(plan, sweep_folder, PROFILE, fresh())
     assert submitted.phases == () and submitted.evaluation is not None
     assert [job.after for job in queue.submitted[0][0]] == [()]
+
+
+def test_run_that_left_the_file_goes_on_until_the_sweep_is_applied_with_cancel_gone(
+    recipe: dict[str, Any], sweep_folder: SweepFolder, tmp_path: Path, queue: FakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "load_profile", lambda name: PROFILE)
+    monkeypatch.setattr(run, "Identify", lambda: Identify(lambda path: f"content of {path}"))
+    file = tmp_path / "s.yaml"
+
+    def apply_with(seeds: list[int], cancel_gone: bool) -> list[str]:
+        """Submits the sweep over these lengths of the last phase; returns what was cancelled."""
+        file.write_text(yaml.safe_dump({"name": "s", "base": recipe, "axes": [{**SEEDS, "values": seeds}]}))
+        queue.cancelled.clear()
+        run.run_sweep(
+            file, runs_dir=sweep_folder.runs.root, detach=True, check=False, cancel_gone=cancel_gone, console=QUIET
+        )
+        return queue.cancelled
+
+    assert apply_with([1, 2], False) == [] and set(queue.jobs) == {"1", "2", "3", "4"}
+    assert apply_with([1], False) == [], "nothing new is trained, so even the evaluation waits as it did"
+    assert apply_with([1], True) == ["3"], "the second run's own phase; the first is the other run's too"
+    assert apply_with([1], True) == [], "it has left the queue"
 
 
 SHARED = ClusterProfile(name="test", executor="slurm", max_parallel=3)

@@ -20,7 +20,7 @@ from rich.console import Console
 from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_WRONG_INPUT, InputError
 from slurm.errors import ClusterError
 from sweeps import apply, control, run
-from sweeps.apply import left_phases, store
+from sweeps.apply import left_runs, store
 from sweeps.control import cancel_sweep, find_sweep_folder, log_files, read_logs
 from sweeps.evaluate import Evaluation, find_evaluation, models_of
 from sweeps.follow import print_status
@@ -178,8 +178,9 @@ def test_status_of_all_sweeps_and_of_one(sweep_file: Path, tmp_path: Path, evalu
         console = Printed()
         assert print_status(runs, name, watch=False, console=console) == EXIT_DONE
         assert "hill" in console.text and "CPU-minutes: " in console.text
-    with pytest.raises(InputError, match="has no sweep 'other'; it has: mine"):
-        print_status(runs, "other", watch=False, console=Printed())
+    for wrong, said in (("other", "it has: mine"), ("mime", r"did you mean 'mine'\?")):
+        with pytest.raises(InputError, match=f"has no sweep '{wrong}'; {said}"):
+            print_status(runs, wrong, watch=False, console=Printed())
     assert print_status(runs, "mine", watch=True, console=Printed()) == EXIT_DONE
 
 
@@ -218,7 +219,7 @@ def test_logs_are_those_of_the_newest_phase_that_began(
     folder = RunsFolder(runs).sweep("mine")
     assert "error: no such data" in "".join(read_logs(log_files(folder, "hill"), follow=False))
     assert "no such data" not in "".join(read_logs(log_files(folder, "hill", "pretrain"), follow=False))
-    with pytest.raises(InputError, match="has no run 'hil'"):
+    with pytest.raises(InputError, match=r"has no run 'hil'; did you mean 'hill'\?"):
         log_files(folder, "hil")
     with pytest.raises(InputError, match="its phases are pretrain, adversarial"):
         log_files(folder, "hill", "finetune")
@@ -280,19 +281,22 @@ def test_what_left_the_file_in_an_earlier_edit_can_still_be_cancelled(
 ) -> None:
     before = plan_sweep(sweep_file, [], tmp_path / "runs")
     store(before.sweep, before.plan, before.folder)
-    gone = next(run.phases[-1] for run in before.plan.runs if run.name == "lake")
+    phases = {run.name: run.phases for run in before.plan.runs}
     values = yaml.safe_load(sweep_file.read_text())
     sweep_file.write_text(yaml.safe_dump({**values, "axes": []}))
     for _ in range(2):  # the second time, the last plan knows nothing of it any more
         after = plan_sweep(sweep_file, [], tmp_path / "runs")
         store(after.sweep, after.plan, after.folder)
-    assert gone not in after.plan.phases and gone in left_phases(after.folder, after.plan)
+    (still,) = after.plan.runs
+    assert left_runs(after.folder, after.plan) == {n: [keys[-1]] for n, keys in phases.items() if keys != still.phases}
     cancelled: list[str] = []
     monkeypatch.setattr(control, "cancel_phases", lambda folder, keys, console: cancelled.extend(keys))
+    cancel_sweep(after.folder, ["lake"], Printed())
+    assert cancelled == [phases["lake"][-1]], "the first phase is the only run's too"
     cancel_sweep(after.folder, [], Printed())
-    assert gone in cancelled
+    assert set(cancelled) == {key for keys in phases.values() for key in keys}
     store(before.sweep, before.plan, before.folder)
-    assert gone not in left_phases(before.folder, before.plan), "it is back in the file"
+    assert not left_runs(before.folder, before.plan), "it is back in the file"
 
 
 def test_one_run_of_a_process_cannot_be_cancelled_alone(sweep_file: Path, tmp_path: Path) -> None:
