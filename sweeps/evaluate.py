@@ -116,7 +116,7 @@ def score_sweep(evaluation: Evaluation, progress: Callable[[int, int], None] | N
 def why_unfinished(evaluation: Evaluation) -> dict[str, str]:
     """Runs that are not done -> how they stand, in words for the cells that stay empty."""
     rows = sweep_status(evaluation.folder.runs, evaluation.plan, Queues()).rows
-    why = {row.run: row.error or row.note or f"step {row.step:,} of {row.total_steps:,}" for row in rows}
+    why = {row.run: row.why or f"step {row.step:,} of {row.total_steps:,}" for row in rows}
     return {row.run: f"training {row.state}: {why[row.run]}" for row in rows if row.state != "done"}
 
 

@@ -18,10 +18,11 @@ from sweeps.ledger import Ledger, sweep_ledger
 from sweeps.plan import Plan, read_plan
 from sweeps.queues import Queues
 from sweeps.status import SweepStatus, sweep_status
-from sweeps.table import MAX_LIVE_ROWS, ledger_line, plain_line, status_view, summary
+from sweeps.table import MAX_LIVE_LINES, ledger_line, plain_line, status_view, summary
 
 _REFRESH_S = 1.0
 _SUMMARY_EVERY_S = 30.0
+_MAX_LIVE_REASONS = 3
 
 
 class Follower:
@@ -71,8 +72,9 @@ class Follower:
         return status
 
     def _view(self, status: SweepStatus) -> RenderableType:
-        table = status_view(status, max(5, min(MAX_LIVE_ROWS, self._console.height - 9)))
-        return table if self._count is None else Group(table, Text(ledger_line(self._count(status))))
+        why = [Text(line, no_wrap=True, overflow="ellipsis") for line in reasons(status)[:_MAX_LIVE_REASONS]]
+        table = status_view(status, max(5, min(MAX_LIVE_LINES, self._console.height - 9 - len(why))))
+        return Group(table, *why, *([] if self._count is None else [Text(ledger_line(self._count(status)))]))
 
     def _print_changes(self, status: SweepStatus) -> None:
         for row in status.rows:
@@ -118,11 +120,11 @@ def show_status(console: Console, status: SweepStatus, folder: SweepFolder, plan
 
 
 def reasons(status: SweepStatus) -> list[str]:
-    """Why runs failed, or could go on and do not, in full: the table may have to cut it. Each reason once."""
+    """Why runs failed, or could go on and do not, in full; the table has no room for it. Each reason once."""
     runs: dict[tuple[str, str], list[str]] = {}
     for row in status.rows:
-        if row.error or row.note:
-            runs.setdefault((row.state, row.error or row.note), []).append(row.run)
+        if row.why:
+            runs.setdefault((row.state, row.why), []).append(row.run)
     return [f"{_first_of(names)} {state}: {why}" for (state, why), names in runs.items()]
 
 

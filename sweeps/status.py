@@ -41,8 +41,9 @@ class Row:
     """Steps between checkpoints, as the trainer has chosen them."""
 
     @property
-    def fraction(self) -> float:
-        return self.step / self.total_steps
+    def why(self) -> str:
+        """Why it failed, or could go on and does not."""
+        return self.error or self.note
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from rich.console import Console, ConsoleOptions, Group, JustifyMethod, RenderableType, RenderResult
+from rich.console import (
+    Console,
+    ConsoleOptions,
+    Group,
+    JustifyMethod,
+    OverflowMethod,
+    RenderableType,
+    RenderResult,
+)
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -13,7 +21,7 @@ from sweeps.plan import Plan
 from sweeps.status import Row, SweepStatus
 
 _STYLE = {"done": "green", "running": "cyan", "queued": "blue", "saved": "yellow", "failed": "red", "waiting": "dim"}
-MAX_LIVE_ROWS = 40
+MAX_LIVE_LINES = 40
 
 
 def print_plan(console: Console, plan: Plan) -> None:
@@ -57,48 +65,64 @@ def print_changes(console: Console, changes: Changes) -> None:
         console.print("what left the file is left alone; the same command with --cancel-gone stops it", markup=False)
 
 
-def status_view(status: SweepStatus, max_rows: int | None = None) -> RenderableType:
-    """The table of runs with a progress bar below; with `max_rows`, running and failed runs come first."""
-    rows = status.rows if max_rows is None else _most_telling(status.rows, max_rows)
-    parts: list[RenderableType] = [_RunTable(status.sweep, rows)]
-    if len(rows) < len(status.rows):
-        parts.append(Text(f"and {len(status.rows) - len(rows)} more runs"))
+def status_view(status: SweepStatus, max_lines: int | None = None) -> RenderableType:
+    """The table of runs with a progress bar below; where not all fit into `max_lines`, running and failed runs stay."""
     bar = Table.grid(padding=(0, 1))
     bar.add_row(ProgressBar(status.steps_total, status.steps_done, width=40), summary(status))
-    return Group(*parts, bar, *(Text(f"warning: {warning}", style="yellow") for warning in status.warnings))
+    warnings = (Text(f"warning: {warning}", style="yellow") for warning in status.warnings)
+    return Group(_RunTable(status, max_lines), bar, *warnings)
 
 
 class _RunTable:
-    """A row a run. Where the terminal is too narrow, the least telling columns go, and no number is cut."""
+    """A row a run. Where the terminal is too narrow, the least telling columns go; names are folded, no number cut."""
 
-    def __init__(self, title: str, rows: list[Row]) -> None:
-        self._title = title
-        self._rows = rows
-        self._cells = [_cells(row) for row in rows]
+    def __init__(self, status: SweepStatus, max_lines: int | None) -> None:
+        self._title = status.sweep
+        self._rows = status.rows
+        self._max_lines = max_lines
+        self._cells = [_cells(row) for row in status.rows]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        shown = self._columns_that_fit(options.max_width)
+        widths = self._widths(options.max_width)
         table = Table(title=self._title, title_justify="left", title_style="bold")
-        for number in shown:
+        for number, width in widths.items():
             head, justify = _COLUMNS[number]
-            wide = None if head in _MAY_BE_CUT else self._width(number)
-            table.add_column(head, justify=justify, no_wrap=True, overflow="ellipsis", min_width=wide)
-        for row, cells in zip(self._rows, self._cells):
-            table.add_row(*(cells[number] for number in shown), style="" if row.state != "done" else "dim")
+            folds = head == "run"
+            overflow: OverflowMethod = "fold" if folds else "ellipsis"
+            table.add_column(head, justify=justify, no_wrap=not folds, overflow=overflow, width=width)
+        places = self._places_that_fit(widths[0])
+        for place in places:
+            style = "dim" if self._rows[place].state == "done" else ""
+            table.add_row(*(self._cells[place][number] for number in widths), style=style)
         yield table
+        if len(places) < len(self._rows):
+            yield Text(f"and {len(self._rows) - len(places)} more runs")
 
-    def _columns_that_fit(self, width: int) -> list[int]:
-        shown = list(range(len(_COLUMNS)))
+    def _widths(self, available: int) -> dict[int, int]:
+        """Number of each column that is shown -> its width in characters; a column costs three more."""
+        full = {number: self._full_width(number) for number in range(len(_COLUMNS))}
+        widths = {number: min(width, _LEAST.get(_COLUMNS[number][0], width)) for number, width in full.items()}
         for head in _FIRST_TO_GO:
-            if sum(self._width(number) + 3 for number in shown) + 1 <= width:
+            if sum(width + 3 for width in widths.values()) < available:
                 break
-            shown.remove(next(number for number in shown if _COLUMNS[number][0] == head))
-        return shown
+            widths.pop(next(number for number in widths if _COLUMNS[number][0] == head))
+        spare = available - 1 - sum(width + 3 for width in widths.values())
+        widths[0] = min(widths[0], max(_NARROWEST_NAME, widths[0] + spare))
+        for number in widths:  # of those that can have more, the name comes first
+            more = min(full[number] - widths[number], max(spare, 0))
+            widths[number] += more
+            spare -= more
+        return widths
 
-    def _width(self, number: int) -> int:
-        head = _COLUMNS[number][0]
-        widest = max([len(head), *(len(cells[number].plain) for cells in self._cells)])
-        return min(widest, _MAY_BE_CUT.get(head, widest))
+    def _full_width(self, number: int) -> int:
+        return max([len(_COLUMNS[number][0]), *(cells[number].cell_len for cells in self._cells)])
+
+    def _places_that_fit(self, name_width: int) -> list[int]:
+        """Places of the rows that are shown, in their order."""
+        if self._max_lines is None:
+            return list(range(len(self._rows)))
+        lines_a_row = max(-(-cells[0].cell_len // name_width) for cells in self._cells)
+        return _most_telling(self._rows, max(1, self._max_lines // lines_a_row))
 
 
 _COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
@@ -112,18 +136,16 @@ _COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
     ("val PSNR", "right"),
     ("nodes", "left"),
 )
-_FIRST_TO_GO = ("saves", "nodes", "val PSNR", "steps/s", "phase")
-# Of names, failures and lists of nodes so many characters have to fit; the rest is shown where there is room.
-_MAY_BE_CUT = {"run": 24, "state": 12, "nodes": 12}
+_FIRST_TO_GO = ("saves", "nodes", "val PSNR", "steps/s", "phase", "time left")
+# Of names, interruptions and lists of nodes so many characters have to fit; the rest is shown where there is room.
+_LEAST = {"run": 20, "state": 12, "nodes": 12}
+_NARROWEST_NAME = 8
 
 
 def _cells(row: Row) -> list[Text]:
-    state = ", ".join([row.state, *_interruptions(row)])
-    if row.error or row.note:
-        state += f": {row.error or row.note}"
     return [
         Text(row.run),
-        Text(state, style=_STYLE[row.state]),
+        Text(", ".join([row.state, *_interruptions(row)]), style=_STYLE[row.state]),
         Text(row.phase),
         Text(f"{row.step:,} / {row.total_steps:,}"),
         Text(f"{row.steps_per_s:.2f}" if row.steps_per_s else ""),
@@ -141,10 +163,10 @@ def _interruptions(row: Row) -> list[str]:
     return words + ([f"started again {other}x"] if other > 0 else [])
 
 
-def _most_telling(rows: list[Row], max_rows: int) -> list[Row]:
+def _most_telling(rows: list[Row], most: int) -> list[int]:
+    """Places of the rows that tell most, in their order."""
     order = {"running": 0, "failed": 1, "saved": 2, "queued": 3, "waiting": 4, "done": 5}
-    kept = sorted(range(len(rows)), key=lambda place: (order[rows[place].state], place))[:max_rows]
-    return [rows[place] for place in sorted(kept)]
+    return sorted(sorted(range(len(rows)), key=lambda place: (order[rows[place].state], place))[:most])
 
 
 def summary(status: SweepStatus) -> str:
@@ -163,8 +185,9 @@ def ledger_line(ledger: Ledger) -> str:
 
 
 def plain_line(row: Row) -> str:
-    """A row as one line, for outputs that are not a terminal."""
-    return "  ".join(cell.plain for cell in _cells(row) if cell.plain)
+    """A row as one line, with the reason where it failed or waits, for outputs that are not a terminal."""
+    run, state, *more = (cell.plain for cell in _cells(row))
+    return "  ".join(word for word in (run, f"{state}: {row.why}" if row.why else state, *more) if word)
 
 
 def duration(seconds: float) -> str:

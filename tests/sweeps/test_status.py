@@ -88,7 +88,11 @@ def test_failure_shows_the_trainers_last_word(
     write_status(sweep_folder.runs.phase(next(iter(plan.phases))), state="failed", step=3, error="[nan] at step 3")
     status = sweep_status(sweep_folder.runs, plan, Queues())
     assert status.counts == {"failed": 1}
-    assert "[nan] at step 3" in shown(status_view(status)), "brackets were taken for markup"
+    console = Console(file=io.StringIO(), width=120, height=30, force_terminal=True)
+    with Follower(console, lambda: status) as follower:
+        follower.show()
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "[nan] at step 3" in text, "brackets were taken for markup"
 
 
 def test_job_in_the_queue_shows_its_nodes_or_what_it_waits_for(
@@ -241,8 +245,24 @@ def test_live_table_shows_the_most_telling_runs_first(
     plan = plan_of({"name": "seed", "key": "seed", "values": list(range(30))})
     last = plan.runs[-1].phases[0]
     write_status(sweep_folder.runs.phase(last), state="failed", error="no luck")
-    text = shown(status_view(sweep_status(sweep_folder.runs, plan, Queues()), max_rows=5))
-    assert "no luck" in text and "and 25 more runs" in text
+    text = shown(status_view(sweep_status(sweep_folder.runs, plan, Queues()), max_lines=5))
+    assert "failed" in text and "and 25 more runs" in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 160])
+def test_name_is_shown_whole_whatever_the_reason_of_a_failure(
+    plan_of: PlanOf, sweep_folder: SweepFolder, write_status: WriteStatus, width: int
+) -> None:
+    name = "100-augmentation-No-generator-rrdb-seed-1"
+    plan = plan_of({"name": "seed", "key": "seed", "values": {name: 0, "b": 1}})
+    failed, other = plan.runs
+    write_status(sweep_folder.runs.phase(failed.phases[0]), state="failed", step=3, error="the loss is " * 20)
+    write_status(sweep_folder.runs.phase(other.phases[0]), state="saved", step=9)
+    text = shown(status_view(sweep_status(sweep_folder.runs, plan, Queues())), width)
+    rows = [line.split("│") for line in text.splitlines() if line.startswith("│")]
+    assert "".join(row[1].strip() for row in rows) == f"{name}b"
+    assert [row[2].split()[0] for row in rows if row[2].strip()] == ["failed", "saved"]
+    assert max(map(len, text.splitlines())) <= width
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
