@@ -111,6 +111,8 @@ class RunConfig(Section):
             raise ValueError(f"two phases share a name in {names}; rename one")
         if self.discriminator is None and any(phase.adversarial for phase in self.phases):
             raise ValueError("a phase is adversarial but there is no discriminator; give one")
+        for phase in self.phases:
+            _check_patch(phase, patch_px)
         return self
 
     @property
@@ -128,6 +130,15 @@ class RunConfig(Section):
     def sources(self, phase: int) -> tuple[SourceConfig, ...]:
         """The training sources of phase number `phase`."""
         return self.phases[phase].sources or self.data.sources
+
+
+def _check_patch(phase: PhaseConfig, patch_px: int) -> None:
+    for loss in phase.losses:
+        if patch_px < loss.smallest_px:
+            raise ValueError(
+                f"data.patch_px {patch_px} is too small for the loss {loss.name} of phase '{phase.name}', which needs "
+                f"{loss.smallest_px}; raise it or remove the loss"
+            )
 
 
 def pretrained_networks(config: RunConfig, phase: PhaseConfig) -> list[str]:

@@ -39,6 +39,38 @@ class Batch:
     position_B: torch.Tensor
 
 
+def open_sources(data: DataConfig, sources: tuple[SourceConfig, ...]) -> tuple[list[Dataset], list[np.ndarray]]:
+    """The dataset of each source, opened once for each path, and the indices of the samples that it asks for.
+
+    Raises:
+        InputError: a source lacks what is asked of it.
+        DataError: it is no sound dataset, or holds samples smaller than a patch.
+    """
+    cache = NodeCache.default(int(data.cache_gb * 1e9))
+    opened: dict[str, Dataset] = {}
+    for source in sources:
+        if source.path not in opened:
+            opened[source.path] = Dataset.open(source.path, cache)
+    datasets = [opened[source.path] for source in sources]
+    selected = [
+        dataset.select(source.split, source.classes, source.fraction, source.fraction_seed)
+        for dataset, source in zip(datasets, sources)
+    ]
+    for dataset, chosen in zip(datasets, selected):
+        _check_sizes(dataset, chosen, data.patch_px)
+    return datasets, selected
+
+
+def _check_sizes(dataset: Dataset, selected: np.ndarray, patch_px: int) -> None:
+    small = selected[np.minimum(dataset.height[selected], dataset.width[selected]) < patch_px]
+    if len(small):
+        raise DataError(
+            f"{dataset.path}: {len(small)} samples are smaller than the patch of {patch_px} px (the first: "
+            f"'{dataset.key(small[0])}', {dataset.width[small[0]]} x {dataset.height[small[0]]} px); "
+            f"lower data.patch_px or pack with --tile {patch_px}."
+        )
+
+
 class PatchLoader:
     """Random crops of a mixture of datasets, in an order that is a pure function of (data, seed, position)."""
 
@@ -69,17 +101,7 @@ class PatchLoader:
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.replaced = 0
         """Patches that this rank took from a substitute because their own sample was bad."""
-        cache = NodeCache.default(int(data.cache_gb * 1e9))
-        opened: dict[str, Dataset] = {}
-        for source in sources:
-            if source.path not in opened:
-                opened[source.path] = Dataset.open(source.path, cache)
-        self._datasets = [opened[source.path] for source in sources]
-        self._selected = [
-            dataset.select(source.split, source.classes, source.fraction, source.fraction_seed)
-            for dataset, source in zip(self._datasets, sources)
-        ]
-        self._check_sizes()
+        self._datasets, self._selected = open_sources(data, sources)
         self.num_samples = sum(map(len, self._selected))
         self.fingerprint = self._fingerprint()
         self._crop_stream = random.key(seed, "crop")
@@ -126,18 +148,6 @@ class PatchLoader:
         self._stop.set()
         for dataset in self._datasets:
             dataset.close()
-
-    def _check_sizes(self) -> None:
-        patch_px = self.data.patch_px
-        for dataset, selected in zip(self._datasets, self._selected):
-            edge = np.minimum(dataset.height[selected], dataset.width[selected])
-            small = selected[edge < patch_px]
-            if len(small):
-                raise DataError(
-                    f"{dataset.path}: {len(small)} samples are smaller than the patch of {patch_px} px (the first: "
-                    f"'{dataset.key(small[0])}', {dataset.width[small[0]]} x {dataset.height[small[0]]} px); "
-                    f"lower data.patch_px or pack with --tile {patch_px}."
-                )
 
     def _fingerprint(self) -> str:
         parts = [

@@ -11,14 +11,23 @@ from harness.models.vgg_names import VGGName, layer_names
 from harness.schema import Section
 
 
-class PixelLossConfig(Section):
+class _Loss(Section):
+    """What every loss says of itself."""
+
+    @property
+    def smallest_px(self) -> int:
+        """Edge of the smallest patch that it can compare."""
+        return 1
+
+
+class PixelLossConfig(_Loss):
     """Mean absolute or mean squared difference of pixels, for values in [0, 1]."""
 
     name: Literal["l1", "l2"]
     weight: float = Field(1.0, ge=0)
 
 
-class CharbonnierLossConfig(Section):
+class CharbonnierLossConfig(_Loss):
     """Mean of sqrt(difference^2 + eps^2): L1 with a rounded tip, for values in [0, 1]."""
 
     name: Literal["charbonnier"]
@@ -26,14 +35,18 @@ class CharbonnierLossConfig(Section):
     eps: float = Field(1e-3, gt=0)
 
 
-class SSIMLossConfig(Section):
+class SSIMLossConfig(_Loss):
     """1 - SSIM (Gaussian window of 11 x 11, valid region, RGB), for values in [0, 1]."""
 
     name: Literal["ssim"]
     weight: float = Field(1.0, ge=0)
 
+    @property
+    def smallest_px(self) -> int:
+        return 11
 
-class FeatureLossConfig(Section):
+
+class FeatureLossConfig(_Loss):
     """A distance between the features that a VGG network sees in both images."""
 
     name: Literal["features"]
@@ -60,6 +73,13 @@ class FeatureLossConfig(Section):
         if min(self.layers.values()) <= 0:
             raise ValueError("a layer's weight must be above 0; remove the layer instead")
         return self
+
+    @property
+    def smallest_px(self) -> int:
+        """One pixel is left of it by the last layer; each pooling before halves."""
+        names = layer_names(self.network)
+        last = max(map(names.index, self.layers))
+        return 2 ** sum(name.startswith("pool") for name in names[: last + 1])
 
 
 LossConfig = Annotated[

@@ -84,6 +84,10 @@ class UNetConfig(_Generator):
     depth: int = Field(5, gt=0, le=10)
     """How often the image is halved."""
 
+    def normalizes_one_pixel(self, patch_px: int) -> bool:
+        """Whether its last batch norm sees a single pixel of an HR patch; the first level has none."""
+        return self.depth > 1 and patch_px <= 2**self.depth
+
 
 class SRCNNConfig(_Generator):
     """Three convolutions on the enlarged input (Dong et al. 2014)."""

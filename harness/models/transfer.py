@@ -20,7 +20,7 @@ def reinit_last(module: nn.Module, n: int, std: float, generator: torch.Generato
     Raises:
         InputError: the module has fewer convolutions.
     """
-    chosen = _last_convolutions(module, n, "reinit_last")
+    chosen = last_convolutions(module, n, "reinit_last")
     for _, layer in chosen:
         layer.weight.copy_(std * torch.randn(layer.weight.shape, generator=generator))
         if layer.bias is not None:
@@ -36,7 +36,7 @@ def trainable_last(module: nn.Module, n: int) -> list[str]:
     Raises:
         InputError: the module has fewer convolutions.
     """
-    first_name, _ = _last_convolutions(module, n, "train_last")[0]
+    first_name, _ = last_convolutions(module, n, "train_last")[0]
     reached, trainable = False, []
     for name, layer in module.named_modules():
         reached = reached or name == first_name
@@ -47,8 +47,12 @@ def trainable_last(module: nn.Module, n: int) -> list[str]:
     return trainable
 
 
-def _last_convolutions(module: nn.Module, n: int, key: str) -> list[tuple[str, nn.Conv2d]]:
-    """The last `n` convolutions in the order in which they are registered, which all generators keep to."""
+def last_convolutions(module: nn.Module, n: int, key: str) -> list[tuple[str, nn.Conv2d]]:
+    """The last `n` convolutions in the order in which they are registered, which all generators keep to.
+
+    Raises:
+        InputError: the module has fewer; the sentence names the `key` that asked for them.
+    """
     layers = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d)]
     if not 1 <= n <= len(layers):
         raise InputError(f"{key}: {n} was given, but the generator has {len(layers)} convolutions; give 1 to that.")

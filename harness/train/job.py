@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from harness.alone import alone_in
-from harness.config import RunConfig, check_same_result, dump_yaml, pretrained_networks
+from harness.config import RunConfig, check_same_result, dump_yaml
 from harness.errors import EXIT_FAILURE, EXIT_LOST_RANK, EXIT_WRONG_INPUT, InputError, NetworksTooLarge, TrainingError
 from harness.files import not_written, whole
 from harness.schema import Section, parse, read_yaml
 from harness.train.lost import lost_a_rank
-from harness.weights import find
 
 _NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 _CONFIG = "config.yaml"
@@ -58,9 +57,6 @@ def _train_file(run: RunFile) -> int:
     if run.phase is not None and run.phase >= len(run.config.phases):
         raise InputError(f"phase {run.phase} does not exist; the run has {len(run.config.phases)} phases.")
     first, last = (0, len(run.config.phases) - 1) if run.phase is None else (run.phase, run.phase)
-    for phase in run.config.phases[first : last + 1]:
-        for name in pretrained_networks(run.config, phase):
-            find(name)  # now, and not when that phase begins after a million steps
     with _own_folder(out, run.config):
         make_deterministic() if run.config.deterministic else make_fast()
         if run.config.compile != "off":

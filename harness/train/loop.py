@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from harness.errors import EXIT_DONE, EXIT_SAVED, CheckpointError, NetworksTooLarge, TrainingError
 from harness.precision import NOTE
 from harness.train.checkpoint import Checkpoint, write_weights
+from harness.train.fit import check_phases
 from harness.train.lost import lost_a_rank
 from harness.train.memory import explain_out_of_memory, is_out_of_memory
 from harness.train.pace import Pace
@@ -42,6 +43,7 @@ def train(stretch: Stretch) -> int:
         with _told_when_too_large():
             run = Run(stretch, ranks, flag)
             run.restore()
+            check_phases(run.config, run.phases_ahead, run.nets, ranks)
         if ranks.is_main and stretch.config.precision == "bf16" and not ranks.bf16:
             print(f"note: this {ranks.device.type} {NOTE}", flush=True)
         run.log.start_trackers(run.step, stretch.config)
@@ -79,9 +81,7 @@ def _told_when_too_large() -> Iterator[None]:
 
 
 def _train_phases(run: Run) -> int:
-    for number in range(run.stretch.first_phase, run.stretch.last_phase + 1):
-        if run.step >= run.config.first_step(number + 1):
-            continue
+    for number in run.phases_ahead:
         if run.has_checkpoint and run.saved_step == run.step and run.agreement.reached(run.step):
             _note_signal(run)
             return _leave_saved(run)

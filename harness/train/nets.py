@@ -31,7 +31,7 @@ class Nets:
 
     def start_from(self, path: str) -> None:
         """Puts the weights of another run or file into the generator and its average."""
-        load_start_weights(path, self.generator, self._config)
+        load_start_weights(path, self.generator)
         self.restart_average()
 
     def restart_average(self) -> None:
@@ -41,11 +41,20 @@ class Nets:
     def add_discriminator(self) -> None:
         """Builds the discriminator where there is none yet."""
         if self.discriminator is None and self._config.discriminator is not None:
-            torch.manual_seed(random.key(self._config.seed, "initial discriminator"))
-            built = build_discriminator(self._config.discriminator, self._config.data.patch_px)
-            if self._config.init_discriminator_from:
-                load_start_weights(self._config.init_discriminator_from, built, self._config, "discriminator")
-            self.discriminator = self._place(built)
+            self.discriminator = self._place(self.new_discriminator())
+
+    def new_discriminator(self) -> nn.Module:
+        """A discriminator with its first weights, on the host.
+
+        Raises:
+            InputError: it cannot take such patches, or its weights are missing or of another architecture.
+        """
+        assert self._config.discriminator is not None
+        torch.manual_seed(random.key(self._config.seed, "initial discriminator"))
+        built = build_discriminator(self._config.discriminator, self._config.data.patch_px)
+        if self._config.init_discriminator_from:
+            load_start_weights(self._config.init_discriminator_from, built, "discriminator")
+        return built
 
     def weights(self) -> dict[str, dict[str, torch.Tensor]]:
         """State dicts by the name of their file."""

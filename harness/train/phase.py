@@ -16,7 +16,6 @@ from harness.augment.build import build_augment
 from harness.config import PhaseConfig, RunConfig
 from harness.data.loader import Batch, PatchLoader
 from harness.data.prepare import Prepare
-from harness.errors import InputError
 from harness.losses import adversarial
 from harness.losses.build import build_losses
 from harness.models.spectral_norm import is_normalized
@@ -58,12 +57,6 @@ class Phase:
         self._first_position = config.first_position(number)
         self._memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
 
-        share = ranks.share_of(self.config.batch_size, f"phase '{self.config.name}'")
-        if share % self.config.accumulate:
-            raise InputError(
-                f"phase '{self.config.name}': accumulate {self.config.accumulate} does not divide the {share} patches "
-                f"of each of {ranks.world_size} ranks; give another batch_size or accumulate."
-            )
         self.loader = PatchLoader(
             config.data,
             config.sources(number),

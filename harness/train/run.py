@@ -57,6 +57,12 @@ class Run:
         self.told_share = False
         """Whether it was said that validating takes more than its share."""
 
+    @property
+    def phases_ahead(self) -> list[int]:
+        """Numbers of the stretch's phases that are not finished."""
+        numbers = range(self.stretch.first_phase, self.stretch.last_phase + 1)
+        return [number for number in numbers if self.step < self.config.first_step(number + 1)]
+
     # -- states ---------------------------------------------------------------------------------------------------
 
     def restore(self) -> None:

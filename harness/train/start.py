@@ -39,7 +39,7 @@ def load_generator(path: Path, device: str = "cpu") -> tuple[nn.Module, RunConfi
     return generator.to(device).eval().requires_grad_(False), config
 
 
-def load_start_weights(path: str, module: nn.Module, config: RunConfig, name: str = "generator") -> None:
+def load_start_weights(path: str, module: nn.Module, name: str = "generator") -> None:
     """Loads the weights of another run, checkpoint or file (also of other projects) into `module`.
 
     Raises:

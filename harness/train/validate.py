@@ -13,9 +13,10 @@ from harness.config import RunConfig
 from harness.data.config import Kernel, SourceConfig
 from harness.data.degrade import degrade_image, upscale_image
 from harness.data.shards import Dataset
+from harness.errors import InputError
 from harness.quality.color import luma
 from harness.quality.psnr import psnr
-from harness.quality.ssim import ssim
+from harness.quality.ssim import WINDOW_PX, ssim
 from harness.train.nets import Nets
 from harness.train.ranks import Ranks
 
@@ -44,7 +45,7 @@ class Validation:
         self._nets = nets
         self._ranks = ranks
         self._num_pictures = config.validation.sample_images
-        mine = _first_images(sources, config.validation.max_images)[ranks.rank :: ranks.world_size]
+        mine = first_images(sources, config.validation.max_images, config.scale)[ranks.rank :: ranks.world_size]
         kernels = config.data.degradation.kernels
         kernel = max(kernels, key=lambda name: kernels[name])
         self.pairs = [_pair(dataset, index, config.scale, kernel) for dataset, index in mine]
@@ -100,15 +101,34 @@ def batches_of(pairs: list[Pair]) -> list[list[Pair]]:
     return batches
 
 
-def _first_images(sources: tuple[SourceConfig, ...], count: int) -> list[tuple[Dataset, int]]:
-    """Up to `count` validation images, taken from the sources' classes in turn."""
+def first_images(sources: tuple[SourceConfig, ...], count: int, scale: int) -> list[tuple[Dataset, int]]:
+    """Up to `count` validation images, taken from the sources' classes in turn.
+
+    Raises:
+        InputError: a source has none, or one is too small to be scored.
+    """
     queues: list[list[tuple[Dataset, int]]] = []
     for source in sources if count else ():
         dataset = Dataset.open(source.path)
         for name in source.classes or dataset.classes:
             queues.append([(dataset, int(i)) for i in dataset.select("val", (name,))])
     chosen = [queue[turn] for turn in range(count) for queue in queues if turn < len(queue)]
+    for dataset, index in chosen[:count]:
+        check_size(dataset, index, scale)
     return chosen[:count]
+
+
+def check_size(dataset: Dataset, index: int, scale: int) -> None:
+    """Raises:
+    InputError: less is left of an image, cut to whole LR pixels and cropped, than the window of SSIM.
+    """
+    height, width = int(dataset.height[index]), int(dataset.width[index])
+    smallest_px = -(-(WINDOW_PX + 2 * scale) // scale) * scale
+    if min(height, width) < smallest_px:
+        raise InputError(
+            f"{dataset.path}: the val image '{dataset.key(index)}' is {width} x {height} px, but SSIM needs "
+            f"{smallest_px} px at scale {scale}; pack larger images, or set validation.max_images=0."
+        )
 
 
 def _pair(dataset: Dataset, index: int, scale: int, kernel: Kernel) -> Pair:

@@ -204,6 +204,17 @@ def test_wrong_settings_are_refused_with_the_key(values, message):
         parse(Phase, {"losses": [values]}, "r.yaml")
 
 
+@pytest.mark.parametrize(
+    "values", [{"name": "ssim"}, *({**RANDOM_VGG, "layers": {name: 1.0}} for name in ("conv1_1", "pool1", "relu3_1"))]
+)
+def test_smallest_patch_is_the_smallest_that_a_loss_can_compare(values):
+    smallest_px = TypeAdapter(LossConfig).validate_python(values).smallest_px
+    assert value_of(values, *torch.rand(2, 1, 3, smallest_px, smallest_px)).isfinite()
+    if smallest_px > 1:
+        with pytest.raises((ValueError, RuntimeError)):
+            value_of(values, *torch.rand(2, 1, 3, smallest_px - 1, smallest_px - 1))
+
+
 @pytest.mark.parametrize(("network", "num_layers"), [("vgg16", 31), ("vgg19", 37)])
 def test_layer_names_number_torchvisions_features(network, num_layers):
     torchvision = pytest.importorskip("torchvision")

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from harness.models.spectral_norm import with_spectral_norm
+from harness.models.spectral_norm import SpectralNorm, with_spectral_norm
 
 
 def pair():
@@ -64,3 +64,10 @@ def test_estimate_is_part_of_the_state():
     other = with_spectral_norm(nn.Conv2d(3, 5, 3))
     other.load_state_dict(layer.state_dict())
     assert torch.equal(other.eval().weight, layer.eval().weight)
+
+
+def test_building_needs_no_numbers(monkeypatch):
+    """Parameters are counted on the device `meta`, which has no autocast."""
+    monkeypatch.setattr(SpectralNorm, "forward", lambda *_: 1 / 0)
+    layer = with_spectral_norm(nn.Linear(20, 10))
+    assert layer.parametrizations.weight[0].left.norm() > 0

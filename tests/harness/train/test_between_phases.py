@@ -17,6 +17,7 @@ from harness.train import phase as phase_module
 from harness.train import steps
 from harness.train.checkpoint import Checkpoint
 from harness.train.durable import HashedFile, write_durably
+from harness.train.fit import check_batch
 from harness.train.fuse import Compiler
 from harness.train.nets import Nets
 from harness.train.phase import Phase
@@ -72,7 +73,7 @@ def test_micro_batches_divide_each_ranks_share(recipe, ranks, monkeypatch):
     config = RunConfig.model_validate({**recipe, "phases": [phase]})
     monkeypatch.setattr(ranks, "world_size", 2)
     with pytest.raises(InputError, match=r"accumulate 2 does not divide the 3 patches of each of 2 ranks"):
-        Phase(config, 0, Nets(config, ranks), ranks)
+        check_batch(config, config.phases[0], ranks)
 
 
 def test_ranks_agree_again_after_a_roll_back():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from harness.config import RunConfig
-from harness.errors import EXIT_DONE
+from harness.errors import EXIT_DONE, InputError
 from harness.train import validate
 from harness.train.job import train_recipe
 from harness.train.nets import Nets
@@ -45,6 +46,24 @@ def test_scores_of_batches_are_those_of_single_images(recipe, tmp_path, monkeypa
         assert scores[0] == pytest.approx(scores[1], rel=1e-4)
     finally:
         ranks.close()
+
+
+@pytest.mark.parametrize(("scale", "edges_px"), [(2, range(12, 20)), (4, range(16, 24)), (16, range(44, 52))])
+def test_images_too_small_to_be_scored_are_refused_and_no_others(scale, edges_px):
+    passed, scored = [], []
+    for edge_px in edges_px:
+        sizes = {"height": [edge_px], "width": [52], "path": "photos", "key": str}
+        image = np.zeros((edge_px, 52, 3), np.uint8)
+        dataset = SimpleNamespace(**sizes, read=lambda _, image=image: image)
+        with suppress(InputError):
+            validate.check_size(dataset, 0, scale)
+            passed.append(edge_px)
+        with suppress(ValueError):
+            hr_image = validate._pair(dataset, 0, scale, "area").hr_image
+            validate._scores(hr_image, hr_image, scale)
+            scored.append(edge_px)
+    assert passed == scored
+    assert 0 < len(passed) < len(edges_px)
 
 
 @pytest.mark.parametrize(("max_share", "says"), [(0.0001, True), (1.0, False)])
