@@ -83,8 +83,11 @@ def train(
     from harness.config import load_run_config
     from harness.show_training import shown_training
     from sweeps.config import find_recipe
+    from sweeps.dataset import provide_embedded
 
     config, console = load_run_config(find_recipe(recipe), overrides or []), make_console()
+    if "RANK" not in os.environ:  # of several ranks, each would draw it
+        provide_embedded([config], console)
     with shown_training(console, out):
         from harness.train.job import leave, train_recipe  # takes seconds
 
@@ -101,7 +104,9 @@ def sweep(
     sweep_file: Annotated[str, typer.Argument(help="A sweep file, or a name in the catalog.")],
     overrides: Overrides = None,
     cluster: Cluster = "auto",
-    data: Annotated[Path | None, typer.Option(help="Your own images instead: a folder of class folders.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Your own images instead: class folders, or a packed dataset.")
+    ] = None,
     runs: Runs = RUNS,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return once all is submitted (SLURM).")] = False,
@@ -110,22 +115,20 @@ def sweep(
     cancel_gone: Annotated[bool, typer.Option("--cancel-gone", help="Cancel runs that left the file.")] = False,
 ) -> int:
     """Plan a sweep, train what is missing, evaluate and report."""
-    from sweeps.dataset import provide
     from sweeps.run import run_sweep
 
-    console = make_console()
-    changes = [*(overrides or []), *provide(sweep_file, overrides or [], data, console)]
     return run_sweep(
         sweep_file,
         cluster=cluster,
-        overrides=changes,
+        overrides=overrides or [],
+        data=data,
         runs_dir=runs,
         detach=detach,
         dry_run=dry_run,
         retry_failed=retry_failed,
         check=preflight,
         cancel_gone=cancel_gone,
-        console=console,
+        console=make_console(),
     )
 
 

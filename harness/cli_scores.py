@@ -51,7 +51,7 @@ def compare(
 ) -> None:
     """Test class by class whether one model beats another.
 
-    By a paired bootstrap over images, corrected for the number of comparisons.
+    By a paired sign-flip test over images, corrected for the number of comparisons.
     """
     from sweeps.compare import compare_here
     from sweeps.evaluate import find_evaluation

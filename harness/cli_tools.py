@@ -140,9 +140,6 @@ def smoke(
     out: Annotated[Path, typer.Option(help="Folder for the runs.")] = Path("runs/smoke"),
 ) -> int:
     """Train the smoke variant of every recipe and print one table."""
-    from sweeps.dataset import make_embedded
     from sweeps.smoke import run_smoke
 
-    console = make_console()
-    make_embedded(console)
-    return run_smoke(recipes or [], out, console)
+    return run_smoke(recipes or [], out, make_console())

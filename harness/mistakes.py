@@ -20,22 +20,49 @@ _WANTED = {
     "dict": "keys and values, as in {key: value}",
     "model": "keys and values, as in {key: value}",
 }
+_BOUNDS = {"too_short": ("least", "min_length"), "too_long": ("most", "max_length")}
 
 
-def sentence(cls: type[BaseModel], values: Any, error: ErrorDetails) -> str:
-    """The first mistake of `values` against the model `cls`, without the name of the file it came from."""
+def told(cls: type[BaseModel], values: Any, errors: list[ErrorDetails]) -> str:
+    """The first mistake of `values` against the model `cls`, and how many more there are.
+
+    A list that lacks what is wrong in it is no mistake of its own.
+    """
+    places = [error["loc"] for error in errors]
+    own = [error for error in errors if not any(_is_inside(place, error["loc"]) for place in places)]
+    more = f" (and {len(own) - 1} more)" if len(own) > 1 else ""
+    return _sentence(cls, values, own[0]) + more
+
+
+def _is_inside(place: tuple[int | str, ...], other: tuple[int | str, ...]) -> bool:
+    return len(place) > len(other) and place[: len(other)] == other
+
+
+def given(value: Any) -> str:
+    """What stands in a YAML file, in its terms."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, Mapping):
+        return "keys and values"
+    return "a list" if isinstance(value, (list, tuple)) else repr(value) if isinstance(value, str) else str(value)
+
+
+def _sentence(cls: type[BaseModel], values: Any, error: ErrorDetails) -> str:
+    """A mistake of `values` against the model `cls`, without the name of the file it came from."""
     key = _path(values, error["loc"])
     if error["type"] == "extra_forbidden":
         return f"unknown key '{key}'; {_hint(cls, key.split('.'))}"
     if error["type"] == "missing":
         return f"key '{key}' is missing; add it."
-    if error["type"] == "union_tag_not_found":
+    if error["type"] == "union_tag_not_found" or (
+        error["type"] == "union_tag_invalid" and error["input"]["name"] is None
+    ):
         return f"key '{key}.name' is missing; add it."
     if error["type"] == "union_tag_invalid":
         tag, allowed = error["ctx"]["tag"], error["ctx"]["expected_tags"]
         return f"key '{key}.name': there is no '{tag}'; choose one of {allowed}."
-    message, given = _message(error), error.get("input")
-    shown = "" if isinstance(given, (dict, list)) or error["type"] == "value_error" else f", got {given!r}"
+    message = _message(error)
+    shown = "" if error["type"] in ("value_error", *_BOUNDS) else f", got {given(error.get('input'))}"
     end = "" if message.endswith("?") and not shown else "."
     where = f"key '{key}': " if key else ""
     return f"{where}{message[:1].lower() + message[1:]}{shown}{end}"
@@ -45,6 +72,10 @@ def _message(error: ErrorDetails) -> str:
     kind, _, reason = error["type"].partition("_")
     if kind in _WANTED and reason in ("parsing", "type", "from_float", "attributes_type"):
         return f"must be {_WANTED[kind]}"
+    if error["type"] in _BOUNDS:
+        (word, key), facts = _BOUNDS[error["type"]], error["ctx"]
+        items = "item" if facts[key] == 1 else "items"
+        return f"must have at {word} {facts[key]} {items}, has {facts['actual_length']}"
     return error["msg"].removeprefix("Value error, ").replace("Input should ", "must ", 1)
 
 
@@ -53,6 +84,8 @@ def _path(values: Any, place: tuple[int | str, ...]) -> str:
     node, parts = values, []
     for part in place:
         if isinstance(node, Mapping) and part not in node and part == node.get("name"):
+            continue
+        if part == "[key]":  # pydantic's word for a key that is wrong itself
             continue
         parts.append(str(part))
         try:

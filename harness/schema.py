@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from harness.errors import InputError
-from harness.mistakes import sentence
+from harness.mistakes import given, told
 
 
 class Section(BaseModel):
@@ -88,13 +88,11 @@ def parse(cls: type[S], values: Any, source: str) -> S:
         InputError: the values do not fit; an unknown key is answered with the nearest known one.
     """
     if not isinstance(values, Mapping):
-        raise InputError(f"{source}: expected keys and values, got {type(values).__name__}; write `key: value` lines.")
+        raise InputError(f"{source}: expected keys and values, got {given(values)}; write `key: value` lines.")
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise InputError(f"{source}: {sentence(cls, values, first)}{more}") from None
+        raise InputError(f"{source}: {told(cls, values, error.errors())}") from None
 
 
 def read_yaml(path: Path) -> Any:

@@ -94,8 +94,11 @@ class AdaConfig(PipelineConfig):
     @model_validator(mode="before")
     @classmethod
     def _fill_rule(cls, values: Any) -> Any:
-        rule = values.get("rule") if isinstance(values, dict) else None
-        return {**_RULE_DEFAULTS[rule], **values} if isinstance(rule, str) and rule in _RULE_DEFAULTS else values
+        if not isinstance(values, dict):
+            return values
+        rule = values.get("rule")
+        # A rule that does not exist is the one mistake; that its numbers are missing is none.
+        return {**_RULE_DEFAULTS[rule if isinstance(rule, str) and rule in _RULE_DEFAULTS else "text"], **values}
 
     @model_validator(mode="after")
     def _one_rule(self) -> AdaConfig:
