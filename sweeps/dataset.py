@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from harness.config import RunConfig
+from harness.data.config import SourceConfig
 from harness.errors import InputError
 from harness.screen import progress_bar
 from sweeps.config import load_sweep, safe_name
@@ -20,28 +23,79 @@ TEST_IMAGES = 20
 VAL_IMAGES = 4
 
 
-def provide(sweep_file: str, overrides: Sequence[str], folder: Path | None, console: Console) -> list[str]:
-    """Makes sure that the sweep's data is there, as far as it can be made here.
+def provide(sweep_file: str, overrides: Sequence[str], own: Path | None, console: Console) -> list[str]:
+    """Makes sure that the sweep's data is there, as far as it can be made here; a mistake in the sweep comes first.
 
     Args:
-        folder: the user's own images, in class folders; packed beside the embedded dataset.
+        own: the user's images, in class folders, or a packed dataset of theirs.
 
     Returns:
         Overrides that point the sweep to the data.
 
     Raises:
-        InputError: the folder holds no usable images.
+        InputError: a mistake in the sweep, or the folder holds no usable images.
     """
-    if folder is not None:
-        return [f"data={pack_own(folder, console)}", f"name={_own_name(sweep_file, overrides, folder)}"]
-    if _uses_embedded(sweep_file, overrides):
+    sweep = load_sweep(sweep_file, list(overrides))
+    if own is None:
+        provide_embedded((run.config for run in expand(sweep, classes_to_be, sweep_file)), console)
+        return []
+    own_classes = classes_of_own(own)
+    expand(sweep, lambda _: own_classes, sweep_file)
+    name = safe_name(f"{sweep.name}-{own.resolve().name}")
+    return [f"data={json.dumps(str(pack_own(own, console)))}", f"name={name}"]
+
+
+def classes_to_be(path: str) -> list[str]:
+    """The classes of a dataset that is there, or will be once it is drawn.
+
+    Raises:
+        DataError: there is none at `path`.
+    """
+    from harness.data.shards import Dataset
+    from harness.data.synth import CLASSES
+
+    return list(CLASSES) if _is_to_be_drawn(path) else list(Dataset.open(path).classes)
+
+
+def classes_of_own(folder: Path) -> list[str]:
+    """The classes of a folder of the user's, packed or not.
+
+    Raises:
+        InputError: it is no folder, or two of its folders would be one class.
+    """
+    from harness.data.shards import Dataset
+    from harness.data.survey import find_files
+
+    if is_packed(folder):
+        return list(Dataset.open(str(folder)).classes)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is not a folder; give a folder that holds a folder of images for each class.")
+    return sorted({name for name, *_ in find_files([folder])})
+
+
+def is_packed(folder: Path) -> bool:
+    """Whether a folder is a packed dataset, finished."""
+    return (folder / "dataset.json").exists()
+
+
+def provide_embedded(configs: Iterable[RunConfig], console: Console) -> None:
+    """Draws the embedded dataset where one of the runs trains on it and it is not there."""
+    if any(_is_to_be_drawn(source.path) for config in configs for source in all_sources(config)):
         make_embedded(console)
-    return []
+
+
+def all_sources(config: RunConfig) -> list[SourceConfig]:
+    """The training sources of every phase of a run."""
+    return [source for number in range(len(config.phases)) for source in config.sources(number)]
+
+
+def _is_to_be_drawn(path: str) -> bool:
+    return Path(path) == EMBEDDED and not is_packed(EMBEDDED)
 
 
 def make_embedded(console: Console) -> None:
     """Draws and packs the embedded dataset, unless it is there."""
-    if (EMBEDDED / "dataset.json").exists():
+    if is_packed(EMBEDDED):
         return
     from harness.data.synth import write_dataset
 
@@ -52,10 +106,13 @@ def make_embedded(console: Console) -> None:
 
 
 def pack_own(folder: Path, console: Console) -> Path:
-    """Packs a folder of the user's, once."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: is not a folder; give a folder that holds a folder of images for each class.")
-    out = EMBEDDED.with_name(safe_name(folder.resolve().name) or "own")
+    """Packs a folder of the user's, once, beside the embedded dataset; returns the dataset. A packed one is as it is.
+
+    Its name tells the size of the tiles, so that it is not taken for one that the user packs there.
+    """
+    if is_packed(folder):
+        return folder
+    out = EMBEDDED.with_name(f"{safe_name(folder.resolve().name) or 'own'}-{TILE_PX}px")
     _pack(folder, out, console, 0.2, 0.1)
     return out
 
@@ -72,20 +129,4 @@ def _pack(images: Path, out: Path, console: Console, test: float, val: float) ->
         markup=False,
         highlight=False,
         soft_wrap=True,
-    )
-
-
-def _own_name(sweep_file: str, overrides: Sequence[str], folder: Path) -> str:
-    sweep = load_sweep(sweep_file, list(overrides))
-    return safe_name(f"{sweep.name}-{folder.resolve().name}")
-
-
-def _uses_embedded(sweep_file: str, overrides: Sequence[str]) -> bool:
-    sweep = load_sweep(sweep_file, list(overrides))
-    runs = expand(sweep, lambda _: ["general"], sweep_file)
-    return any(
-        Path(source.path) == EMBEDDED
-        for run in runs
-        for number in range(len(run.config.phases))
-        for source in run.config.sources(number)
     )

@@ -15,6 +15,7 @@ from sweeps.apply import Changes, compare, last_plan, store
 from sweeps.cluster import Submitted, submit_plan
 from sweeps.config import SweepConfig, load_sweep
 from sweeps.control import cancel_left
+from sweeps.dataset import provide
 from sweeps.evaluate import evaluate_here, evaluation_of, show_results
 from sweeps.follow import follow_sweep, follower_of, show_status
 from sweeps.grid import expand
@@ -67,6 +68,7 @@ def run_sweep(
     *,
     cluster: str = "auto",
     overrides: Sequence[str] = (),
+    data: Path | None = None,
     runs_dir: str | Path = "runs",
     detach: bool = False,
     dry_run: bool = False,
@@ -78,6 +80,7 @@ def run_sweep(
     """Plans a sweep, trains what is missing, evaluates and reports; does nothing twice.
 
     Args:
+        data: the user's own images in the place of the sweep's; see `provide`.
         detach: return once everything is submitted (SLURM only).
         check: refuse before anything starts what would fail later.
         cancel_gone: also cancel runs that left the sweep file, now or earlier.
@@ -90,8 +93,12 @@ def run_sweep(
         InputError, ClusterError: the sentence says what to do.
     """
     console = console or Console()
-    planned = plan_sweep(path, overrides, runs_dir)
-    profile = _profile(cluster, planned.sweep)
+    profile = load_profile(cluster)
+    if detach and profile.executor != "slurm":
+        raise InputError("--detach needs a SLURM cluster; here, run the command in the background (nohup ... &).")
+    changes = [*overrides, *provide(str(path), overrides, data, console)]
+    planned = plan_sweep(path, changes, runs_dir)
+    profile = _with_limit(profile, planned.sweep)
     if dry_run:
         print_plan(console, planned.plan)
         print_changes(console, planned.changes)
@@ -107,13 +114,10 @@ def run_sweep(
         cancel_left(planned.folder, planned.plan, console)
     if profile.executor == "slurm":
         return _on_slurm(planned, profile, detach, retry_failed, console)
-    if detach:
-        raise InputError("--detach needs a SLURM cluster; here, run the command in the background (nohup ... &).")
     return _on_this_machine(planned, profile, retry_failed, console)
 
 
-def _profile(cluster: str, sweep: SweepConfig) -> ClusterProfile:
-    profile = load_profile(cluster)
+def _with_limit(profile: ClusterProfile, sweep: SweepConfig) -> ClusterProfile:
     return profile if sweep.max_parallel is None else profile.model_copy(update={"max_parallel": sweep.max_parallel})
 
 
@@ -139,8 +143,10 @@ def preflight_sweep(
     path: str | Path, *, cluster: str, overrides: Sequence[str] = (), runs_dir: str | Path = "runs", console: Console
 ) -> int:
     """The checks alone: prints every reason and returns 2, or says that nothing speaks against it and returns 0."""
+    profile = load_profile(cluster)
+    provide(str(path), overrides, None, console)
     planned = plan_sweep(path, overrides, runs_dir)
-    profile = _profile(cluster, planned.sweep)
+    profile = _with_limit(profile, planned.sweep)
     reasons = preflight(planned.plan, planned.folder, profile)
     for reason in reasons:
         console.print(f"- {reason}", markup=False, highlight=False, soft_wrap=True)

@@ -17,6 +17,7 @@ from rich.table import Table
 from harness.config import RunConfig, load_run_config
 from harness.errors import EXIT_DONE, EXIT_FAILURE, InputError
 from sweeps.config import RECIPES
+from sweeps.dataset import make_embedded
 
 _SUFFIX = "-smoke"
 
@@ -43,6 +44,7 @@ def run_smoke(names: Sequence[str], out: Path, console: Console) -> int:
     """
     for name in names:
         recipe_path(name)
+    make_embedded(console)
     results = []
     for name in names or known():
         console.print(f"{name} ...", markup=False, highlight=False)

@@ -1,0 +1,90 @@
+"""The data that a command makes before it trains: what is looked at first, when it is drawn, where it lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import harness.cli
+from harness.config import load_run_config
+from harness.errors import InputError
+from slurm.errors import ClusterError
+from sweeps import dataset
+from sweeps.config import find_recipe, load_sweep
+from sweeps.dataset import provide, provide_embedded
+from sweeps.run import run_sweep
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(autouse=True)
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """An empty working folder; what would have been drawn or packed there."""
+    monkeypatch.chdir(tmp_path)
+    made: list[str] = []
+    monkeypatch.setattr(dataset, "make_embedded", lambda console: made.append("embedded"))
+    monkeypatch.setattr(dataset, "_pack", lambda images, out, *more: made.append(f"{images} -> {out}"))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("overrides", "options", "message"),
+    [
+        ([], {"cluster": "nix"}, "there is no cluster profile 'nix'"),
+        ([], {"detach": True}, "--detach needs a SLURM cluster"),
+        (["sede=1"], {}, "unknown key 'sede'; did you mean 'seed'?"),
+        (["axes.0.per_class.classes=[sae]"], {}, "the data has no class 'sae'"),
+        (["axes.0.per_class.classes=[sea]"], {"data": Path("photos")}, "the data has no class 'sea'; it has ['lake']"),
+    ],
+)
+def test_mistake_is_found_before_anything_is_drawn_or_packed(
+    made: list[str], overrides: list[str], options: dict[str, object], message: str
+) -> None:
+    Path("photos", "lake").mkdir(parents=True)
+    Path("photos", "lake", "0.png").touch()
+    with pytest.raises((InputError, ClusterError)) as error:
+        run_sweep("demo", overrides=overrides, console=QUIET, **{"cluster": "local", **options})  # type: ignore[arg-type]
+    assert message in str(error.value)
+    assert made == [] and not Path("runs").exists()
+
+
+def test_embedded_dataset_is_drawn_where_it_is_named_and_missing(made: list[str]) -> None:
+    config = load_run_config(find_recipe("demo"))
+    other = load_run_config(find_recipe("demo"), ["data.sources.0.path=elsewhere"])
+    provide_embedded([other], QUIET)
+    assert made == []
+    provide_embedded([other, config], QUIET)
+    assert provide("demo", ["axes.0.per_class.classes=[sea]"], None, QUIET) == []
+    assert made == ["embedded"] * 2
+    dataset.EMBEDDED.mkdir(parents=True)
+    (dataset.EMBEDDED / "dataset.json").touch()
+    provide_embedded([config], QUIET)
+    assert made == ["embedded"] * 2
+
+
+def test_one_run_draws_its_dataset_as_a_sweep_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(console: Console) -> None:
+        raise InterruptedError("drawing")
+
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr(dataset, "make_embedded", draw)
+    with pytest.raises(InterruptedError, match="drawing"):
+        harness.cli.train("demo", out=tmp_path / "run")
+
+
+def test_own_images_are_packed_beside_what_the_user_packed_of_them(
+    made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("photos/lake", "data/photos"):
+        Path(folder).mkdir(parents=True)
+    Path("photos", "lake", "0.png").touch()
+    Path("data", "photos", "dataset.json").touch()
+    changes = provide("demo", [], Path("photos"), QUIET)
+    assert made == ["photos -> data/photos-96px"]
+    sweep = load_sweep("demo", changes)
+    assert (sweep.name, sweep.data) == ("demo-photos", "data/photos-96px")
+    monkeypatch.setattr(dataset, "classes_of_own", lambda folder: ["lake"])
+    assert load_sweep("demo", provide("demo", [], Path("data/photos"), QUIET)).data == "data/photos"
+    assert len(made) == 1, "a packed dataset is taken as it is"
