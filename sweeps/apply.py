@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import yaml
 
 from harness.config import RunConfig
-from harness.data.config import SourceConfig
 from slurm.job import Job
 from sweeps.config import SweepConfig, dump_sweep
 from sweeps.layout import RunsFolder, SweepFolder, create_private, link_model, read_json, write_atomically
 from sweeps.lock import Claim, claim
 from sweeps.owner import JobAlive, Owner
+from sweeps.paths import absolute_within, with_absolute_paths
 from sweeps.plan import Plan, plan_json, read_plan
 from sweeps.state import PhaseState, blocked, phase_state
 
@@ -85,28 +83,11 @@ def store(sweep: SweepConfig, plan: Plan, folder: SweepFolder) -> None:
     for key, config in plan.configs.items():
         if not (folder.runs.phase(key) / "generator.safetensors").exists():
             _write_run_file(folder.runs, plan, key, config)
-    write_atomically(folder.sweep, dump_sweep(_stored(sweep)))
+    write_atomically(folder.sweep, dump_sweep(with_absolute_paths(sweep)))
     # Before the plan that names them is replaced.
     write_atomically(folder.left, json.dumps({"runs": left_runs(folder, plan)}))
     write_atomically(folder.plan, plan_json(plan))
     _link_models(plan, folder)
-
-
-def _stored(sweep: SweepConfig) -> SweepConfig:
-    """The sweep with its local paths made absolute, so that it can be resumed from any folder."""
-    base = json.loads(json.dumps(sweep.base))
-    for owner in [base.get("data") or {}, *(base.get("phases") or [])]:
-        for source in owner.get("sources") or []:
-            if "path" in source:  # else `data` gives it
-                source["path"] = absolute(source["path"])
-    dataset = sweep.evaluate.dataset
-    evaluate = sweep.evaluate.model_copy(update={"dataset": dataset and absolute(dataset)})
-    return sweep.model_copy(update={"base": base, "data": sweep.data and absolute(sweep.data), "evaluate": evaluate})
-
-
-def absolute(path: str) -> str:
-    """A local path made absolute; a URL as it is."""
-    return path if "://" in path else str(Path(path).absolute())
 
 
 def _link_models(plan: Plan, folder: SweepFolder) -> None:
@@ -122,7 +103,7 @@ def _write_run_file(runs: RunsFolder, plan: Plan, key: str, config: RunConfig) -
     phase = plan.phases[key]
     place = runs.phase(key)
     values = {
-        "config": absolute_paths(config).model_dump(mode="json"),
+        "config": absolute_within(config.model_dump(mode="json")),
         "out": str(place.absolute()),
         "phase": phase.number,
         "parent": str(runs.phase(phase.parent).absolute()) if phase.parent else None,
@@ -132,27 +113,6 @@ def _write_run_file(runs: RunsFolder, plan: Plan, key: str, config: RunConfig) -
     path = place / RUN_FILE
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_atomically(path, text)
-
-
-def absolute_paths(config: RunConfig) -> RunConfig:
-    """The configuration with its local paths made absolute, so that a job may start in any folder."""
-    phases = tuple(
-        phase if phase.sources is None else phase.model_copy(update={"sources": _absolute(phase.sources)})
-        for phase in config.phases
-    )
-    changes: dict[str, Any] = {
-        "data": config.data.model_copy(update={"sources": _absolute(config.data.sources)}),
-        "phases": phases,
-    }
-    for key in ("init_from", "init_discriminator_from"):
-        path = getattr(config, key)
-        if path is not None and Path(path).exists():
-            changes[key] = str(Path(path).absolute())
-    return config.model_copy(update=changes)
-
-
-def _absolute(sources: tuple[SourceConfig, ...]) -> tuple[SourceConfig, ...]:
-    return tuple(source.model_copy(update={"path": absolute(source.path)}) for source in sources)
 
 
 def pending(plan: Plan, states: dict[str, PhaseState], *, retry_failed: bool = False) -> list[str]:
