@@ -142,6 +142,7 @@ class Assembler:
             for image in chunk.images:
                 row = cell.rows[image.key]
                 own: dict[str, Any] = {"image_class": chunk.image_class, "image": image.key}
+                own |= {"source_hash": image.source_hash}
                 own |= {"height": image.height // scale * scale, "width": image.width // scale * scale}
                 for name, value in {**shared, **own}.items():
                     self.columns[name].append(value)

@@ -67,7 +67,8 @@ class DrawnImages:
 
     def images(self, split: str, image_class: str) -> list[ImageInfo]:
         size = (self.edge_px, self.edge_px, False)
-        return [ImageInfo(f"{image_class}/{i}", *size, i) for i in range(self.images_per_class)]
+        names = [f"{image_class}/{i}" for i in range(self.images_per_class)]
+        return [ImageInfo(name, *size, index, name) for index, name in enumerate(names)]
 
     def read(self, image: ImageInfo) -> np.ndarray:
         return self._pool_KHWC[image.index % len(self._pool_KHWC)]

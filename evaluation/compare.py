@@ -1,19 +1,13 @@
-"""Is one model really better than another? Paired bootstrap over images, corrected for how often one asks.
+"""Is one model really better than another? A paired sign-flip test over images, corrected for how often one asks.
 
-Both models are scored on the same images, so the images' differences are resampled (Efron and Tibshirani, An
-Introduction to the Bootstrap, 1993): the interval is the percentile interval of the mean difference, the p-value the
-two-sided share of resamples beyond zero, and Holm's step-down procedure (Holm 1979) corrects for the number of
-comparisons. The image is the unit: what another training seed would give is not covered, and the report says so.
-
-The bootstrap is too sure of itself on few images: where all differences agree in sign, no resample lies beyond zero. Up
-to `MOST_FOR_SIGN_FLIPS` images the p-value is therefore the larger one of the bootstrap's and of the exact paired
-sign-flip test (Fisher 1935), which is valid for any number of images and never below 2 / 2^n.
+Both models are scored on the same images, so it is the images' differences that are tested (`evaluation.sign_flips`),
+and Holm's step-down procedure corrects for the number of comparisons. The image is the unit: tiles of one image count
+as one, and what another training seed would give is not covered. The report says so.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,14 +17,9 @@ from evaluation.columns import Column, build_columns
 from evaluation.matrix import Condition
 from evaluation.metrics import METRICS, Metric
 from evaluation.scores import NOT_FINITE_REASON, ScoreTable
+from evaluation.sign_flips import ALPHA, holm, intervals, p_values, subset_means
 from harness import random
 from harness.errors import InputError
-
-LEVEL = 0.95
-MOST_FOR_SIGN_FLIPS = 14
-"""Images up to which all sign flips are counted (2^13 of them); beyond, the bootstrap alone gives the p-value."""
-_CHUNK = 2_000_000
-"""Random numbers drawn at a time, so that memory does not grow with the number of images."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +42,13 @@ class Comparison:
     first: str
     second: str
     num_images: int
+    num_sources: int
+    """Images that these were cut from: fewer where they are tiles."""
     difference: float
     low: float
     high: float
     probability: float
-    """Share of resamples in which `first` is better; a tie counts half."""
+    """Share of resamples (parts of the images) in which `first` is better; a tie counts half."""
     p_value: float
     p_holm: float
 
@@ -68,7 +59,7 @@ class Comparison:
 
     @property
     def is_decided(self) -> bool:
-        return self.p_holm < 1 - LEVEL
+        return self.p_holm < ALPHA
 
 
 def specialisation_questions(
@@ -115,8 +106,8 @@ def compare(
 ) -> list[Comparison]:
     """Answers all questions by one measure; they count as one family for Holm's correction.
 
-    Questions without two images that both models were scored on are left out: there is nothing to resample. So are
-    those about a cell that the table has a reason against, unless only single images failed.
+    Questions without two images (not tiles of one) that both models were scored on are left out: there is nothing to
+    resample. So are those about a cell that the table has a reason against, unless only single images failed.
     """
     return compare_all(table, [metric], questions, resamples, seed)
 
@@ -155,19 +146,20 @@ def _answer(
     """All answers on one condition. Differences over the same images share the resamples, and the work."""
     pairs = [(metric, question) for metric in metrics for question in questions]
     wide = {metric.name: _by_image(rows, metric.name, unusable) for metric in metrics}
+    sources = rows.groupby("image")["source_hash"].first().sort_index().to_numpy()
     differences = [_differences(wide[metric.name], question) for metric, question in pairs]
     by_images: dict[bytes, list[int]] = {}
     for number, difference in enumerate(differences):
-        if np.isfinite(difference).sum() >= 2:
-            by_images.setdefault(np.isfinite(difference).tobytes(), []).append(number)
+        by_images.setdefault(np.isfinite(difference).tobytes(), []).append(number)
     answers: dict[int, Comparison] = {}
+    stream = random.key(seed, "sign-flips", questions[0].condition.name)
     for numbers in by_images.values():
         values = np.stack([differences[number] for number in numbers], axis=1)
-        values = values[np.isfinite(values[:, 0])]
-        means = bootstrap_means(values, resamples, random.key(seed, "bootstrap", questions[0].condition.name))
-        for column, number in enumerate(numbers):
-            metric, question = pairs[number]
-            answers[number] = _comparison(question, metric, values[:, column], means[:, column])
+        used = np.isfinite(values[:, 0])
+        if len(np.unique(sources[used])) > 1:
+            tested = _test(values[used], sources[used], resamples, stream)
+            asked = [pairs[number] for number in numbers]
+            answers |= dict(zip(numbers, _comparisons(asked, tested)))
     return [answers[number] for number in sorted(answers)]
 
 
@@ -190,84 +182,54 @@ def _differences(values: pd.DataFrame, question: Question) -> np.ndarray:
     return (sides[0] - sides[1]).to_numpy(float)
 
 
-def bootstrap_means(values: np.ndarray, resamples: int, stream: int) -> np.ndarray:
-    """The means of `resamples` samples with replacement, from counter-based random numbers.
+@dataclass(frozen=True)
+class _Tested:
+    """What the test says of K comparisons over the same images."""
 
-    values: (n,) or (n, k) float64. Returns (resamples,) or (resamples, k), the same for the same stream and n.
-    """
-    count = len(values)
-    means = []
-    rows = max(1, _CHUNK // count)
-    for first in range(0, resamples, rows):
-        num_rows = min(rows, resamples - first)
-        positions = np.arange(first * count, (first + num_rows) * count, dtype=np.int64)
-        chosen = random.integers(stream, positions, count)
-        place = chosen + np.repeat(np.arange(num_rows), count) * count
-        times = np.bincount(place, minlength=num_rows * count).reshape(num_rows, count)
-        means.append(times.astype(np.float64) @ values / count)
-    return np.concatenate(means)
+    num_images: int
+    num_sources: int
+    difference_K: np.ndarray
+    means_MK: np.ndarray
+    """See `subset_means`."""
 
 
-def sign_flip_p(difference: np.ndarray) -> float:
-    """The exact two-sided p-value of the paired sign-flip test on the mean of (n,) differences.
-
-    The share of the 2^n ways to turn the signs whose mean is at least as far from zero. By symmetry the first sign
-    can stay. It takes 2^(n - 1) * n float64 numbers of memory.
-    """
-    flips = np.arange(2 ** (len(difference) - 1))[:, None] >> np.arange(len(difference)) & 1
-    sums = np.abs((1.0 - 2.0 * flips) @ difference)
-    rounding = 1e-12 * np.abs(difference).sum()
-    return float(np.mean(sums >= abs(difference.sum()) - rounding))
+def _test(values_NK: np.ndarray, source_N: np.ndarray, resamples: int, stream: int) -> _Tested:
+    """Tests differences over N images, those of one source together."""
+    _, unit_N, counts_U = np.unique(source_N, return_inverse=True, return_counts=True)
+    sums_UK = np.zeros((len(counts_U), values_NK.shape[1]))
+    np.add.at(sums_UK, unit_N, values_NK)
+    means_MK = subset_means(sums_UK, counts_U, resamples, stream)
+    return _Tested(len(values_NK), len(counts_U), values_NK.mean(axis=0), means_MK)
 
 
-def _p_value(difference: np.ndarray, means: np.ndarray) -> float:
-    extreme = min(np.sum(means <= 0), np.sum(means >= 0))
-    bootstrap = min(1.0, 2 * (float(extreme) + 1) / (len(means) + 1))
-    return max(bootstrap, sign_flip_p(difference)) if len(difference) <= MOST_FOR_SIGN_FLIPS else bootstrap
-
-
-def _comparison(question: Question, metric: Metric, difference: np.ndarray, means: np.ndarray) -> Comparison:
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    better = means > 0 if metric.higher_is_better else means < 0
-    ties = float(np.mean(means == 0))
-    return Comparison(
-        metric=metric.name,
-        condition=question.condition.name,
-        image_class=question.condition.image_class,
-        kernel=question.condition.kernel,
-        first=question.first.title,
-        second=question.second.title,
-        num_images=len(difference),
-        difference=float(difference.mean()),
-        low=float(low),
-        high=float(high),
-        probability=float(np.mean(better)) + ties / 2,
-        p_value=_p_value(difference, means),
-        p_holm=float("nan"),
-    )
-
-
-def most_decidable(resamples: int) -> int:
-    """How many comparisons of one measure can be decided at all: a p-value is never below 2 / (resamples + 1)."""
-    return math.ceil((1 - LEVEL) * (resamples + 1) / 2) - 1
+def _comparisons(asked: Sequence[tuple[Metric, Question]], tested: _Tested) -> Iterator[Comparison]:
+    """The answers to the questions that were tested together, without Holm's correction."""
+    means_MK = tested.means_MK
+    positive_K = ((means_MK > 0).sum(axis=0) + (means_MK == 0).sum(axis=0) / 2) / (~np.isnan(means_MK)).sum(axis=0)
+    found = zip(tested.difference_K.tolist(), *map(np.ndarray.tolist, (*intervals(means_MK), positive_K)))
+    for (metric, question), (difference, low, high, positive), p in zip(asked, found, p_values(means_MK).tolist()):
+        yield Comparison(
+            metric=metric.name,
+            condition=question.condition.name,
+            image_class=question.condition.image_class,
+            kernel=question.condition.kernel,
+            first=question.first.title,
+            second=question.second.title,
+            num_images=tested.num_images,
+            num_sources=tested.num_sources,
+            difference=difference,
+            low=low,
+            high=high,
+            probability=positive if metric.higher_is_better else 1 - positive,
+            p_value=p,
+            p_holm=float("nan"),
+        )
 
 
 def with_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """The comparisons with their p-values adjusted as one family by Holm's step-down procedure."""
     adjusted = holm([comparison.p_value for comparison in comparisons])
     return [replace(comparison, p_holm=p) for comparison, p in zip(comparisons, adjusted)]
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values: (m - rank) * p, made monotone and at most 1."""
-    count = len(p_values)
-    adjusted = [0.0] * count
-    largest = 0.0
-    for rank, index in enumerate(sorted(range(count), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (count - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
 
 
 def to_frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:

@@ -34,8 +34,9 @@ class ReportConfig(Section):
     reference: str | None = None
     """A published table to show beside: a name in evaluation/reference, or the path of a CSV file."""
     compare: bool = True
-    """Test `specialised beats general` and its like by paired bootstrap."""
+    """Test `specialised beats general` and its like by a paired sign-flip test."""
     resamples: int = Field(default=10_000, gt=0)
+    """Random sign flips where there are more images than can be flipped in all ways."""
     seed: int = Field(default=0, ge=0)
     num_strips: int = Field(default=6, ge=0)
     """Picture strips; 0 shows none."""

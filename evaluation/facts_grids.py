@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluation.compare import LEVEL, Comparison
+from evaluation.compare import Comparison
 from evaluation.grid import Entry, Grid, Head, Line
 from evaluation.metrics import METRICS
 from evaluation.scores import ScoreTable
 from evaluation.sentences import place, show_difference
+from evaluation.sign_flips import LEVEL
 
 LEDGER_LABELS = {
     "useful_h": "training, for the first time",
@@ -28,7 +29,7 @@ def compare_grid(comparisons: Sequence[Comparison], title: str) -> Grid:
         Head("compared", is_text=True),
         Head(f"difference{unit}"),
         Head(f"{LEVEL:.0%} interval"),
-        Head("probability that the first is better"),
+        Head("first better in resamples"),
         Head("corrected p"),
         Head("images"),
     )
@@ -45,9 +46,14 @@ def _compare_line(comparison: Comparison) -> Line:
         Entry(f"{_signed(comparison, comparison.low)} to {_signed(comparison, comparison.high)}"),
         Entry(f"{comparison.probability:.1%}", comparison.probability),
         Entry("< 0.001" if comparison.p_holm < 0.001 else f"{comparison.p_holm:.3f}", comparison.p_holm),
-        Entry(str(comparison.num_images), comparison.num_images),
+        Entry(_images(comparison), comparison.num_images),
     )
     return Line((place(comparison),), entries)
+
+
+def _images(comparison: Comparison) -> str:
+    is_tiled = comparison.num_sources < comparison.num_images
+    return f"{comparison.num_sources} ({comparison.num_images} tiles)" if is_tiled else str(comparison.num_images)
 
 
 def _signed(comparison: Comparison, value: float) -> str:

@@ -32,6 +32,8 @@ class ImageInfo:
     width: int
     grey: bool
     index: int
+    source_hash: str
+    """Of the image file that it was cut from: tiles of one image share it."""
 
 
 class ImageSource(Protocol):
@@ -68,12 +70,14 @@ class DatasetImages:
             return []
         chosen = dataset.split_code == dataset.splits.index(split)
         chosen = chosen & (dataset.class_code == dataset.classes.index(image_class))
-        return [self._info(int(i)) for i in np.flatnonzero(chosen)]
+        indices = np.flatnonzero(chosen)
+        return [self._info(int(index), key) for index, key in zip(indices, dataset.keys(indices))]
 
-    def _info(self, index: int) -> ImageInfo:
+    def _info(self, index: int, key: str) -> ImageInfo:
         dataset = self._dataset
         size = int(dataset.height[index]), int(dataset.width[index])
-        return ImageInfo(dataset.key(index), *size, bool(dataset.grey[index]), index)
+        source_hash = f"{int(dataset.source_hash[index]):016x}"
+        return ImageInfo(key, *size, bool(dataset.grey[index]), index, source_hash)
 
     def read(self, image: ImageInfo) -> np.ndarray:
         return self._dataset.read(image.index)

@@ -26,6 +26,7 @@ IMAGE_KEYS = (
     "image_class",
     "kernel",
     "image",
+    "source_hash",
     "height",
     "width",
     "code_version",
@@ -110,7 +111,7 @@ class ScoreTable:
         missing = json.loads((folder / MISSING_FILE).read_text(encoding="utf-8"))
         reasons = {(row["model"], row["condition"], row["metric"]): row["reason"] for row in missing}
         return cls(
-            images=_read_parquet(folder / SCORES_FILE, ("model", "condition", "image"), "image"),
+            images=_read_parquet(folder / SCORES_FILE, ("model", "condition", "image", "source_hash"), "image"),
             sets=_read_parquet(folder / SET_SCORES_FILE, ("model", "condition", "metric", "value"), "set"),
             missing={_texts(key): _texts((why,))[0] for key, why in reasons.items()},
             models=[Model(**values) for values in models["models"]],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from evaluation.charts import chart_svg
-from evaluation.compare import MOST_FOR_SIGN_FLIPS, Comparison, most_decidable
+from evaluation.compare import Comparison
 from evaluation.config import EvaluateConfig
 from evaluation.curves import NUM_COLOURS, Curve, text_alternative
 from evaluation.exports import NamedMatrix
@@ -22,14 +21,16 @@ from evaluation.page import Section
 from evaluation.picture_source import PictureSource, open_picture_source, report_strips
 from evaluation.scores import ScoreTable
 from evaluation.sentences import sentence, summary
+from evaluation.sign_flips import undecidable
 from evaluation.versions import data_facts, versions
 from harness.errors import InputError
 
 HOW_COMPARED = (
-    "Both models are scored on the same images; the images are resampled with replacement (paired bootstrap). "
-    f"Up to {MOST_FOR_SIGN_FLIPS} images the p-value is never below that of the exact paired sign-flip test, so that "
-    "fewer than six images decide nothing. The p-values of one measure are corrected together by Holm's procedure. The "
-    "image is the unit: what another training seed would give is not covered."
+    "Both models are scored on the same images. p is the share of ways to turn the signs of the images' differences "
+    "that take their mean at least as far from zero (paired sign-flip test); the interval holds the differences that "
+    "this test does not reject. Fewer than six images decide nothing and bound nothing. The p-values of one measure "
+    "are corrected together by Holm's procedure. The image is the unit, and tiles of one count as one; what another "
+    "training seed would give is not covered."
 )
 HOW_SHOWN = (
     "Crops are enlarged pixel by pixel, without smoothing. A frame marks the model that was made for the class. The "
@@ -100,17 +101,26 @@ def compare_section(comparisons: Sequence[Comparison], resamples: int) -> list[S
     if not comparisons:
         return []
     answers, intro = [], [HOW_COMPARED]
-    most = max(Counter(comparison.metric for comparison in comparisons).values())
-    if most > most_decidable(resamples):
-        intro.append(
-            f"{resamples:,} resamples are too few to decide any of {most} comparisons: a p-value is never below "
-            f"2 / {resamples + 1:,}, before the correction. Raise evaluate.report.resamples."
-        )
+    intro += _undecidable(comparisons, resamples)
     for name in dict.fromkeys(comparison.metric for comparison in comparisons):
         of_metric = [comparison for comparison in comparisons if comparison.metric == name]
         grid = compare_grid(of_metric, f"{METRICS[name].label}: specialised against general")
         answers.append(Answer(grid, tuple(map(sentence, of_metric))))
     return [Section("comparisons", "Comparisons", "compare.html.j2", tuple(intro), content=tuple(answers))]
+
+
+def _undecidable(comparisons: Sequence[Comparison], resamples: int) -> list[str]:
+    """What no scores could decide, because the images or the resamples are too few for so many comparisons."""
+    names = dict.fromkeys(comparison.metric for comparison in comparisons)
+    families = [[c.num_sources for c in comparisons if c.metric == name] for name in names]
+    lost, total = max((undecidable(family, resamples), len(family)) for family in families)
+    if not lost:
+        return []
+    return [
+        f"{lost} of {total} comparisons of a measure cannot be decided, whatever the scores: p is at least "
+        f"1 / 2^(n - 1) for n images, at least 1 / {resamples + 1:,} for any number, and the correction multiplies it "
+        f"by up to {total}. Evaluate more images, or raise evaluate.report.resamples."
+    ]
 
 
 def compare_summaries(comparisons: Sequence[Comparison]) -> list[str]:

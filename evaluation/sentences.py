@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from evaluation.compare import LEVEL, Comparison
+from evaluation.compare import Comparison
+from evaluation.grid import show_number
 from evaluation.metrics import METRICS
+from evaluation.sign_flips import ALPHA, LEVEL
 
 
 def sentence(comparison: Comparison) -> str:
@@ -22,13 +24,13 @@ def _decided(c: Comparison) -> str:
     return (
         f"On {place(c)}, model {better} beats {worse}: "
         f"its {metric.label} is {_amount(c, abs(c.difference))} {direction} "
-        f"({_span(c, low, high)}, {c.num_images} images, {_p(c)})."
+        f"({_span(c, low, high)}, {count_images(c)}, {_p(c)})."
     )
 
 
 def _undecided(c: Comparison) -> str:
     return (
-        f"On {place(c)}, {c.num_images} images do not show which is better by {METRICS[c.metric].label}: "
+        f"On {place(c)}, {count_images(c)} do not show which is better by {METRICS[c.metric].label}: "
         f"model {c.first} minus {c.second} is {_amount(c, c.difference)} ({_span(c, c.low, c.high)}, {_p(c)})."
     )
 
@@ -41,7 +43,13 @@ def place(comparison: Comparison) -> str:
 
 def show_difference(comparison: Comparison, value: float) -> str:
     """A difference, with one digit more than the measure itself is shown with."""
-    return f"{value:.{METRICS[comparison.metric].digits + 1}f}".replace("-", "−")
+    return show_number(value, METRICS[comparison.metric].digits + 1).replace("-", "−")
+
+
+def count_images(comparison: Comparison) -> str:
+    """How many images were compared, and of how many these are tiles."""
+    num_images, num_sources = comparison.num_images, comparison.num_sources
+    return f"{num_images} images" if num_images == num_sources else f"{num_images} tiles of {num_sources} images"
 
 
 def _amount(comparison: Comparison, value: float) -> str:
@@ -77,7 +85,7 @@ def summary(comparisons: Sequence[Comparison]) -> str:
         text += f", in {losses} it loses" if losses else ""
         text += f", in {rest} neither is shown to be better" if rest else ""
     label = METRICS[comparisons[0].metric].label
-    return f"By {label}, {text} (paired bootstrap, {LEVEL:.0%}, Holm's correction)."
+    return f"By {label}, {text} (paired sign-flip test at {ALPHA:.0%}, Holm's correction)."
 
 
 def merge_by_measure(sentences: Iterable[str]) -> list[str]:

@@ -58,6 +58,7 @@ def _rows(model: Model, image_class: str, kernel: str, psnr: np.ndarray, conditi
             "image_class": image_class,
             "kernel": kernel,
             "image": [f"{image_class}_{i:03d}" for i in range(len(psnr))],
+            "source_hash": [f"{image_class}_{i:03d}" for i in range(len(psnr))],
             "height": 96,
             "width": 96,
             "code_version": "0.1.0",
@@ -89,7 +90,8 @@ class DrawnImages:
         self.size = (height, width)
 
     def images(self, split, image_class):
-        return [ImageInfo(f"{image_class}_{i:03d}", *self.size, False, i) for i in range(8)]
+        names = [f"{image_class}_{i:03d}" for i in range(8)]
+        return [ImageInfo(name, *self.size, False, i, name) for i, name in enumerate(names)]
 
     def read(self, image):
         rng = np.random.default_rng(image.index)

@@ -76,7 +76,7 @@ def source(table_maker, drawn_images):
 
 
 def test_outputs_are_those_of_the_models_on_the_degraded_image(source, drawn_images):
-    hr_image = drawn_images(CLASSES).read(ImageInfo("beach_000", 98, 130, False, 0))[:96, :128]
+    hr_image = drawn_images(CLASSES).read(ImageInfo("beach_000", 98, 130, False, 0, "beach_000"))[:96, :128]
     corner, outputs = source.outputs(hr_image, "area", "beach_000", ["nearest", "bicubic"])
     assert corner == (0, 0)
     lr_image = degrade_image(hr_image, 4, "area")

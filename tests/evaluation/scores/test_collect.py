@@ -44,7 +44,8 @@ class Pictures:
 
     def images(self, split: str, image_class: str) -> list[ImageInfo]:
         sizes = self.sizes[image_class] if split == "test" else ()
-        return [ImageInfo(f"{image_class}/{i}", *size, False, i) for i, size in enumerate(sizes)]
+        names = [f"{image_class}/{i}" for i in range(len(sizes))]
+        return [ImageInfo(names[i], *size, False, i, names[i]) for i, size in enumerate(sizes)]
 
     def read(self, image: ImageInfo) -> np.ndarray:
         self.reads[image.key] += 1
@@ -365,6 +366,13 @@ def packed(write_images, tmp_path: Path) -> str:
 
 def on(packed: str, **changes: object) -> EvaluateConfig:
     return EvaluateConfig(dataset=packed, scale=4, metrics=("psnr", "ssim"), **changes)  # type: ignore[arg-type]
+
+
+def test_tiles_of_one_image_share_its_hash_in_the_table(packed: str, tmp_path: Path) -> None:
+    images = evaluate([baseline("nearest")], on(packed, splits=("train",)), tmp_path / "out").images
+    photographs = images["image"].str.rsplit("-", n=1).str[0]
+    assert images.groupby(photographs)["source_hash"].nunique().eq(1).all()
+    assert (images["source_hash"].nunique(), len(images)) == (8, 8 * 4)
 
 
 def test_two_processes_give_the_same_table_as_one(packed: str, tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from harness.errors import InputError
 
 @pytest.fixture
 def table() -> ScoreTable:
-    keys = {"model_kind": "method", "checkpoint_sha": "x", "dataset_fingerprint": "d", "split": "test"}
+    keys = {"model_kind": "method", "checkpoint_sha": "x", "dataset_fingerprint": "d", "source_hash": "s"}
+    keys |= {"condition": "sea", "split": "test", "image_class": "sea"}
     rows = [
-        {**keys, "model": model, "condition": "sea", "image_class": "sea", "image": image, "psnr": psnr}
+        {**keys, "model": model, "image": image, "psnr": psnr}
         for model, image, psnr in [("bicubic", "a", 30.0), ("bicubic", "b", 32.0), ("net", "a", math.nan)]
     ]
     return ScoreTable(
