@@ -196,8 +196,9 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", help="Go on printing what is added.")] = False,
     runs: Runs = RUNS,
 ) -> None:
-    """Print the log of a run's newest phase."""
-    from sweeps.control import find_sweep_folder, log_files, read_logs
+    """Print the losses of a run's newest phase, step by step, and its log."""
+    from sweeps.control import find_sweep_folder
+    from sweeps.logs import log_files, read_logs
 
     for text in read_logs(log_files(find_sweep_folder(runs, name), run, phase), follow):
         sys.stdout.write(text)

@@ -21,7 +21,7 @@ RUNS = Path("runs")
 @app.command()
 def board(
     name: SweepName = None,
-    port: Annotated[int, typer.Option(help="Port on this machine.")] = 6006,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 6006,
     runs: Runs = RUNS,
 ) -> int:
     """Open TensorBoard on a sweep's runs, by their readable names."""

@@ -7,7 +7,7 @@ import sys
 
 from rich.console import Console
 
-from harness.errors import InputError
+from harness.errors import EXIT_DONE, EXIT_FAILURE, InputError
 from sweeps.layout import SweepFolder
 from sweeps.plan import read_plan
 
@@ -21,9 +21,10 @@ def serve(folder: SweepFolder, port: int, console: Console) -> int:
     named = ",".join(f"{name}:{path}" for name, path in spec.items())
     command = [sys.executable, "-m", "tensorboard.main", "--logdir_spec", named, "--port", str(port)]
     try:
-        return subprocess.run(command, check=False).returncode
+        ended = subprocess.run(command, check=False).returncode
     except KeyboardInterrupt:
-        return 0
+        return EXIT_DONE
+    return EXIT_FAILURE if ended else EXIT_DONE  # it has said why
 
 
 def log_dirs(folder: SweepFolder) -> dict[str, str]:

@@ -1,18 +1,16 @@
-"""`harness cancel`, `resume` and `logs`: over the sweeps under a runs folder."""
+"""Finding a sweep under a runs folder, and `harness cancel`."""
 
 from __future__ import annotations
 
 import difflib
 import os
 import signal
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from harness.errors import EXIT_DONE, InputError
-from slurm.submission import read_submission
 from sweeps.apply import left_runs
 from sweeps.config import load_sweep
 from sweeps.layout import RunsFolder, SweepFolder
@@ -44,6 +42,13 @@ def find_sweep_folder(runs_dir: str | Path, name: str | None = None) -> SweepFol
     return runs.sweep(wanted)
 
 
+def no_such_run(folder: SweepFolder, wrong: str, names: Iterable[str]) -> InputError:
+    """What to raise where a sweep has no run of that name."""
+    return InputError(
+        f"{folder.name}: has no run '{wrong}'; {_nearest(wrong, names) or '`harness status` lists them.'}"
+    )
+
+
 def _nearest(wrong: str, names: Iterable[str]) -> str:
     """The end of a sentence that names what was meant; empty where nothing comes near."""
     near = difflib.get_close_matches(wrong, list(names), n=1)
@@ -69,7 +74,7 @@ def cancel_sweep(folder: SweepFolder, run_names: Sequence[str], console: Console
     runs = {run.name: [*run.phases, *left.pop(run.name, ())] for run in plan.runs} | left
     for name in run_names:
         if name not in runs:
-            raise _no_run(folder, name, runs)
+            raise no_such_run(folder, name, runs)
     kept = {key for name, keys in runs.items() if run_names and name not in run_names for key in keys}
     if not run_names:
         _cancel_evaluation(folder, console)
@@ -127,52 +132,3 @@ def _cancel_evaluation(folder: SweepFolder, console: Console) -> None:
     if jobs:
         cancel_jobs(jobs)
         console.print(f"cancelled the evaluation ({jobs[-1].shown})", markup=False)
-
-
-def log_files(folder: SweepFolder, run: str, phase: str | None = None) -> list[Path]:
-    """Rank 0's logs of one phase of a run: the one named, or the newest that was started.
-
-    Raises:
-        InputError: no such run or phase, or it was never started.
-    """
-    plan = read_plan(folder.plan)
-    keys = _phases_of_run(plan, run, folder)
-    chosen = [key for key in keys if phase is None or plan.phases[key].name == phase]
-    if not chosen:
-        names = ", ".join(plan.phases[key].name for key in keys)
-        raise InputError(f"run '{run}' has no phase '{phase}'; its phases are {names}.")
-    for key in reversed(chosen):
-        submission = read_submission(folder.runs.phase(key))
-        files = submission.log_files(0) if submission else []
-        if files:
-            return files
-    raise InputError(f"run '{run}' has no log yet; `harness status` tells what it waits for.")
-
-
-def _phases_of_run(plan: Plan, run: str, folder: SweepFolder) -> tuple[str, ...]:
-    for planned in plan.runs:
-        if planned.name == run:
-            return planned.phases
-    raise _no_run(folder, run, [planned.name for planned in plan.runs])
-
-
-def _no_run(folder: SweepFolder, wrong: str, names: Iterable[str]) -> InputError:
-    return InputError(
-        f"{folder.name}: has no run '{wrong}'; {_nearest(wrong, names) or '`harness status` lists them.'}"
-    )
-
-
-def read_logs(files: Sequence[Path], follow: bool, poll_s: float = 0.5) -> Iterator[str]:
-    """What the files hold, one after the other, then (with `follow`) what is added, for ever."""
-    places = dict.fromkeys(files, 0)
-    while True:
-        for path, place in places.items():
-            with path.open("rb") as file:
-                file.seek(place)
-                added = file.read()
-            places[path] = place + len(added)
-            if added:
-                yield added.decode("utf-8", "replace")
-        if not follow:
-            return
-        time.sleep(poll_s)

@@ -112,10 +112,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSON-lines file; a line that a kill tore is left out."""
     try:
-        lines = path.read_bytes().splitlines()
+        return parse_rows(path.read_bytes())
     except OSError:
         return []
-    return [row for row in map(_row, lines) if row is not None]
+
+
+def parse_rows(text: bytes) -> list[dict[str, Any]]:
+    """The objects of JSON lines; a line that is none is left out."""
+    return [row for row in map(_row, text.splitlines()) if row is not None]
 
 
 def _row(line: bytes) -> dict[str, Any] | None:

@@ -21,11 +21,12 @@ from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_WRONG_INPUT, InputError
 from slurm.errors import ClusterError
 from sweeps import apply, control, run
 from sweeps.apply import left_runs, store
-from sweeps.control import cancel_sweep, find_sweep_folder, log_files, read_logs
+from sweeps.control import cancel_sweep, find_sweep_folder
 from sweeps.evaluate import Evaluation, find_evaluation, models_of
 from sweeps.follow import print_status
 from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.lock import claim
+from sweeps.logs import log_files, read_logs
 from sweeps.plan import read_plan
 from sweeps.run import plan_sweep, preflight_sweep, resume_sweep, run_sweep
 
@@ -233,6 +234,21 @@ def test_followed_log_gives_what_is_added(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write("two\n")
     assert next(lines) == "two\n"
+
+
+def test_log_tells_the_losses_of_each_step_once_it_is_written_whole(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = read_logs([path, tmp_path / "out"], follow=True, poll_s=0.01)
+    (tmp_path / "out").write_text("it has begun\n")
+    assert next(lines) == "it has begun\n", "there are no metrics yet"
+    row = {"step": 1200, "phase": "pretrain", "loss/l1": 0.0450829, "sr/std": 0.2, "val/psnr": 24.573554}
+    path.write_text(json.dumps(row) + '\n{"step": 1300, "pha')
+    shown = "step 1,200  pretrain  loss/l1 0.04508  val/psnr 24.57\n"
+    assert next(lines) == shown
+    path.write_text(json.dumps(row) + "\n" + json.dumps({**row, "step": 1300, "d/loss": 1}) + "\n")
+    assert next(lines) == "step 1,300  pretrain  loss/l1 0.04508  val/psnr 24.57  d/loss 1\n"
+    path.write_text("")
+    assert "".join(read_logs([path, tmp_path / "out"], follow=False)) == "it has begun\n"
 
 
 def _sweep_in_a_process(sweep_file: Path, runs: Path) -> subprocess.Popen[bytes]:

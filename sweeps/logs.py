@@ -1,0 +1,87 @@
+"""`harness logs`: the numbers of a phase's steps, then what rank 0 said."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.errors import InputError
+from slurm.submission import read_submission
+from sweeps.control import no_such_run
+from sweeps.layout import SweepFolder, parse_rows
+from sweeps.plan import Plan, read_plan
+
+_METRICS = "metrics.jsonl"
+_TELLING = ("loss/", "d/", "val/")
+"""Of a step's numbers these are shown; the file has all."""
+
+
+def log_files(folder: SweepFolder, run: str, phase: str | None = None) -> list[Path]:
+    """The metrics and rank 0's logs of one phase of a run: the one named, or the newest that was started.
+
+    Raises:
+        InputError: no such run or phase, or it was never started.
+    """
+    plan = read_plan(folder.plan)
+    keys = _phases_of_run(plan, run, folder)
+    chosen = [key for key in keys if phase is None or plan.phases[key].name == phase]
+    if not chosen:
+        names = ", ".join(plan.phases[key].name for key in keys)
+        raise InputError(f"run '{run}' has no phase '{phase}'; its phases are {names}.")
+    for key in reversed(chosen):
+        place = folder.runs.phase(key)
+        submission = read_submission(place)
+        files = submission.log_files(0) if submission else []
+        if files:
+            return [place / _METRICS, *files]  # an error is the last that is read
+    raise InputError(f"run '{run}' has no log yet; `harness status` tells what it waits for.")
+
+
+def _phases_of_run(plan: Plan, run: str, folder: SweepFolder) -> tuple[str, ...]:
+    for planned in plan.runs:
+        if planned.name == run:
+            return planned.phases
+    raise no_such_run(folder, run, [planned.name for planned in plan.runs])
+
+
+def read_logs(files: Sequence[Path], follow: bool, poll_s: float = 0.5) -> Iterator[str]:
+    """What the files hold, one after the other, then (with `follow`) what is added, for ever."""
+    places = dict.fromkeys(files, 0)
+    while True:
+        for path, place in places.items():
+            added, places[path] = _added(path, place)
+            if added:
+                yield added
+        if not follow:
+            return
+        time.sleep(poll_s)
+
+
+def _added(path: Path, place: int) -> tuple[str, int]:
+    """What a file has from byte `place` on, as it is shown, and where it ends; metrics may not be there yet.
+
+    Metrics are taken by whole lines, and are shorter again where a run goes back to its checkpoint.
+    """
+    try:
+        with path.open("rb") as file:
+            place = file.seek(min(place, file.seek(0, os.SEEK_END)))
+            added = file.read()
+    except FileNotFoundError:
+        return "", place
+    if path.name != _METRICS:
+        return added.decode("utf-8", "replace"), place + len(added)
+    whole = added[: added.rfind(b"\n") + 1]
+    return "".join(map(_line, parse_rows(whole))), place + len(whole)
+
+
+def _line(row: dict[str, Any]) -> str:
+    """`step 1,200  pretrain  loss/l1 0.04508  val/psnr 24.57`."""
+    numbers = [f"{name} {value:.4g}" for name, value in row.items() if _is_shown(name, value)]
+    return "  ".join([f"step {row.get('step', 0):,}", str(row.get("phase", "")), *numbers]) + "\n"
+
+
+def _is_shown(name: str, value: Any) -> bool:
+    return name.startswith(_TELLING) and isinstance(value, (int, float))
