@@ -14,16 +14,12 @@ def compare_here(evaluation: Evaluation, first: str, second: str, metric: str, c
     Raises:
         InputError: nothing has been scored, or a model or measure is not among the scores.
     """
-    from evaluation.collect import mark_stale
     from evaluation.compare import compare, pair_questions
     from evaluation.matrix import conditions_of
     from evaluation.metrics import METRICS
-    from evaluation.scores import ScoreTable
     from evaluation.terminal import print_comparisons
 
-    if not (evaluation.folder.report / "scores.parquet").exists():
-        raise InputError(f"{evaluation.folder.report}: holds no scores; run `harness evaluate` first.")
-    table = mark_stale(ScoreTable.load(evaluation.folder.report), evaluation.models, evaluation.config)
+    table = evaluation.scores()
     scored = [name for name in METRICS if name in table.images.columns]
     if metric not in scored:
         raise InputError(f"compare: '{metric}' was not scored for each image; choose one of {', '.join(scored)}.")

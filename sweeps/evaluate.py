@@ -60,6 +60,19 @@ class Evaluation:
     def models(self) -> list[Model]:
         return models_of(self.plan, self.folder, self.config)
 
+    def scores(self) -> ScoreTable:
+        """What has been scored; the cells of data or weights that have changed since are empty, and say so.
+
+        Raises:
+            InputError: nothing has been scored yet, or the dataset cannot be read.
+        """
+        from evaluation.collect import mark_stale
+        from evaluation.scores import ScoreTable
+
+        if not (self.folder.report / "scores.parquet").exists():
+            raise InputError(f"{self.folder.report}: holds no scores; run `harness evaluate` first.")
+        return mark_stale(ScoreTable.load(self.folder.report), self.models, self.config)
+
     def write_report(self, table: ScoreTable) -> Path:
         """Writes the report of these scores; returns its path."""
         from evaluation.report import RunRecord, write_report
@@ -167,12 +180,7 @@ def report_here(evaluation: Evaluation, console: Console) -> Path:
     Raises:
         InputError: nothing has been scored yet.
     """
-    from evaluation.collect import mark_stale
-    from evaluation.scores import ScoreTable
-
-    if not (evaluation.folder.report / "scores.parquet").exists():
-        raise InputError(f"{evaluation.folder.report}: holds no scores; run `harness evaluate` first.")
-    table = mark_stale(ScoreTable.load(evaluation.folder.report), evaluation.models, evaluation.config)
+    table = evaluation.scores()
     with still_working(console, "writing the report"):
         report = evaluation.write_report(table)
     print_matrices(console, table, evaluation.config)
@@ -182,15 +190,13 @@ def report_here(evaluation: Evaluation, console: Console) -> Path:
 
 def show_results(evaluation: Evaluation, console: Console) -> bool:
     """Prints the last evaluation's matrices and where its report lies; False, with the reason, where there is none."""
-    from evaluation.scores import ScoreTable
-
     folder = evaluation.folder
     report = folder.report / "report.html"
     if not report.exists():
         reason = evaluation_error(folder) or "not every run is done; `harness evaluate` scores those that are"
         console.print(f"no report yet: {reason}", markup=False, soft_wrap=True)
         return False
-    print_matrices(console, ScoreTable.load(folder.report), evaluation.config)
+    print_matrices(console, evaluation.scores(), evaluation.config)
     _tell_report(report, console)
     return True
 

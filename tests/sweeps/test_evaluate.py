@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
+import pytest
+from rich.console import Console
 
+from evaluation import collect
 from evaluation.config import EvaluateConfig
+from evaluation.model import Model
 from evaluation.scores import IMAGE_KEYS, SET_KEYS, ScoreTable
-from sweeps.evaluate import Evaluation, why_unfinished, with_reasons
+from sweeps.evaluate import Evaluation, show_results, why_unfinished, with_reasons
 from sweeps.layout import SweepFolder
 from sweeps.plan import Plan
 
@@ -54,3 +60,21 @@ def test_empty_cells_say_how_the_training_stands(
 def test_a_model_with_numbers_keeps_its_own_reasons(plan_of: Callable[..., Plan]) -> None:
     table = table_of("early", {("early", "c", "fid"): "no Inception"})
     assert with_reasons(table, {"early": "training saved: step 7 of 30"}).missing == table.missing
+
+
+def test_numbers_of_data_that_has_changed_are_not_shown_after_a_sweep(
+    plan_of: Callable[..., Plan], sweep_folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation = Evaluation("t", sweep_folder, plan_of(), EvaluateConfig(metrics=("psnr",)))
+    replace(table_of("early", {}), models=[Model("early", "checkpoint", "x")]).save(sweep_folder.report)
+    (sweep_folder.report / "report.html").touch()
+
+    def shown(missing: dict[tuple[str, str, str], str]) -> str:
+        monkeypatch.setattr(collect, "mark_stale", lambda table, *rest: replace(table, missing=missing))
+        console = Console(file=io.StringIO(), width=120)
+        assert show_results(evaluation, console)
+        return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+    assert "30.00" in shown({})
+    stale = shown({("early", "c", "psnr"): "stale: the dataset was edited"})
+    assert "30.00" not in stale and "stale: the dataset was edited" in stale
