@@ -19,6 +19,7 @@ from sweeps.plan import Plan
 from sweeps.state import PhaseState, blocked, last_error_line, note_failure, phase_state
 
 WriteStatus = Callable[..., None]
+_BEFORE_THIS_PROCESS = time.time() - 24 * 3600
 
 
 def alive(owner: Owner) -> bool:
@@ -60,8 +61,14 @@ def test_what_a_trainer_said_before_it_left(tmp_path: Path, write_status: WriteS
 
 
 def test_orphan_of_a_killed_supervisor_still_runs(tmp_path: Path, write_status: WriteStatus) -> None:
-    write_status(tmp_path, state="running", host=socket.gethostname(), pid=os.getpid())
+    write_status(tmp_path, state="running", host=socket.gethostname(), pid=os.getpid(), updated=time.time())
     assert phase_state(tmp_path, gone).state == "running"
+
+
+def test_process_with_the_number_of_a_trainer_that_is_gone_is_none(tmp_path: Path, write_status: WriteStatus) -> None:
+    """This one did not run yet when the trainer spoke last."""
+    write_status(tmp_path, state="running", host=socket.gethostname(), pid=os.getpid(), updated=_BEFORE_THIS_PROCESS)
+    assert phase_state(tmp_path, gone).state == "saved"
 
 
 @pytest.mark.parametrize(("silent_s", "state"), [(10, "running"), (1000, "saved")])

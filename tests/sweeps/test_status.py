@@ -44,7 +44,7 @@ def test_row_tells_phase_step_speed_time_left_and_the_last_psnr(
     write_status(sweep_folder.runs.phase(pretrain), state="done", step=100, val_psnr=24.0, starts=3)
     write_status(
         sweep_folder.runs.phase(first), state="running", step=110, steps_per_s=2.0, val_psnr=25.5,
-        host=socket.gethostname(), pid=1, starts=2,
+        host=socket.gethostname(), pid=1, starts=2, updated=time.time(),
     )  # fmt: skip
     running, waiting = sweep_status(sweep_folder.runs, plan, Queues()).rows
     assert (running.state, running.phase, running.step, running.total_steps) == ("running", "adversarial", 110, 150)
@@ -60,7 +60,8 @@ def test_row_tells_preemptions_restarts_and_how_often_it_saves(
     plan = plan_of()
     first, _ = plan.phases
     folder = sweep_folder.runs.phase(first)
-    write_status(folder, state="running", step=10, save_every=250, starts=4, host=socket.gethostname(), pid=1)
+    here = {"host": socket.gethostname(), "pid": 1, "updated": time.time()}
+    write_status(folder, state="running", step=10, save_every=250, starts=4, **here)
     note_ending(folder, Ending("1", 75, "back", "was preempted, and had saved", 2))
     (row,) = sweep_status(sweep_folder.runs, plan, Queues()).rows
     line = plain_line(row)
