@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -102,12 +103,32 @@ def find_evaluation(
 ) -> Evaluation:
     """The evaluation of a planned sweep: by its name, or by its file, which may say anew what is evaluated.
 
+    Where there is one sweep, the first override may stand in the place of its name.
+
     Raises:
-        InputError: there is no such sweep.
+        InputError: there is no such sweep, or an override changes what has been trained.
     """
-    folder = find_sweep_folder(runs_dir, name_or_file)
-    given = name_or_file is not None and is_sweep_file(name_or_file)
-    return evaluation_of(folder, load_sweep(name_or_file if given else folder.sweep, list(overrides)))  # type: ignore[arg-type]
+    changes = list(overrides)
+    if name_or_file is not None and "=" in name_or_file and not Path(name_or_file).exists():
+        changes.insert(0, name_or_file)
+        name_or_file = None
+    if name_or_file is None or not is_sweep_file(name_or_file):
+        _refuse_others(changes, ("evaluate", "title"))
+        folder = find_sweep_folder(runs_dir, name_or_file)
+        return evaluation_of(folder, load_sweep(folder.sweep, changes))
+    _refuse_others(changes, ("evaluate", "title", "name", "variant"))
+    sweep = load_sweep(name_or_file, changes)
+    return evaluation_of(find_sweep_folder(runs_dir, sweep.name), sweep)
+
+
+def _refuse_others(overrides: Sequence[str], keys: Sequence[str]) -> None:
+    """Raises InputError where an override is not of one of these keys."""
+    for override in overrides:
+        if re.split(r"[.=]", override)[0] not in keys:
+            raise InputError(
+                f"override '{override}': here only {', '.join(keys)} can be changed, as in evaluate.max_images=10; "
+                "what decides the training is given to `harness sweep`."
+            )
 
 
 def score_sweep(evaluation: Evaluation, progress: Callable[[int, int], None] | None = None) -> ScoreTable:

@@ -207,8 +207,13 @@ def test_evaluation_is_found_by_name_and_by_an_edited_file(
     values = yaml.safe_load(sweep_file.read_text())
     sweep_file.write_text(yaml.safe_dump({**values, "evaluate": {"max_images": 4}}))
     assert find_evaluation(str(sweep_file), [], runs).config.max_images == 4
-    with pytest.raises(InputError, match="has no sweep 'other'"):
-        find_evaluation("other", [], runs)
+    assert find_evaluation("evaluate.max_images=5", ["title=T"], runs).config.max_images == 5
+    for wrong, overrides in (("other", []), (str(sweep_file), ["name=other"])):
+        with pytest.raises(InputError, match="has no sweep 'other'"):
+            find_evaluation(wrong, overrides, runs)
+    for override in ("seed=1", "max_parallel=2", "name=mine", "evaluat.max_images=3"):
+        with pytest.raises(InputError, match=f"override '{override}': here only evaluate, title can be"):
+            find_evaluation("mine", [override], runs)
 
 
 def test_logs_are_those_of_the_newest_phase_that_began(
