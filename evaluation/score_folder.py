@@ -39,7 +39,8 @@ def score_folders(
 
     Returns:
         {"metrics", "color", "crop_border", "images": {name: {metric: number}}, "mean": {metric: number},
-        "deviation": {metric: number} for set metrics, "missing": {metric: reason}, "notes": [...]}.
+        "deviation": {metric: number} for set metrics, "missing": {metric: reason}, "notes": [...]}. A metric that no
+        image has a number of is missing, and its mean, if any, NaN.
 
     Raises:
         InputError: unknown metrics, folders whose names do not match (both lists shown), images whose sizes differ.
@@ -105,6 +106,11 @@ def list_images(folder: Path) -> dict[str, Path]:
     return files
 
 
+def is_anything_measured(result: dict[str, Any]) -> bool:
+    """Whether any metric has a number."""
+    return not all(math.isnan(value) for value in result["mean"].values())
+
+
 def write_json(result: dict[str, Any], path: Path) -> None:
     """Writes the result; a number that JSON cannot hold becomes "inf" or null."""
     with whole(path) as part:
@@ -165,7 +171,9 @@ def _means(images: dict[str, dict[str, float]], metrics: tuple[str, ...]) -> dic
 def _add_too_small(result: dict[str, Any], metrics: tuple[str, ...]) -> None:
     for metric in metrics:
         small = [name for name, scores in result["images"].items() if math.isnan(scores[metric])]
-        if small:
+        if len(small) == len(result["images"]):
+            result["missing"][metric] = "every image is too small for it."
+        elif small:
             result["notes"].append(f"{METRICS[metric].label}: too small to measure, left out: {shown_names(small)}.")
 
 

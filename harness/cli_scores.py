@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from harness.cli_tools import RUNS, Overrides, Runs, SweepName
-from harness.screen import make_console, progress_bar
+from harness.errors import EXIT_DONE, EXIT_FAILURE
+from harness.screen import complain, make_console, progress_bar
 
 app = typer.Typer()
 
@@ -67,9 +68,12 @@ def score(
     color: Annotated[str, typer.Option(help="y or rgb.")] = "y",
     crop_border: Annotated[int, typer.Option(help="Pixels cropped from each border.")] = 0,
     metrics: Annotated[str, typer.Option(help="Comma-separated names.")] = "psnr,ssim",
-) -> None:
-    """Score any system's output images."""
-    from evaluation.score_folder import print_scores, score_folders, write_json
+) -> int:
+    """Score any system's output images.
+
+    Exit code 1 where nothing could be measured.
+    """
+    from evaluation.score_folder import is_anything_measured, print_scores, score_folders, write_json
 
     console = make_console()
     with progress_bar(console, "scoring") as progress:
@@ -78,3 +82,7 @@ def score(
     print_scores(console, result)
     if json is not None:
         write_json(result, json)
+    if not is_anything_measured(result):
+        complain("error: nothing could be measured, for the reasons above; give other images or --metrics.")
+        return EXIT_FAILURE
+    return EXIT_DONE

@@ -14,6 +14,7 @@ from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from evaluation.score_folder import print_scores, score_folders, write_json
+from harness.cli_scores import score
 from harness.errors import InputError
 
 
@@ -135,6 +136,17 @@ def test_an_image_too_small_for_ssim_is_named_and_left_out_of_the_mean(folders: 
     others = [result["images"][name]["ssim"] for name in ("000", "002")]
     assert result["mean"]["ssim"] == pytest.approx(np.mean(others))
     assert result["notes"] == ["SSIM: too small to measure, left out: 001."]
+
+
+def test_where_nothing_can_be_measured_the_reason_stands_and_the_exit_code_is_1(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sr, hr = folders
+    assert score(sr, hr, metrics="psnr") == 0
+    assert score(sr, hr, json=tmp_path / "a.json", crop_border=20, metrics="ssim") == 1
+    said = json.loads((tmp_path / "a.json").read_text())
+    assert (said["mean"], said["missing"]) == ({"ssim": None}, {"ssim": "every image is too small for it."})
+    assert "nothing could be measured" in capsys.readouterr().err
 
 
 def test_a_metric_without_its_network_says_how_to_get_it_and_the_others_are_measured(
