@@ -29,7 +29,8 @@ class _Cell:
     condition: Condition
     chunks: list[Chunk]
     rows: Rows
-    code: str
+    codes: dict[str, str]
+    """Image -> version of the code that measured it (of several metrics: versions)."""
 
     @property
     def num_images(self) -> int:
@@ -89,12 +90,15 @@ class Assembler:
 
     def _read(self, entry: Entry, condition: Condition) -> _Cell:
         rows: Rows = {}
-        code = self.job.code
+        codes: dict[str, str] = {}
+        identities = [self.job.identity(metric) for metric in self.asked]
         chunks = [chunk for c in condition.classes for chunk in self.job.chunks[condition.split, c]]
         for chunk in chunks:
-            found, code = self.cache.rows_and_code(entry.sha256, self.job.cell(chunk, condition.kernel))
+            found, measured_by = self.cache.rows_and_codes(entry.sha256, self.job.cell(chunk, condition.kernel))
             rows |= {key: found[key] for key in chunk.keys if key in found}
-        return _Cell(entry, condition, chunks, rows, code)
+            versions = dict.fromkeys(measured_by[name] for name in identities if name in measured_by)
+            codes |= dict.fromkeys(chunk.keys, ", ".join(versions))
+        return _Cell(entry, condition, chunks, rows, codes)
 
     def _why_nothing(self, cell: _Cell) -> str | None:
         """Why the cell has no rows at all."""
@@ -134,7 +138,6 @@ class Assembler:
             "condition": cell.condition.name,
             "split": cell.condition.split,
             "kernel": cell.condition.kernel,
-            "code_version": cell.code,
             "metric_version": " ".join(identities.values()),
         }
         scale = self.job.scale
@@ -142,7 +145,7 @@ class Assembler:
             for image in chunk.images:
                 row = cell.rows[image.key]
                 own: dict[str, Any] = {"image_class": chunk.image_class, "image": image.key}
-                own |= {"source_hash": image.source_hash}
+                own |= {"source_hash": image.source_hash, "code_version": cell.codes[image.key]}
                 own |= {"height": image.height // scale * scale, "width": image.width // scale * scale}
                 for name, value in {**shared, **own}.items():
                     self.columns[name].append(value)

@@ -32,12 +32,12 @@ class ScoreCache:
 
     def rows(self, model_sha: str, cell: str) -> Rows:
         """Image key -> metric identity -> number; empty where nothing (readable) is stored."""
-        return self.rows_and_code(model_sha, cell)[0]
+        return self.rows_and_codes(model_sha, cell)[0]
 
-    def rows_and_code(self, model_sha: str, cell: str) -> tuple[Rows, str]:
-        """The rows, and the version of the code that measured the first of them."""
+    def rows_and_codes(self, model_sha: str, cell: str) -> tuple[Rows, dict[str, str]]:
+        """The rows, and for each metric identity the version of the code that measured it."""
         content = self._read(self._path(model_sha, cell, ".json"))
-        return content.get("rows", {}), str(content.get("code", ""))
+        return content.get("rows", {}), content.get("codes", {})
 
     def features(self, model_sha: str, cell: str, identity: str) -> np.ndarray | None:
         """Features (N, 2048) float32 in the order of the chunk's images, or None."""
@@ -48,11 +48,12 @@ class ScoreCache:
         return _load(self._path(model_sha, f"{cell}-{identity}", ".npy"), mapped=True) is not None
 
     def write_rows(self, model_sha: str, cell: str, rows: Rows, code: str) -> None:
-        """Stores the rows beside those of other metrics that are there already."""
+        """Stores the rows that `code` measured beside those of other metrics that are there already."""
         path = self._path(model_sha, cell, ".json")
         before = self._read(path)
         merged = {key: {**before.get("rows", {}).get(key, {}), **row} for key, row in rows.items()}
-        _write(path, json.dumps({"code": before.get("code", code), "rows": merged}).encode())
+        codes = before.get("codes", {}) | {identity: code for row in rows.values() for identity in row}
+        _write(path, json.dumps({"codes": codes, "rows": merged}).encode())
 
     def write_features(self, model_sha: str, cell: str, identity: str, features_ND: np.ndarray) -> None:
         path = self._path(model_sha, f"{cell}-{identity}", ".npy")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from evaluation.metrics import METRICS, names_of
+from evaluation.metrics import names_of
 from evaluation.networks import Networks
 from harness.quality import color
 from harness.quality.psnr import mse, psnr_of_mse
@@ -76,15 +76,6 @@ class Measures:
         self.border_px = border_px
         self.networks = networks
         _keep_memory()
-
-    def identity(self, metric: str) -> str:
-        """Name, version and settings of a metric: numbers of another identity are not comparable."""
-        version = f"{metric}:{METRICS[metric].version}"
-        if metric == "mse":
-            return f"{version}:border{self.border_px}"
-        if metric in ("psnr", "ssim"):
-            return f"{version}:{self.color_space}:border{self.border_px}"
-        return version
 
     @torch.inference_mode()
     def reference(self, hr_NHWC: np.ndarray, grey: bool = False) -> Reference:

@@ -109,6 +109,19 @@ def test_each_number_is_the_mean_over_the_images_of_its_condition(tmp_path: Path
     assert ScoreTable.load(tmp_path).mean("bicubic", "sand", "psnr") == table.mean("bicubic", "sand", "psnr")
 
 
+def test_code_version_is_that_of_the_code_that_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def versions(code: str, *metrics: str) -> list[str]:
+        monkeypatch.setattr("evaluation.collect.code_version", lambda: code)
+        config = CONFIG.model_copy(update={"metrics": metrics})
+        table = evaluate([baseline("nearest")], config, tmp_path, source=Pictures(TWO_CLASSES))
+        return sorted(table.images["code_version"].unique())
+
+    assert versions("1", "psnr") == ["1"]
+    assert versions("2", "ssim") == ["2"]
+    assert versions("3", "psnr", "ssim") == ["1, 2"]
+    assert versions("4", "psnr", "mse") == ["4"], "both were measured anew"
+
+
 def test_one_forward_per_model_and_image_serves_every_measure_and_the_pooled_row(
     tmp_path: Path, inception_file: Path
 ) -> None:
