@@ -35,6 +35,8 @@ WINDOW_PX = 384
 MARGIN_LR_PX = 16
 """Upscaled around the window and cut off, so that its edge is what the whole image would give."""
 _ALWAYS = ("nearest", "bicubic")
+_UNSCORED = {"nearest": "the LR image"}
+"""What stands under a picture that has no number."""
 
 
 @dataclass
@@ -245,10 +247,9 @@ def _cell_strip(
         return None
     key = median_image(own)
     title = f"{which} cell of the matrix: {column.title} on {condition.image_class}"
-    caption = (
-        f"mean {metric.label} {metric.format(value)} {metric.unit}".strip()
-        + f"; {name_of_image(key)}: its median image"
-    )
+    num_seeds = len(column.models)
+    over, whose = (f" over {num_seeds} seeds", f"{model}'s") if num_seeds > 1 else ("", "its")
+    caption = f"mean {_detail(value, metric)}{over}; {name_of_image(key)}: {whose} median image"
     strip = _strip(source, title, caption, condition, key, [model], scores[key], metric)
     return strip if any(crop.title == model for crop in strip.crops) else None
 
@@ -267,7 +268,7 @@ def _strip(
     corner, outputs = source.outputs(hr_image, condition.kernel, key, [*_ALWAYS, *models])
     own = {c.models[0]: c.own_class == condition.image_class for c in build_columns(source.table.models)}
     candidates = [
-        Candidate(name, image, _detail(scores.get(name), metric), own.get(name, False))
+        Candidate(name, image, _detail(scores.get(name), metric) or _UNSCORED.get(name, ""), own.get(name, False))
         for name, image in outputs.items()
     ]
     rivals = models if len(models) > 1 else [*models, "bicubic"]

@@ -14,6 +14,7 @@ from evaluation.images import ImageInfo
 from evaluation.model import Model
 from evaluation.picture_source import PictureSource, report_strips
 from evaluation.pictures import Candidate, build_strip, choose_crop, median_image, png_uri
+from evaluation.upsamplers import MethodUpsampler
 from harness.data.degrade import degrade_image, upscale_image
 
 CLASSES = ["beach", "mountain", "general"]
@@ -111,6 +112,23 @@ def test_a_model_that_cannot_be_opened_is_left_out_and_named(table_maker, drawn_
     strips = report_strips(source)
     assert [picture.title for picture in strips[0].crops] == ["nearest", "bicubic", "HR"]
     assert len(source.problems) == 1 and "/none/gone" in source.problems[0]
+
+
+def test_picture_of_a_cell_of_several_seeds_names_the_seed_that_it_shows(table_maker, drawn_images):
+    models = [Model(f"sea-seed{s}", "checkpoint", "x", {"seed": str(s)}, "beach") for s in range(2)]
+    models.append(Model("bicubic", "method"))
+    table = table_maker(models, classes=("beach", "mountain"))
+    source = PictureSource(table, EvaluateConfig(report={"num_strips": 1}), drawn_images(CLASSES), 4)
+    source._upsamplers["sea-seed0"] = MethodUpsampler("bilinear", 4)
+    best = report_strips(source)[-2]
+    means = [table.mean(f"sea-seed{s}", "beach", "psnr") for s in range(2)]
+    assert best.title == "Best cell of the matrix: sea on beach"
+    assert best.caption.startswith(f"mean PSNR {np.mean(means):.2f} dB over 2 seeds; beach_")
+    assert ": sea-seed0's median image;" in best.caption
+    nearest, _, shown, _ = best.crops
+    key = best.caption.split("; ")[1].split(":")[0]
+    assert (nearest.detail, shown.title) == ("the LR image", "sea-seed0")
+    assert shown.detail == f"PSNR {table.values('sea-seed0', 'beach', 'psnr')[key]:.2f} dB"
 
 
 def test_no_strips_are_made_where_none_are_asked_for(table_maker, drawn_images):
