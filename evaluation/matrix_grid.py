@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evaluation.grid import BEST, Entry, Footnotes, Grid, Head, Line, rank_values, shades, show_number
+from evaluation.grid import BEST, SECOND, Entry, Footnotes, Grid, Head, Line, rank_values, shades, show_number
 from evaluation.matrix import Cell, Matrix, row_kind_label
 from evaluation.metrics import Metric
 
@@ -98,20 +98,23 @@ def diagonal_summary(matrix: Matrix) -> str:
 
 
 def baseline_summary(matrix: Matrix) -> list[str]:
-    """For each baseline, how many models beat it on the row that they were made for; empty without such models."""
+    """For each baseline, how many models beat it, at the digits shown, on the row that they were made for.
+
+    Empty without such models.
+    """
     own = [
         (row, column)
         for row in range(len(matrix.rows))
         for column in range(len(matrix.columns))
         if matrix.is_own(row, column) and matrix.cells[row][column].value is not None
     ]
-    sign = 1 if matrix.metric.higher_is_better else -1
+    metric = matrix.metric
     noun = f"their own {row_kind_label(matrix.row_kind)}"
     sentences = []
     for number, baseline in enumerate(matrix.columns):
         pairs = [(matrix.cells[row][column].value, matrix.cells[row][number].value) for row, column in own]
-        known = [sign * (value - base) for value, base in pairs if value is not None and base is not None]
+        known = [pair for pair in pairs if None not in pair]
         if baseline.baseline and known:
-            won = sum(gain > 0 for gain in known)
+            won = sum(rank_values(pair, metric.higher_is_better, metric.digits) == [BEST, SECOND] for pair in known)
             sentences.append(f"By {matrix.label}, {won} of {len(known)} models beat {baseline.title} on {noun}.")
     return sentences

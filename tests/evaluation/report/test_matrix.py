@@ -199,6 +199,8 @@ def test_summary_counts_the_models_that_beat_each_baseline_on_their_own_class(ta
     table.images.loc[worse, ["psnr", "mse"]] = [3.0, 1.0]
     assert baseline_summary(matrix_of(table)) == ["By PSNR, 2 of 3 models beat bicubic on their own class."]
     assert baseline_summary(matrix_of(table, "mse")) == ["By MSE, 2 of 3 models beat bicubic on their own class."]
+    table.images["psnr"] = np.where(table.images["model"] == "bicubic", 25.0, 25.001)
+    assert baseline_summary(matrix_of(table)) == ["By PSNR, 0 of 3 models beat bicubic on their own class."]
 
 
 def test_an_empty_table_gives_a_matrix_of_reasons():
