@@ -87,17 +87,20 @@ def is_general(column: Column, pool: str | None = None) -> bool:
 
 
 def pair_questions(
-    table: ScoreTable, conditions: Sequence[Condition], pairs: Iterable[tuple[str, str]]
+    table: ScoreTable, conditions: Sequence[Condition], pairs: Sequence[tuple[str, str]]
 ) -> list[Question]:
     """Any pairs of models by name, on every condition.
 
     Raises:
-        InputError: a name is not in the table.
+        InputError: a name is not in the table, or a pair is a model and itself.
     """
     columns = {column.title: column for column in build_columns(table.models)}
     for name in {name for pair in pairs for name in pair}:
         if name not in columns:
             raise InputError(f"compare: no model '{name}'; use two of {sorted(columns)}.")
+    twice = [first for first, second in pairs if first == second]
+    if twice:
+        raise InputError(f"compare: '{twice[0]}' is given twice; name another of {sorted(columns)} beside it.")
     return [Question(c, columns[first], columns[second]) for first, second in pairs for c in conditions]
 
 

@@ -72,13 +72,13 @@ def runs_grid(runs: Sequence[tuple[str, Mapping[str, str]]]) -> Grid:
 
 
 def ledger_grid(ledger: Mapping[str, Any]) -> Grid:
-    """Where the compute went: hours times ranks of each kind, and its share of what was occupied."""
+    """Where the compute went: time multiplied by ranks, of each kind, and its share of what was occupied."""
     hours = {key: float(value) for key, value in ledger.items() if key.endswith("_h") and _is_number(value)}
     spent = sum(value for key, value in hours.items() if key != "queued_h")
     lines = [_ledger_line(LEDGER_LABELS.get(key, key), value, spent, key) for key, value in hours.items()]
     lines.append(Line(("all that was occupied",), (Entry(show_hours(spent), spent), Entry("")), apart=True))
-    heads = (Head("hours x ranks"), Head("share"))
-    return Grid("Where the time went", "each rank counts its own hours", ("spent on",), heads, tuple(lines))
+    heads = (Head("time x ranks"), Head("share"))
+    return Grid("Where the time went", "each rank counts its own time", ("spent on",), heads, tuple(lines))
 
 
 def _ledger_line(label: str, hours: float, spent: float, key: str) -> Line:

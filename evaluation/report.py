@@ -32,7 +32,7 @@ from evaluation.sections import (
     runs_section,
     table_section,
 )
-from evaluation.sentences import merge_by_measure
+from evaluation.sentences import merge_by_measure, why_unanswered, why_unasked
 from evaluation.tables import AxisTable, build_table, table_grid
 
 
@@ -102,6 +102,8 @@ class _Results:
     published_matrix: list[Grid]
     published_table: list[Grid]
     comparisons: list[Comparison]
+    not_compared: list[str]
+    """What could not be compared, and why, in sentences."""
 
 
 def _write_results(table: ScoreTable, config: EvaluateConfig, out: Path) -> _Results:
@@ -109,13 +111,15 @@ def _write_results(table: ScoreTable, config: EvaluateConfig, out: Path) -> _Res
     matrices = report_matrices(table, config)
     published = _write_published(reference, out)
     is_matrix = reference is not None and reference.metric is not None
+    comparisons, not_compared = _write_comparisons(table, config, out) if config.report.compare else ([], [])
     return _Results(
         matrices=matrices,
         matrix_grids=[write_matrix_files(named, out) for named in matrices],
         tables=_write_tables(table, config, reference, out),
         published_matrix=published if is_matrix else [],
         published_table=[] if is_matrix else published,
-        comparisons=_write_comparisons(table, config, out),
+        comparisons=comparisons,
+        not_compared=not_compared,
     )
 
 
@@ -127,7 +131,7 @@ def _result_sections(results: _Results, resamples: int) -> list[Section]:
     ]
     if all(len(named.matrix.rows) == 1 for named in results.matrices):
         sections.reverse()
-    return [*sections, *compare_section(results.comparisons, resamples)]
+    return [*sections, *compare_section(results.comparisons, resamples, results.not_compared)]
 
 
 def _sentences(results: _Results) -> list[str]:
@@ -186,16 +190,17 @@ def _write_table(axis_table: AxisTable, out: Path, stem: str) -> Grid:
     return grid
 
 
-def _write_comparisons(table: ScoreTable, config: EvaluateConfig, out: Path) -> list[Comparison]:
-    if not config.report.compare:
-        return []
+def _write_comparisons(table: ScoreTable, config: EvaluateConfig, out: Path) -> tuple[list[Comparison], list[str]]:
+    """Tests and writes what can be compared; returns it, and in sentences what cannot."""
     conditions: list[Condition] = conditions_of(table)
     questions = specialisation_questions(table, conditions, config.pool)
+    if not questions:
+        return [], [why_unasked(table, config.pool)]
     metrics = [METRICS[name] for name in table.metrics]
     answers = compare_all(table, metrics, questions, config.report.resamples, config.report.seed)
     for name in dict.fromkeys(answer.metric for answer in answers):
         write_frame(to_frame([answer for answer in answers if answer.metric == name]), out / f"compare_{name}.csv")
-    return answers
+    return answers, merge_by_measure(why_unanswered(metrics, questions, answers))
 
 
 def _commands(out: Path) -> list[str]:

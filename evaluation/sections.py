@@ -96,12 +96,13 @@ def table_section(grids: Sequence[Grid]) -> list[Section]:
     return [Section("tables", "Tables", intro=intro, grids=tuple(grids))] if grids else []
 
 
-def compare_section(comparisons: Sequence[Comparison], resamples: int) -> list[Section]:
-    """A table for each measure, and every comparison as a sentence."""
-    if not comparisons:
+def compare_section(comparisons: Sequence[Comparison], resamples: int, remarks: Sequence[str] = ()) -> list[Section]:
+    """A table for each measure, and every comparison as a sentence; `remarks` say what could not be compared."""
+    if not comparisons and not remarks:
         return []
-    answers, intro = [], [HOW_COMPARED]
-    intro += _undecidable(comparisons, resamples)
+    answers = []
+    intro = [HOW_COMPARED, *_undecidable(comparisons, resamples)] if comparisons else []
+    intro += remarks
     for name in dict.fromkeys(comparison.metric for comparison in comparisons):
         of_metric = [comparison for comparison in comparisons if comparison.metric == name]
         grid = compare_grid(of_metric, f"{METRICS[name].label}: specialised against general")
@@ -171,5 +172,6 @@ def reproduce_section(table: ScoreTable, commands: Sequence[str], files: Mapping
     """Commands, provenance, versions, and the configuration files themselves."""
     texts = {title: path.read_text(encoding="utf-8") for title, path in files.items() if path.is_file()}
     content = Reproduction(tuple(commands), data_facts(table), versions(), texts)
-    intro = ("With the same data, configuration and versions, the commands below give the same numbers again.",)
-    return Section("reproduce", "How to reproduce", "reproduce.html.j2", intro, (models_grid(table),), content)
+    how = "the commands below give the same numbers again" if commands else "the numbers are the same again"
+    intro = f"With the same data, configuration and versions, {how}."
+    return Section("reproduce", "How to reproduce", "reproduce.html.j2", (intro,), (models_grid(table),), content)

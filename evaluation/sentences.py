@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from evaluation.compare import Comparison
+from evaluation.columns import build_columns
+from evaluation.compare import Comparison, Question, is_general
 from evaluation.grid import show_number
-from evaluation.metrics import METRICS
+from evaluation.metrics import METRICS, Metric
+from evaluation.scores import ScoreTable
 from evaluation.sign_flips import ALPHA, LEVEL
 
 
@@ -86,6 +88,37 @@ def summary(comparisons: Sequence[Comparison]) -> str:
         text += f", in {rest} neither is shown to be better" if rest else ""
     label = METRICS[comparisons[0].metric].label
     return f"By {label}, {text} (paired sign-flip test at {ALPHA:.0%}, Holm's correction)."
+
+
+def why_unasked(table: ScoreTable, pool: str | None = None) -> str:
+    """Why `specialisation_questions` has none, in one sentence."""
+    columns = [column for column in build_columns(table.models) if not column.baseline]
+    general = [column for column in columns if is_general(column, pool)]
+    if len(general) == len(columns):
+        reason = "No model was made for one class, so there is none to compare with a general one"
+    elif not general:
+        reason = "No general model was evaluated that those made for one class could be compared with"
+    else:
+        reason = "No model was evaluated on the class that it was made for"
+    return f"{reason}. `harness compare FIRST SECOND` tests any two models."
+
+
+def why_unanswered(asked: Sequence[Metric], questions: Sequence[Question], answers: Sequence[Comparison]) -> list[str]:
+    """What `compare_all` left out of these measures and questions, in a sentence for each measure; empty: nothing."""
+    texts = []
+    for metric in [metric for metric in asked if metric.scope == "image"]:
+        answered = {(a.condition, a.first, a.second) for a in answers if a.metric == metric.name}
+        left = [q for q in questions if (q.condition.name, q.first.title, q.second.title) not in answered]
+        names = ", ".join(f"{q.first.title} on {q.condition.name}" for q in left[:3])
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        if left:
+            texts.append(
+                f"By {metric.label}, {names}{more} cannot be compared: a number is missing, or there are not two "
+                "images with numbers of both models."
+            )
+    if not any(metric.scope == "image" for metric in asked):
+        texts.append("No measure of single images was evaluated, and the others cannot be tested image by image.")
+    return texts
 
 
 def merge_by_measure(sentences: Iterable[str]) -> list[str]:

@@ -17,7 +17,7 @@ from evaluation.matrix import conditions_of
 from evaluation.metrics import METRICS
 from evaluation.model import Model
 from evaluation.sections import compare_section
-from evaluation.sentences import merge_by_measure, sentence, summary
+from evaluation.sentences import merge_by_measure, sentence, summary, why_unanswered, why_unasked
 from harness.errors import InputError
 
 
@@ -108,6 +108,8 @@ def test_any_pair_can_be_compared_and_an_unknown_name_is_refused(table):
     assert len(answers) == len(conditions) and len(to_frame(answers)) == len(conditions)
     with pytest.raises(InputError, match="no model 'bech'; use two of"):
         pair_questions(table, conditions, [("bech", "bicubic")])
+    with pytest.raises(InputError, match="'beach' is given twice; name another of"):
+        pair_questions(table, conditions, [("beach", "beach")])
 
 
 def test_measures_that_say_the_same_share_a_sentence():
@@ -166,3 +168,22 @@ def test_a_column_that_lacks_a_seed_is_not_compared(table_maker):
     assert len(specialised(table)) == 1
     table.missing["beach-seed1", "beach", "psnr"] = "stale: the weights changed"
     assert not specialised(table)
+
+
+def test_why_nothing_is_compared_is_one_sentence(table_maker):
+    alone, general = Model("sea", "checkpoint", "x", {}, "beach"), Model("all", "checkpoint", "x")
+    assert why_unasked(table_maker([general])).startswith("No model was made for one class")
+    assert why_unasked(table_maker([alone])).startswith("No general model was evaluated")
+    elsewhere = table_maker([alone, general], classes=("mountain",))
+    assert not specialised(elsewhere)
+    assert why_unasked(elsewhere).startswith("No model was evaluated on the class that it was made for.")
+
+
+def test_what_is_left_out_of_the_comparisons_is_named(table):
+    questions = specialisation_questions(table, conditions_of(table))
+    metrics = [METRICS["psnr"], METRICS["ssim"]]
+    assert why_unanswered(metrics, questions, compare_all(table, metrics, questions)) == []
+    table.missing["beach", "beach", "psnr"] = "stale"
+    (text,) = why_unanswered(metrics, questions, compare_all(table, metrics, questions))
+    assert text.startswith("By PSNR, beach on beach cannot be compared: a number is missing")
+    assert "No measure of single images" in why_unanswered([METRICS["fid"]], questions, [])[0]

@@ -77,6 +77,7 @@ def test_report_of_models_that_could_not_be_scored_at_all_gives_the_reasons(tmp_
     table = ScoreTable(images, pd.DataFrame(columns=list(SET_KEYS)), missing, models, CLASSES)
     text = text_of(write_report("demo", table, EvaluateConfig(), [], tmp_path))
     assert "beach is not finished" in text
+    assert "No general model was evaluated that those made for one class could be compared with." in text
     assert (tmp_path / "matrix_psnr.csv").read_text().splitlines()[1] == "beach,,"
 
 
@@ -148,6 +149,11 @@ def test_ledger_shares_leave_out_what_occupied_nothing():
 @pytest.mark.parametrize(("hours", "text"), [(0.0, "0.0 s"), (0.01, "36.0 s"), (0.5, "30.0 min"), (7.25, "7.2 h")])
 def test_hours_are_shown_in_a_sensible_unit(hours, text):
     assert show_hours(hours) == text
+
+
+def test_time_is_not_called_hours_where_it_is_shown_in_seconds():
+    grid = ledger_grid({"useful_h": 0.01})
+    assert grid.heads[0].title == "time x ranks" and grid.lines[0].entries[0].text == "36.0 s"
 
 
 def test_models_are_listed_with_the_hash_of_their_weights(table):
