@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from harness import cli_data, cli_scores, cli_tools
 from harness.cli_tools import RUNS, Overrides, Runs, SweepName
+from harness.cli_usage import refuse_empty, wrong_usage
 from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SAVED, EXIT_WRONG_INPUT, InputError, TrainingError
 from harness.screen import complain, make_console, say
 
@@ -30,6 +31,7 @@ def main() -> None:
     from slurm.errors import ClusterError
 
     try:
+        refuse_empty(sys.argv[1:])
         code = app(prog_name="harness", standalone_mode=False)
     except (InputError, ClusterError) as error:
         _leave(f"error: {error}", EXIT_WRONG_INPUT)
@@ -44,19 +46,8 @@ def main() -> None:
             _leave("error: out of memory; ask for a smaller network or image, or use a larger machine.", EXIT_FAILURE)
         if not hasattr(error, "format_message"):
             raise
-        _leave(_wrong_usage(error), EXIT_WRONG_INPUT)
+        _leave(wrong_usage(error), EXIT_WRONG_INPUT)
     sys.exit(code if isinstance(code, int) else EXIT_DONE)
-
-
-def _wrong_usage(error: Any) -> str:
-    """What to say where the words after `harness` do not fit; `error` is the parser's."""
-    said = error.format_message()
-    if said.startswith("Usage:"):  # no command was given
-        return str(said)
-    takes_changes = error.ctx and any(each.name == "overrides" for each in error.ctx.command.params)
-    if takes_changes and hasattr(error, "possibilities"):  # an option that does not exist
-        said = f"no such option: {error.option_name}; keys are changed as KEY=VALUE without dashes, as in seed=1."
-    return f"error: {said} Try `{error.ctx.command_path if error.ctx else 'harness'} --help`."
 
 
 def _leave(message: str, code: int) -> None:

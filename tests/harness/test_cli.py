@@ -2,37 +2,68 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
 
-
-def harness(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "harness", *words], capture_output=True, text=True, check=False)
+import harness.cli
 
 
-def test_without_a_command_the_help_is_shown_and_no_error() -> None:
-    done = harness()
-    assert done.returncode == 2
-    assert done.stderr == harness("--help").stdout
+@pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Runs a command that must be refused; returns what it says."""
+
+    def answer(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["harness", *words])
+        with pytest.raises(SystemExit) as left:
+            harness.cli.main()
+        said = capsys.readouterr()
+        assert left.value.code == 2 and not said.out
+        return said.err
+
+    return answer
+
+
+def test_without_a_command_the_help_is_shown_and_no_error(answer, monkeypatch, capsys) -> None:
+    said = answer()
+    monkeypatch.setattr(sys, "argv", ["harness", "--help"])
+    with pytest.raises(SystemExit):
+        harness.cli.main()
+    assert said == capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("trian", "error: No such command 'trian'. Did you mean 'train'? Try `harness --help`."),
-        ("train", "error: Missing argument 'recipe'. Try `harness train --help`."),
-        ("pack a --out b --til 3", "error: No such option: --til (Possible options: --out, --tile, --val) Try "),
-        ("train r.yaml --lr 1", "error: no such option: --lr; keys are changed as KEY=VALUE without dashes, as in "),
-        ("sweep demo --set a=1", "error: no such option: --set; keys are changed as KEY=VALUE without dashes, as in "),
-        ("status --runs", "error: Option '--runs' requires an argument. Try `harness --help`."),
-        ("sweep demo --cluster", "error: Option '--cluster' requires an argument. Try `harness --help`."),
-        ("weights fech vgg19", "error: No such command 'fech'. Did you mean 'fetch'? Try `harness weights --help`."),
+        ("trian", "No such command 'trian'. Did you mean 'train'? Try `harness --help`."),
+        ("weights fech vgg19", "No such command 'fech'. Did you mean 'fetch'? Try `harness weights --help`."),
+        ("train", "Missing argument 'recipe': A recipe's file, or its name in sweeps/recipes. Try `harness train --he"),
+        ("pack photos", "Missing option '--out': Folder for the shards and their sidecar. Try `harness pack --help`."),
+        ("status --runs", "Option '--runs' requires an argument. Try `harness --help`."),
+        ("sweep demo --cluster", "Option '--cluster' requires an argument. Try `harness --help`."),
+        ("status s --watch=yes", "Option '--watch' does not take a value. Try `harness --help`."),
+        ("status s seed=1", "too many arguments (seed=1); leave them out. Try `harness status --help`."),
+        ("pack a --out b --til 3", "no such option: --til; did you mean --tile? Try `harness pack --help`."),
+        ("sweep demo --detatch", "no such option: --detatch; did you mean --detach? Try `harness sweep --help`."),
+        ("train r.yaml --lr 1", "no such option: --lr; keys are changed as KEY=VALUE without dashes, as in seed=1. "),
+        ("sweep demo --set a=1", "no such option: --set; keys are changed as KEY=VALUE without dashes, as in seed=1. "),
+        ("status -w", "no such option: -w; its options are --watch, --runs. Try `harness status --help`."),
+        ("pack a --out b --tile x", "--tile: must be a whole number, got 'x'. Try `harness pack --help`."),
+        ("upscale a b --noise x", "--noise: must be a number, got 'x'. Try `harness upscale --help`."),
+        ("board --port 99999", "--port: must be less than or equal to 65535, got '99999'. Try `harness board --help`."),
+        ("degrade a b --kernel x", "--kernel: 'x' is not one of 'matlab-bicubic', 'pil-bicubic', 'cv2-cubic', "),
+        ("train =3", "recipe '=3': is neither a file nor one of: "),
+        ("train demo seed", "override 'seed': expected key=value; write for example seed=1."),
+        ("sweep demo sede=1", "demo: unknown key 'sede'; did you mean 'seed'?"),
     ],
 )
-def test_wrong_words_are_answered_in_one_line(words: str, sentence: str) -> None:
-    done = harness(*words.split())
-    assert done.returncode == 2
-    assert done.stderr.startswith(sentence)
-    assert done.stderr.count("\n") == 1
+def test_wrong_words_are_answered_in_one_line(answer, words: str, sentence: str) -> None:
+    said = answer(*words.split())
+    assert said.startswith(f"error: {sentence}")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["train", ""], ["status", "--runs", ""], ["sweep", "demo", "--data="]])
+def test_empty_word_is_not_taken_for_this_folder_or_for_everything(answer, words: list[str]) -> None:
+    before = words[-1] or words[-2]
+    assert answer(*words).startswith(f"error: nothing stands after `{before}`, as where a variable is not set; ")
