@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -83,6 +86,35 @@ def config(recipe: dict[str, Any]) -> RunConfig:
     return RunConfig.model_validate(recipe)
 
 
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(["harness.train.loop", "harness.train.job", "harness.train.run"])
+
+
+class ForkedRank:
+    """A program, forked off a process that has imported what training needs: that takes seconds. As a Popen."""
+
+    def __init__(self, program: str, environment: dict[str, str]) -> None:
+        program = f"import os; os.environ.clear(); os.environ.update({environment!r}); {program}"
+        self._process = _forks.Process(target=exec, args=(program, {}), daemon=True)
+        with mock.patch.dict(os.environ, environment):  # the first one starts the process that is forked
+            self._process.start()
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        assert self._process.exitcode is not None, "still running"
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
 class Launcher:
     """Starts the ranks of a run as processes, as a job does."""
 
@@ -94,26 +126,35 @@ class Launcher:
         path.write_text(yaml.safe_dump({"config": recipe, "out": str(out), **more}), encoding="utf-8")
         return path
 
-    def start(self, run_file: Path, num_ranks: int = 1) -> list[subprocess.Popen[bytes]]:
-        return self.start_ranks(f"from harness.train.job import leave, main; leave(main({str(run_file)!r}))", num_ranks)
+    def start(self, run_file: Path, num_ranks: int = 1, forked: bool = True) -> list[Any]:
+        """The ranks of a run; `forked` or else with imports of their own, in the environment as it is now."""
+        program = f"from harness.train.job import leave, main; leave(main({str(run_file)!r}))"
+        return self.start_ranks(program, num_ranks, forked)
 
-    def start_ranks(self, program: str, num_ranks: int) -> list[subprocess.Popen[bytes]]:
+    def start_ranks(self, program: str, num_ranks: int, forked: bool = True) -> list[Any]:
         """The program once for each rank, in the environment of a job."""
-        common = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "WORLD_SIZE": str(num_ranks),
-            "LOCAL_WORLD_SIZE": str(num_ranks),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(_free_port()),
-        }
-        return [
-            subprocess.Popen([sys.executable, "-c", program], env={**common, "RANK": str(r), "LOCAL_RANK": str(r)})
-            for r in range(num_ranks)
-        ]
+        start = ForkedRank if forked else _start_anew
+        return [start(program, environment) for environment in _environments(num_ranks)]
 
-    def finish(self, run_file: Path, num_ranks: int = 1) -> list[int]:
-        return [process.wait(timeout=120) for process in self.start(run_file, num_ranks)]
+    def finish(self, run_file: Path, num_ranks: int = 1, forked: bool = True) -> list[int]:
+        return [process.wait(timeout=120) for process in self.start(run_file, num_ranks, forked)]
+
+
+def _start_anew(program: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", program], env=environment)
+
+
+def _environments(num_ranks: int) -> list[dict[str, str]]:
+    """A job's environment for each rank."""
+    common = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "WORLD_SIZE": str(num_ranks),
+        "LOCAL_WORLD_SIZE": str(num_ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+    }
+    return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)]
 
 
 def _free_port() -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -30,9 +29,7 @@ def logged_steps(out: Path) -> int:
     return path.read_text().count("\n") if path.exists() else 0
 
 
-def interrupt_after(
-    processes: list[subprocess.Popen[bytes]], out: Path, step: int, number: int, victim: int
-) -> list[int]:
+def interrupt_after(processes: list[Any], out: Path, step: int, number: int, victim: int) -> list[int]:
     """Sends a signal to one rank as soon as `step` is logged; returns all exit codes."""
     deadline = time.monotonic() + 120
     while logged_steps(out) < step and time.monotonic() < deadline and processes[victim].poll() is None:
@@ -89,7 +86,7 @@ def test_continuing_with_another_configuration_is_refused(launcher, recipe, tmp_
     assert job.main(launcher.run_file(harmless, tmp_path / "run", phase=0)) == EXIT_DONE
 
 
-def kill_at_random(process: subprocess.Popen[bytes], out: Path, source: random.Random) -> None:
+def kill_at_random(process: Any, out: Path, source: random.Random) -> None:
     """SIGKILL within the next ten steps, or for one in five at any moment of the start; it must not end before."""
     reached = logged_steps(out)
     step = reached + source.randint(1, 10)
@@ -111,7 +108,7 @@ def test_fifty_random_kills_corrupt_nothing(launcher, recipe, tmp_path):
     run_file = launcher.run_file(long, broken)
     source = random.Random(0)
     for _ in range(50):
-        kill_at_random(launcher.start(run_file)[0], broken, source)
+        kill_at_random(launcher.start(run_file, forked=False)[0], broken, source)
         for checkpoint in checkpoint_folders(broken / "checkpoints"):
             verify(checkpoint)
     assert launcher.finish(run_file) == [EXIT_DONE]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from harness.errors import EXIT_DONE, EXIT_WRONG_INPUT
+from harness.train import job
 
 FAKE = """
 import json, os
@@ -49,8 +50,8 @@ def wandb(tmp_path, monkeypatch) -> Path:
 
 def test_weights_and_biases_gets_every_row_and_the_same_run_after_a_resume(launcher, recipe, tmp_path, wandb):
     run_file = launcher.run_file(short(recipe), tmp_path / "run")
-    assert launcher.finish(run_file) == [EXIT_DONE]
-    assert launcher.finish(run_file) == [EXIT_DONE]
+    assert launcher.finish(run_file, forked=False) == [EXIT_DONE]
+    assert launcher.finish(run_file, forked=False) == [EXIT_DONE]
     calls = [json.loads(line) for line in wandb.read_text().splitlines()]
     begins = [call for call in calls if call["call"] == "init"]
     assert len(begins) == 2 and begins[0] == begins[1]
@@ -63,14 +64,14 @@ def test_weights_and_biases_gets_every_row_and_the_same_run_after_a_resume(launc
 
 def test_a_tracker_that_cannot_be_opened_is_one_sentence(launcher, recipe, tmp_path, wandb, monkeypatch, capfd):
     monkeypatch.setenv("FAKE_WANDB_FAILS", "1")
-    assert launcher.finish(launcher.run_file(short(recipe), tmp_path / "run")) == [EXIT_WRONG_INPUT]
+    assert launcher.finish(launcher.run_file(short(recipe), tmp_path / "run"), forked=False) == [EXIT_WRONG_INPUT]
     said = capfd.readouterr().err
     assert "trackers: wandb cannot be opened (api_key not configured)" in said and "Traceback" not in said
 
 
-def test_a_tracker_that_is_not_installed_is_told_and_not_left_out(launcher, recipe, tmp_path, capfd):
+def test_a_tracker_that_is_not_installed_is_told_and_not_left_out(launcher, recipe, tmp_path, capsys):
     if importlib.util.find_spec("wandb"):
         pytest.skip("wandb is installed here")
-    assert launcher.finish(launcher.run_file(short(recipe), tmp_path / "run")) == [EXIT_WRONG_INPUT]
-    assert "trackers: 'wandb' is not installed" in capfd.readouterr().err
+    assert job.main(launcher.run_file(short(recipe), tmp_path / "run")) == EXIT_WRONG_INPUT
+    assert "trackers: 'wandb' is not installed" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
