@@ -57,6 +57,22 @@ class PhaseConfig(Section):
             raise ValueError(f"phase '{self.name}' is adversarial; give discriminator_optimizer")
         if self.adversarial is None and self.augment.name != "none":
             raise ValueError(f"phase '{self.name}' augments a discriminator but is not adversarial; remove augment")
+        names = [loss.name for loss in self.losses]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"phase '{self.name}' has the loss {twice} twice; keep one and add the weights")
+        if self.adversarial is None and not any(loss.weight for loss in self.losses):
+            raise ValueError(f"phase '{self.name}' has no loss with a weight above 0; raise one")
+        if self.generator_every > (self.iterations if self.adversarial else 1):
+            raise ValueError(
+                f"phase '{self.name}' updates nothing in some or all iterations: generator_every "
+                f"{self.generator_every}; lower it"
+            )
+        if self.train_last is not None and self.reinit_last > self.train_last:
+            raise ValueError(
+                f"phase '{self.name}' would leave layers random: reinit_last {self.reinit_last} is above train_last "
+                f"{self.train_last}; lower it"
+            )
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate {self.accumulate} does not divide batch_size {self.batch_size}")
         return self
@@ -65,7 +81,8 @@ class PhaseConfig(Section):
 class RunConfig(Section):
     """One run: everything that decides its result, and how it is watched and saved."""
 
-    name: str = "run"
+    name: str = Field("run", pattern="^[^/]+$")
+    """What trackers call it."""
     seed: int = Field(0, ge=0)
     """Every random number of the run follows from it."""
     scale: Literal[2, 4, 8, 16] = 4
@@ -191,13 +208,13 @@ def phase_keys(config: RunConfig, fingerprint_of: Callable[[str], str]) -> list[
         values["sources"] = [_source_identity(source, fingerprint_of) for source in config.sources(number)]
         values["phase"] = phase.model_dump(mode="json", exclude={"sources"})
         values["parent"] = keys[-1] if keys else None
-        if number or not config.init_from:
+        if number or config.init_from is None:
             values["init_from"] = None
         else:
             values["init_from"] = fingerprint_of(config.init_from)
         if not any(p.adversarial for p in config.phases[: number + 1]):
             values["discriminator"] = values["init_discriminator_from"] = None
-        elif config.init_discriminator_from:
+        elif config.init_discriminator_from is not None:
             values["init_discriminator_from"] = fingerprint_of(config.init_discriminator_from)
         text = json.dumps(values, sort_keys=True)
         keys.append(f"{phase.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}")

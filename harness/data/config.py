@@ -18,7 +18,7 @@ class SourceConfig(Section):
     path: str
     """Folder (or fsspec URL) with shards and their sidecar."""
     split: Split = "train"
-    classes: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | None = Field(None, min_length=1)
     """Only these classes; null takes all."""
     fraction: float = Field(1.0, gt=0, le=1)
     """Share of the split's source images, per class; smaller fractions lie inside larger ones."""
@@ -67,7 +67,7 @@ class DataConfig(Section):
     """Whether a damaged sample ends training, or is replaced by another and logged."""
     read_threads: int = Field(1, ge=0)
     """Threads that read ahead; 0 reads in the training thread."""
-    cache_gb: float = Field(20.0, gt=0)
+    cache_gb: float = Field(20.0, gt=0, le=1_000_000)
     """Bound of the node-local cache for remote shards."""
 
     @field_validator("sources")

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.errors import InputError
 from harness.losses.config import LossConfig
 from harness.losses.features import FeatureLoss
 from harness.losses.pixel import CharbonnierLoss, PixelLoss
@@ -40,12 +39,8 @@ def build_losses(configs: Sequence[LossConfig], device: torch.device | str) -> L
     """The terms that a phase asks for, on `device`, with nothing to learn in them.
 
     Raises:
-        InputError: a term is given twice, or its pretrained weights are missing.
+        InputError: a term's pretrained weights are missing.
     """
-    names: list[str] = [config.name for config in configs]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise InputError(f"losses: '{twice}' is given twice; keep one and add the weights.")
-    terms = {name: LOSSES[name](config) for name, config in zip(names, configs)}
-    weights = {name: config.weight for name, config in zip(names, configs)}
+    terms: dict[str, nn.Module] = {config.name: LOSSES[config.name](config) for config in configs}
+    weights: dict[str, float] = {config.name: config.weight for config in configs}
     return LossTerms(terms, weights).to(device).requires_grad_(False)

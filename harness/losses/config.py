@@ -116,6 +116,10 @@ class AdversarialConfig(Section):
         for key, (low, high) in (("real_label", self.real_label), ("fake_label", self.fake_label)):
             if not 0 <= low <= high <= 1:
                 raise ValueError(f"{key} [{low}, {high}] is not a range within [0, 1]")
+        if self.real_label[1] <= self.fake_label[0]:
+            raise ValueError(
+                f"real_label {list(self.real_label)} is not above fake_label {list(self.fake_label)}; exchange them"
+            )
         if self.instance_noise_std > 0 and self.instance_noise_steps == 0:
             raise ValueError("instance_noise_std needs instance_noise_steps above 0")
         if self.form == "hinge" and not self._hard_labels():

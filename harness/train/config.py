@@ -14,11 +14,14 @@ class ConstantSchedule(Section):
     warmup_steps: int = Field(0, ge=0)
 
 
+Milestone = Annotated[int, Field(gt=0)]
+
+
 class MultiStepSchedule(Section):
     """The learning rate is multiplied by `factor` at each milestone (steps within the phase)."""
 
     name: Literal["multistep"]
-    milestones: tuple[int, ...]
+    milestones: tuple[Milestone, ...] = Field(min_length=1)
     """Steps within the phase."""
     factor: float = Field(0.5, gt=0, le=1)
     """What the learning rate is multiplied by."""
@@ -49,6 +52,13 @@ class OptimizerConfig(Section):
     clip_norm: float | None = Field(None, gt=0)
     """Largest norm of the gradient; null does not clip."""
     schedule: ScheduleConfig = ConstantSchedule()
+
+    @model_validator(mode="after")
+    def _falls(self) -> OptimizerConfig:
+        if isinstance(self.schedule, CosineSchedule) and self.schedule.minimum > self.learning_rate:
+            minimum = self.schedule.minimum
+            raise ValueError(f"schedule.minimum {minimum:g} is above learning_rate {self.learning_rate:g}; lower it")
+        return self
 
 
 class ValidationConfig(Section):

@@ -52,7 +52,7 @@ class Nets:
         assert self._config.discriminator is not None
         torch.manual_seed(random.key(self._config.seed, "initial discriminator"))
         built = build_discriminator(self._config.discriminator, self._config.data.patch_px)
-        if self._config.init_discriminator_from:
+        if self._config.init_discriminator_from is not None:
             load_start_weights(self._config.init_discriminator_from, built, "discriminator")
         return built
 

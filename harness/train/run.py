@@ -80,7 +80,7 @@ class Run:
                     f"{checkpoint.path}: is of step {self.step}, not of step {self.first_step} where this phase "
                     f"begins; finish the phase before."
                 )
-        elif self.config.init_from:
+        elif self.config.init_from is not None:
             self.nets.start_from(self.config.init_from)
         self.log.cut_back(self.step)
 

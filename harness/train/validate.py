@@ -112,7 +112,8 @@ def first_images(sources: tuple[SourceConfig, ...], count: int, scale: int) -> l
         dataset = Dataset.open(source.path)
         for name in source.classes or dataset.classes:
             queues.append([(dataset, int(i)) for i in dataset.select("val", (name,))])
-    chosen = [queue[turn] for turn in range(count) for queue in queues if turn < len(queue)]
+    turns = range(min(count, max(map(len, queues), default=0)))
+    chosen = [queue[turn] for turn in turns for queue in queues if turn < len(queue)]
     for dataset, index in chosen[:count]:
         check_size(dataset, index, scale)
     return chosen[:count]

@@ -22,6 +22,8 @@ GOOD = {"sources": [{"path": "a"}], "patch_px": 32}
         ({"degradation": {"kernels": {"area": 0}}}, "at least one kernel with a weight above 0"),
         ({"contrast": [1.2, 0.8]}, r"give \[low, high\]"),
         ({"on_bad_sample": "ignore"}, "on_bad_sample"),
+        ({"sources": [{"path": "a", "classes": []}]}, r"'sources\.0\.classes': must have at least 1 item, has 0"),
+        ({"cache_gb": 1e300}, "cache_gb"),
         ({"patch_px": "big"}, "patch_px"),
     ],
 )

@@ -181,11 +181,6 @@ def test_no_terms_give_no_values(pair):
     assert terms_of()(*pair) == {}
 
 
-def test_a_term_given_twice_is_refused():
-    with pytest.raises(InputError, match="'l1' is given twice"):
-        terms_of({"name": "l1"}, {"name": "l1"})
-
-
 class Phase(Section):
     losses: tuple[LossConfig, ...]
 
