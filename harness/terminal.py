@@ -21,7 +21,10 @@ _PARTS = 1000
 
 
 def show_weights(console: Console, statuses: list[Status], verified: bool = False) -> bool:
-    """Prints the table of pretrained networks; returns whether all are there and nothing is wrong with them."""
+    """Prints the table of pretrained networks; returns whether all are there and nothing is wrong with them.
+
+    Where they were verified, what is missing or wrong is an error, told as one.
+    """
     from rich.table import Table
 
     wide = console.width >= _WIDE
@@ -41,7 +44,11 @@ def show_weights(console: Console, statuses: list[Status], verified: bool = Fals
             say(console, status.problem or f"{status.weights.name}: {status.path}")
     looked_up = ", then ".join(str(folder) for folder in folders())
     say(console, f"looked up in {looked_up}; `harness weights fetch NAME` downloads what is missing")
-    return all(status.path is not None and status.problem is None for status in statuses)
+    lacking = [status.weights.name for status in statuses if status.path is None or status.problem is not None]
+    if lacking and verified:
+        wrong = f"{', '.join(lacking)}: missing or not the published file"
+        complain(f"error: {wrong}; run `harness weights fetch {' '.join(lacking)}` where there is a network.")
+    return not lacking
 
 
 def _presence(status: Status, verified: bool) -> str:

@@ -57,7 +57,7 @@ def index(
         progress: called with (shards done, shards in all).
 
     Raises:
-        InputError: no folder, no shards, or it cannot be written.
+        InputError: no folder, no shards, a pack whose shards were changed since, or it cannot be written.
         DataError: a shard is damaged, or has an unsafe or a pickled member; names the shard and the member.
     """
     if "://" in str(folder) or not folder.is_dir():
@@ -82,9 +82,33 @@ def index(
     samples = _with_splits(samples, val, test, seed)
     sizes = {shard.name: shard.stat().st_size for shard in shards}
     extensions = sorted({sample.extension for sample in samples})
-    options = {"indexed": True, "skipped": [asdict(item) for item in skipped]}
-    description = sidecar.write_sidecar(folder, samples, sizes, "+".join(extensions), 0, options)
+    packed = _packed(folder, samples)
+    codec, tile_px, options = "+".join(extensions), 0, {"indexed": True, "skipped": [asdict(item) for item in skipped]}
+    if packed is not None:
+        codec, tile_px, options = packed.codec, packed.tile_px, packed.options
+    description = sidecar.write_sidecar(folder, samples, sizes, codec, tile_px, options)
     return IndexSummary(folder, description.fingerprint, len(samples), len(shards), description.counts, skipped)
+
+
+def _packed(folder: Path, samples: list[Sample]) -> sidecar.Description | None:
+    """What `harness pack` wrote of these samples beside them; it is kept, since only packing knows its options.
+
+    Raises:
+        InputError: it was of other samples.
+    """
+    path = folder / sidecar.DESCRIPTION_NAME
+    try:
+        packed = sidecar.read_description(path.read_bytes(), str(path))
+    except (OSError, DataError):
+        return None
+    if "plan" not in packed.options:
+        return None
+    if packed.fingerprint != sidecar.fingerprint_of(sidecar.table_of(samples)):
+        raise InputError(
+            f"{path}: is of a pack whose shards were changed since; pack the images again, or remove the file to index "
+            f"the shards as another's."
+        )
+    return packed
 
 
 def _read_shard(shard: Path) -> Iterator[Sample | Skipped]:

@@ -38,6 +38,17 @@ def test_table_is_content_when_all_are_there(tmp_path):
     assert not show_weights(shown, wrong) and "x.pth: has another sha256" in text(shown)
 
 
+def test_verifying_says_why_it_failed(tmp_path, capsys):
+    here, missing, wrong = list(TABLE.values())[:3]
+    good = [Status(here, tmp_path / here.file_name, None)]
+    bad = [Status(missing, None, "is nowhere"), Status(wrong, tmp_path / wrong.file_name, "has another sha256")]
+    assert show_weights(console(), good, verified=True)
+    assert not show_weights(console(), good + bad) and capsys.readouterr().err == ""
+    assert not show_weights(console(), good + bad, verified=True)
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {missing.name}, {wrong.name}: missing or not the published file; run `harness")
+
+
 def test_bar_moves_over_images_and_the_last_line_counts(tmp_path, capsys):
     for name in ("a.png", "b.png"):
         write_picture(tmp_path / "in" / name, Picture(np.zeros((4, 4, 3), np.uint8)))

@@ -67,6 +67,21 @@ def test_indexing_our_own_shards_gives_the_sidecar_that_pack_wrote(packed, tmp_p
     assert index(tmp_path / "bare").fingerprint == Dataset.open(packed).fingerprint
 
 
+def test_indexing_a_pack_keeps_what_only_packing_knows(packed, tmp_path):
+    import shutil
+
+    shutil.copytree(packed, tmp_path / "copy")
+    (tmp_path / "copy" / "index.parquet").write_bytes(b"damaged")
+    index(tmp_path / "copy")
+    assert Dataset.open(tmp_path / "copy").description == Dataset.open(packed).description
+
+    next((tmp_path / "copy").glob("*.tar")).unlink()
+    before = (tmp_path / "copy" / "dataset.json").read_bytes()
+    with pytest.raises(InputError, match=r"dataset\.json: is of a pack whose shards were changed since; pack"):
+        index(tmp_path / "copy")
+    assert (tmp_path / "copy" / "dataset.json").read_bytes() == before
+
+
 def tar_of(path: Path, members: dict[str, bytes]) -> None:
     with tarfile.open(path, "w") as archive:
         for name, content in members.items():
