@@ -36,9 +36,9 @@ def make_table(
             for model in models:
                 gain = -1.0 if model.kind == "method" else 0.6 if model.own_class == image_class else 0.1
                 psnr = difficulty + gain + rng.normal(0, 0.2, num_images)
-                rows.append(_rows(model, image_class, kernel, psnr, condition_name(image_class, kernel, kernels)))
+                rows += _rows(model, image_class, kernel, psnr, condition_name(image_class, kernel, kernels))
     conditions = [condition_name(image_class, kernel, kernels) for kernel in kernels for image_class in classes]
-    return ScoreTable(pd.concat(rows, ignore_index=True), pd.DataFrame(columns=list(SET_KEYS)), {}, models, conditions)
+    return ScoreTable(pd.DataFrame(rows), pd.DataFrame(columns=list(SET_KEYS)), {}, models, conditions)
 
 
 def condition_name(image_class: str, kernel: str, kernels: tuple[str, ...]) -> str:
@@ -46,28 +46,24 @@ def condition_name(image_class: str, kernel: str, kernels: tuple[str, ...]) -> s
     return f"{kernel}/{image_class}" if len(kernels) > 1 else image_class
 
 
-def _rows(model: Model, image_class: str, kernel: str, psnr: np.ndarray, condition: str) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "model": model.name,
-            "model_kind": model.kind,
-            "checkpoint_sha": "0" * 64,
-            "dataset_fingerprint": "f" * 64,
-            "condition": condition,
-            "split": "test",
-            "image_class": image_class,
-            "kernel": kernel,
-            "image": [f"{image_class}_{i:03d}" for i in range(len(psnr))],
-            "source_hash": [f"{image_class}_{i:03d}" for i in range(len(psnr))],
-            "height": 96,
-            "width": 96,
-            "code_version": "0.1.0",
-            "metric_version": "1",
-            "psnr": psnr,
-            "mse": 4 * 10 ** (-psnr / 10),
-            "ssim": 1 / (1 + np.exp(-(psnr - 22) / 4)),
-        }
-    )
+def _rows(model: Model, image_class: str, kernel: str, psnr: np.ndarray, condition: str) -> list[dict[str, object]]:
+    common = {
+        "model": model.name,
+        "model_kind": model.kind,
+        "checkpoint_sha": "0" * 64,
+        "dataset_fingerprint": "f" * 64,
+        "condition": condition,
+        "split": "test",
+        "image_class": image_class,
+        "kernel": kernel,
+    }
+    images = [f"{image_class}_{i:03d}" for i in range(len(psnr))]
+    sizes = {"height": 96, "width": 96, "code_version": "0.1.0", "metric_version": "1"}
+    ssim = 1 / (1 + np.exp(-(psnr - 22) / 4))
+    return [
+        {**common, "image": image, "source_hash": image, **sizes, "psnr": p, "mse": 4 * 10 ** (-p / 10), "ssim": s}
+        for image, p, s in zip(images, psnr, ssim, strict=True)
+    ]
 
 
 @pytest.fixture
