@@ -187,7 +187,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", help="Go on printing what is added.")] = False,
     runs: Runs = RUNS,
 ) -> None:
-    """Print the losses of a run's newest phase, step by step, and its log."""
+    """Print the losses and the log of a run's newest phase."""
     from sweeps.control import find_sweep_folder
     from sweeps.logs import log_files, read_logs
 
