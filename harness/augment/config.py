@@ -74,8 +74,10 @@ class AdaConfig(PipelineConfig):
     """Adaptive discriminator augmentation (Karras et al. 2020): p follows how much the discriminator overfits.
 
     Every `every` minibatches p rises where the mean sign of the discriminator's logits on real images lies above
-    `target`, falls where it lies below, and stays within [0, cap]. Rule `text` (SupeRAuGAN) moves p by `step`; rule
-    `paper` by batch * every / `adjust_images`, so that p needs `adjust_images` images to go from 0 to 1.
+    `target`, falls where it lies below, and stays within [0, cap]. A relativistic discriminator only ever compares:
+    there it is the sign of a real image's logit less a generated one's, or less their mean. Rule `text` (SupeRAuGAN)
+    moves p by `step`; rule `paper` by batch * every / `adjust_images`, so that p needs `adjust_images` images to go
+    from 0 to 1.
     """
 
     name: Literal["ada"]

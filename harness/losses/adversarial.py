@@ -28,6 +28,17 @@ def undecided_logit(form: str) -> float:
     return 0.5 if form == "least_squares" else 0.0
 
 
+def real_margin(form: str, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """How far the logits of real images lie on the side of real: above 0 where the discriminator is right.
+
+    A relativistic loss only ever compares, so that its logits may all be shifted; there the margin is the one above the
+    generated images, as in the loss itself (and as R3GAN counts signs for ADA; Huang et al. 2024).
+    """
+    if needs_real_logits(form):
+        return _relative(form, real_logits, fake_logits)[0]
+    return real_logits - undecided_logit(form)
+
+
 def generator_loss(form: str, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
     """The generator's adversarial loss, unweighted; a scalar that falls as fakes look more real.
 

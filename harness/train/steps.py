@@ -127,7 +127,7 @@ def discriminator_loss(phase: Phase, part: Patches, fake: torch.Tensor, kind: St
         loss = loss + value
         scalars[f"d/{name}"] = value
     controller = phase.augment.controller
-    controller.note(real_logits - adversarial.undecided_logit(game.form))
+    controller.note(adversarial.real_margin(game.form, real_logits.detach(), fake_logits.detach()))
     if phase.config.augment.name == "ada":
         scalars |= {"augment/p": controller.p, "augment/r_t": controller.r_t}
     return loss, scalars

@@ -13,6 +13,7 @@ from harness.losses.adversarial import (
     labels,
     needs_real_logits,
     r1_penalty,
+    real_margin,
     with_instance_noise,
 )
 from harness.losses.config import AdversarialConfig
@@ -31,6 +32,23 @@ def sigmoid(x):
 
 def cross_entropy(logits, label):
     return -np.mean(label * np.log(sigmoid(logits)) + (1 - label) * np.log(1 - sigmoid(logits)))
+
+
+@pytest.mark.parametrize("form", ["relativistic", "relativistic_average"])
+def test_a_relativistic_margin_does_not_change_where_the_loss_does_not(form):
+    real, fake, ones = torch.tensor(REAL), torch.tensor(FAKE), torch.ones(3, 1)
+    losses, margins = [], []
+    for shift in (0.0, 100.0, -100.0):
+        losses.append(discriminator_loss(form, real + shift, fake + shift, ones, 0 * ones).item())
+        margins.append(torch.sign(real_margin(form, real + shift, fake + shift)).flatten().tolist())
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)
+    expected = REAL - FAKE if form == "relativistic" else REAL - FAKE.mean()
+    assert margins == [np.sign(expected).flatten().tolist()] * 3
+
+
+@pytest.mark.parametrize(("form", "zero"), [("vanilla", 0.0), ("hinge", 0.0), ("least_squares", 0.5)])
+def test_a_margin_is_measured_from_where_the_form_is_undecided(form, zero):
+    assert np.allclose(real_margin(form, torch.tensor(REAL), torch.tensor(FAKE)).numpy(), REAL - zero)
 
 
 def expected_discriminator_loss(form, real_label, fake_label):
