@@ -16,6 +16,7 @@ from harness.train.cadence import mean_time_between_stops, steps_between_saves
 from harness.train.config import CheckpointConfig, OptimizerConfig, WatchConfig
 from harness.train.ema import Ema
 from harness.train.log import Meter
+from harness.train.lost import lost_a_rank
 from harness.train.schedule import learning_rate_at
 from harness.train.stop import AGREE_EVERY_S, StopAgreement, StopFlag
 from harness.train.watch import NonFinite, Watch, all_finite
@@ -35,6 +36,15 @@ def torch_rates(build, steps):
         adam.step()
         scheduler.step()
     return rates
+
+
+@pytest.mark.parametrize(("world_size", "lost"), [("1", False), ("2", True)])
+def test_a_rank_is_only_lost_where_there_are_several(monkeypatch, world_size, lost):
+    monkeypatch.setenv("WORLD_SIZE", world_size)
+    assert lost_a_rank(RuntimeError("[gloo/pair.cc:534] Connection closed by peer [127.0.0.1]:3")) is lost
+    assert lost_a_rank(torch.distributed.DistBackendError("NCCL error")) is lost
+    assert not lost_a_rank(ConnectionResetError(104, "Connection reset by peer"))
+    assert not lost_a_rank(RuntimeError("shapes differ"))
 
 
 def test_multistep_schedule_equals_torchs():
