@@ -45,6 +45,12 @@ def whole(path: Path, sync: bool = False) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Replaces a small text file, so that a reader sees the old or the new one, never half of it; raises as `whole`."""
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
 def not_written(path: Path, error: OSError) -> Exception:
     """What to raise where `path` could not be written: the user's mistake, or a disk that is full or broken."""
     if error.errno in _NO_ROOM:

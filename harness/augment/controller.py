@@ -31,31 +31,23 @@ class Controller(nn.Module):
         self.register_buffer("r_t", torch.zeros((), dtype=torch.float32))
         self.register_buffer("tally", torch.zeros(2, dtype=torch.float64))
 
-    def update(self, real_logits: torch.Tensor, step: int, batch_size: int, reduce: Reduce | None = None) -> None:
-        """`note` and `end_step` at once, for a step of a single micro-batch."""
-        self.note(real_logits)
-        self.end_step(step, batch_size, reduce)
-
     def note(self, real_logits: torch.Tensor) -> None:
-        """Takes note of the discriminator's logits on some real images, of any shape; a fixed p ignores them."""
+        """Takes note of the discriminator's logits on some real images, of any shape; a fixed p ignores them.
 
-    def end_step(self, step: int, batch_size: int, reduce: Reduce | None = None) -> None:
-        """Ends a discriminator update, and with it perhaps a window; a fixed p stays.
-
-        Args:
-            step: discriminator updates before this one.
-            batch_size: global batch.
-            reduce: called once per window; None on one rank.
+        Above 0 is right: see `harness.losses.adversarial.real_margin`.
         """
-        if self.ends_window(step):
-            self.move(batch_size, reduce)
 
     def ends_window(self, step: int) -> bool:
-        """Whether p moves after discriminator update number `step`; it alone decides, so all ranks agree."""
+        """Whether p moves after discriminator update number `step`, from 0 on; it alone decides, so all ranks agree."""
         return False
 
     def move(self, batch_size: int, reduce: Reduce | None = None) -> None:
-        """Moves p by what the window says, and begins another."""
+        """Moves p by what the window says, and begins another; a fixed p stays.
+
+        Args:
+            batch_size: global batch.
+            reduce: sums the window over the ranks; None on one rank.
+        """
 
     def pool(self, reduce: Reduce) -> None:
         """Averages the running window over the ranks, so that a checkpoint of one rank speaks for all of them."""

@@ -25,8 +25,9 @@ from harness.data.split import count_or_share
 from harness.data.survey import Skipped, SourceImage
 from harness.data.tar import END_OF_ARCHIVE
 from harness.data.workers import Run, num_workers, pool
-from harness.data.write_group import write_group, write_whole
+from harness.data.write_group import write_group
 from harness.errors import DataError, InputError
+from harness.files import write_text
 
 Progress = Callable[[int, int], None]
 
@@ -201,7 +202,7 @@ class _Builder:
             file.write(END_OF_ARCHIVE)
             size = file.tell()
         os.replace(part, self.building / shard)
-        write_whole(self._record_of(shard), json.dumps({"samples": samples, "skipped": bad, "bytes": size}))
+        write_text(self._record_of(shard), json.dumps({"samples": samples, "skipped": bad, "bytes": size}))
         for group in groups:
             (self.building / f"{group.name}.part").unlink()
             (self.building / f"{group.name}.json").unlink()

@@ -94,10 +94,6 @@ class Dataset:
         """The source images of some samples."""
         return sidecar.read_texts(self.index_path, "source", index_N)
 
-    def class_of(self, index: int) -> str:
-        """A sample's class."""
-        return self.classes[self.class_code[index]]
-
     def select(
         self,
         split: str,

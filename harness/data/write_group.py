@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import zlib
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from harness.data.sidecar import Sample
 from harness.data.survey import Skipped, SourceImage
 from harness.data.tar import write_member
 from harness.errors import DataError
+from harness.files import write_text
 
 
 def write_group(building: Path, options: Options, group: Group) -> tuple[str, int]:
@@ -36,7 +36,7 @@ def write_group(building: Path, options: Options, group: Group) -> tuple[str, in
             for place in tile_places(pixels_HWC.shape[0], pixels_HWC.shape[1], tile_px):
                 samples.append(dict(vars(_write_sample(file, pixels_HWC, image, place, options.codec))))
     record = {"samples": samples, "skipped": [asdict(item) for item in skipped]}
-    write_whole(building / f"{group.name}.json", json.dumps(record))
+    write_text(building / f"{group.name}.json", json.dumps(record))
     return group.name, len(group.images)
 
 
@@ -103,10 +103,3 @@ def npy_header(shape: tuple[int, ...]) -> bytes:
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return buffer.getvalue()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file under another name first, so that it is whole where it is there."""
-    part = path.with_name(path.name + ".tmp")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

@@ -22,6 +22,7 @@ import torch
 
 from harness import __version__
 from harness.errors import CheckpointError
+from harness.files import whole
 from harness.train.durable import HashedFile, safetensors_pieces, sync_folder, write_durably
 
 MANIFEST = "manifest.json"
@@ -233,13 +234,8 @@ def _read(path: Path, read: Callable[[Path], Any]) -> dict[str, Any]:
 
 def write_weights(path: Path, weights: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     """Writes one safetensors file durably, under its name only when it is whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write_durably(temporary, partial(_fill, safetensors_pieces(weights, metadata)))
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with whole(path) as part:
+        write_durably(part, partial(_fill, safetensors_pieces(weights, metadata)))
 
 
 def _fill(pieces: Iterable[bytes | memoryview], file: HashedFile) -> None:

@@ -15,7 +15,7 @@ from typing import NoReturn
 from harness.alone import alone_in
 from harness.config import RunConfig, check_same_result, dump_yaml
 from harness.errors import EXIT_FAILURE, EXIT_LOST_RANK, EXIT_WRONG_INPUT, InputError, NetworksTooLarge, TrainingError
-from harness.files import not_written, whole
+from harness.files import not_written, write_text
 from harness.schema import Section, parse, read_yaml
 from harness.train.lost import lost_a_rank
 
@@ -110,8 +110,7 @@ def prepare_folder(out: Path, config: RunConfig) -> None:
             print(f"note: continued with {line}", flush=True)
     if _rank() != 0:
         return
-    with whole(stored) as temporary:
-        temporary.write_text(dump_yaml(config), encoding="utf-8")
+    write_text(stored, dump_yaml(config))
 
 
 def _make_folder(out: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from harness.config import RunConfig
 from harness.errors import InputError
+from harness.files import write_text
 from harness.train.ranks import Ranks
 
 
@@ -56,13 +57,6 @@ class Meter:
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         self._sums = {names: value.to(device) for names, value in state["sums"].items()}
         self._counts = dict(state["counts"])
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a small text file so that a reader sees the old or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 class RunLog:
@@ -126,7 +120,7 @@ class RunLog:
         if not self._writes or not self._metrics.exists():
             return
         kept = [line for line in self._metrics.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-        write_atomically(self._metrics, "".join(line + "\n" for line in kept))
+        write_text(self._metrics, "".join(line + "\n" for line in kept))
 
     def metrics(self, step: int, phase: str, values: dict[str, float]) -> None:
         """One row in metrics.jsonl, and the same to the trackers."""
@@ -147,7 +141,7 @@ class RunLog:
         """Updates status.json."""
         self._status.update(changes, updated=time.time())
         if self._writes:
-            write_atomically(self._status_path, json.dumps(self._status))
+            write_text(self._status_path, json.dumps(self._status))
 
     def started(self, step: int) -> None:
         """The event of a start, with how far the start before it had come: a killed run cannot tell that itself."""

@@ -14,6 +14,7 @@ from harness.data.config import Kernel, SourceConfig
 from harness.data.degrade import degrade_image, upscale_image
 from harness.data.shards import Dataset
 from harness.errors import InputError
+from harness.files import whole
 from harness.quality.color import luma
 from harness.quality.psnr import psnr
 from harness.quality.ssim import WINDOW_PX, ssim
@@ -155,7 +156,5 @@ def _strip(pair: Pair, sr_image: np.ndarray, scale: int) -> np.ndarray:
 
 
 def _write_strips(strips: list[np.ndarray], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(np.concatenate(strips)).save(temporary, format="PNG")
-    temporary.replace(path)
+    with whole(path) as part:
+        Image.fromarray(np.concatenate(strips)).save(part, format="PNG")

@@ -19,6 +19,13 @@ def logits_of(step: int, shape=(BATCH, 1)) -> torch.Tensor:
     return (torch.randn(shape, generator=generator) + shift) * (torch.rand(shape, generator=generator) > 0.05)
 
 
+def update(controller, logits, step, batch_size, reduce=None):
+    """What a step of one micro-batch does to a controller."""
+    controller.note(logits)
+    if controller.ends_window(step):
+        controller.move(batch_size, reduce)
+
+
 def expected_p(steps: int, every: int, target: float, move: float, cap: float, start: float = 0.0) -> list[float]:
     p, signs, history = start, [], []
     for step in range(steps):
@@ -43,7 +50,7 @@ def test_p_follows_the_rule_written_in_plain_python(config, move):
     controller = build_augment(config, 0).controller
     history = []
     for step in range(120):
-        controller.update(logits_of(step), step, BATCH)
+        update(controller, logits_of(step), step, BATCH)
         history.append(controller.p.item())
     want = expected_p(120, config.every, config.target, move, config.cap, config.start_p)
     assert history == pytest.approx(want, abs=1e-5)
@@ -53,23 +60,23 @@ def test_p_follows_the_rule_written_in_plain_python(config, move):
 def test_p_stays_within_zero_and_the_cap():
     controller = build_augment(ada(rule="text", step=0.3, every=1, cap=0.85), 0).controller
     for step in range(5):
-        controller.update(torch.ones(4, 1), step, 4)
+        update(controller, torch.ones(4, 1), step, 4)
     assert controller.p.item() == pytest.approx(0.85)
     for step in range(9):
-        controller.update(-torch.ones(4, 1), step, 4)
+        update(controller, -torch.ones(4, 1), step, 4)
     assert controller.p.item() == 0.0
 
 
 def test_r_t_at_the_target_leaves_p():
     controller = build_augment(ada(rule="text", every=1, target=0.5, start_p=0.4), 0).controller
-    controller.update(torch.tensor([1.0, 2.0, 3.0, -4.0]), 0, 4)
+    update(controller, torch.tensor([1.0, 2.0, 3.0, -4.0]), 0, 4)
     assert controller.r_t.item() == 0.5 and controller.p.item() == pytest.approx(0.4)
 
 
 def test_logits_per_patch_count_each_patch():
     controller = build_augment(ada(rule="text", every=1), 0).controller
     logits = logits_of(0, (2, 1, 5, 5))
-    controller.update(logits, 0, 2)
+    update(controller, logits, 0, 2)
     assert controller.r_t.item() == pytest.approx(logits.sign().mean().item())
 
 
@@ -77,10 +84,11 @@ def test_micro_batches_of_a_step_count_like_one_batch():
     config = ada(rule="text", step=0.02, every=4)
     whole, parts = (build_augment(config, 0).controller for _ in range(2))
     for step in range(40):
-        whole.update(logits_of(step), step, BATCH)
+        update(whole, logits_of(step), step, BATCH)
         for micro_batch in logits_of(step).split(2):
             parts.note(micro_batch)
-        parts.end_step(step, BATCH)
+        if parts.ends_window(step):
+            parts.move(BATCH)
         assert parts.p.item() == whole.p.item() and parts.r_t.item() == whole.r_t.item()
     assert whole.p.item() > 0
 
@@ -88,7 +96,7 @@ def test_micro_batches_of_a_step_count_like_one_batch():
 def test_fixed_p_stays():
     controller = build_augment(FixedAugmentConfig(name="fixed", p=0.3), 0).controller
     for step in range(20):
-        controller.update(logits_of(step), step, BATCH)
+        update(controller, logits_of(step), step, BATCH)
     assert controller.p.item() == pytest.approx(0.3)
 
 
@@ -96,13 +104,13 @@ def test_state_saved_within_a_window_continues_as_if_never_saved():
     config = ada(rule="text", step=0.01)
     whole, first = build_augment(config, 0), build_augment(config, 0)
     for step in range(30):
-        whole.controller.update(logits_of(step), step, BATCH)
+        update(whole.controller, logits_of(step), step, BATCH)
         if step < 13:
-            first.controller.update(logits_of(step), step, BATCH)
+            update(first.controller, logits_of(step), step, BATCH)
     resumed = build_augment(config, 0)
     resumed.load_state_dict(first.state_dict())
     for step in range(13, 30):
-        resumed.controller.update(logits_of(step), step, BATCH)
+        update(resumed.controller, logits_of(step), step, BATCH)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 
@@ -130,11 +138,11 @@ def test_ranks_agree_with_one_process_on_the_whole_batch(average):
     ranks = Ranks(average)
     for step in range(40):
         logits = logits_of(step)
-        single.update(logits, step, BATCH)
+        update(single, logits, step, BATCH)
         halves = logits[: BATCH // 2], logits[BATCH // 2 :]
         tallies = [c.tally + torch.tensor([h.sign().sum(), h.numel()]) for c, h in zip((left, right), halves)]
-        left.update(halves[0], step, BATCH, ranks.of([tallies[1]]))
-        right.update(halves[1], step, BATCH, ranks.of([tallies[0]]))
+        update(left, halves[0], step, BATCH, ranks.of([tallies[1]]))
+        update(right, halves[1], step, BATCH, ranks.of([tallies[0]]))
         assert left.p.item() == right.p.item() == single.p.item()
     assert ranks.calls == 2 * 40 // 4
 
@@ -143,8 +151,8 @@ def test_pooled_window_of_one_rank_stands_for_all_ranks():
     config = ada(rule="text", step=0.02, every=4)
     left, right = (build_augment(config, 0).controller for _ in range(2))
     for step in range(2):
-        left.update(torch.ones(3, 1), step, BATCH)
-        right.update(-torch.ones(3, 1), step, BATCH)
+        update(left, torch.ones(3, 1), step, BATCH)
+        update(right, -torch.ones(3, 1), step, BATCH)
     before, ones = right.tally.clone(), torch.ones(2, dtype=torch.float64)
     left.pool(Ranks(average=False).of([ones, before]))
     assert left.tally.tolist() == [0.0, 6.0]
@@ -160,7 +168,7 @@ def test_update_reads_nothing_back_and_leaves_no_graph():
     controller = build_augment(ada(rule="text", every=2), 0).controller
     logits = torch.ones(2, 1, requires_grad=True)
     with HostReads():
-        controller.update(logits, 0, 2)
-        controller.update(logits, 1, 2)
+        update(controller, logits, 0, 2)
+        update(controller, logits, 1, 2)
     assert controller.p.item() > 0
     assert not controller.p.requires_grad and not controller.tally.requires_grad

@@ -49,7 +49,7 @@ def test_shards_that_webdataset_wrote_are_read_by_ranges(tmp_path, make_image, d
     assert dataset.classes == ["cats", "dogs"]
     for i in range(12):
         assert np.array_equal(dataset.read(i), images[dataset.key(i)])
-        assert dataset.class_of(i) == ("cats" if int(dataset.key(i)[-1]) % 2 else "dogs")
+        assert dataset.classes[dataset.class_code[i]] == ("cats" if int(dataset.key(i)[-1]) % 2 else "dogs")
         whole = images[dataset.key(i)]
         assert np.array_equal(dataset.read_crop(i, 3, 5, 20, 30), whole[3:23, 5:35])
     assert inspect(str(tmp_path / "set"), verify=True).problems == []

@@ -242,7 +242,7 @@ def test_fractions_are_nested_by_source_image_and_class(packed_npy):
         assert last <= sources
         whole = [i for i in dataset.select("train") if dataset.source(i) in sources]
         assert chosen.tolist() == whole  # all tiles of an image or none
-        assert {dataset.class_of(i) for i in chosen} == {"hill", "lake", "wood"}
+        assert {dataset.classes[dataset.class_code[i]] for i in chosen} == {"hill", "lake", "wood"}
         last = sources
     assert dataset.select("train").tolist() == dataset.select("train", None, 1.0, fraction_seed=5).tolist()
     assert dataset.select("train", None, 0.5).tolist() != dataset.select("train", None, 0.5, 1).tolist()
