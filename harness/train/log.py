@@ -132,7 +132,8 @@ class RunLog:
         """Removes the metrics of steps after `step`: they will be made again."""
         if not self._writes or not self._metrics.exists():
             return
-        kept = [line for line in self._metrics.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+        text = self._metrics.read_text(encoding="utf-8", errors="replace")  # a torn end may hold anything
+        kept = [line for line in text.splitlines() if _step_of(line) <= step]
         write_text(self._metrics, "".join(line + "\n" for line in kept))
 
     def metrics(self, step: int, phase: str, values: dict[str, float]) -> None:
@@ -158,6 +159,8 @@ class RunLog:
 
     def started(self, step: int) -> None:
         """The event of a start, with how far the start before it had come: a killed run cannot tell that itself."""
+        if self._writes:
+            _end_last_line(self._events)
         facts = {"last_updated": self._before.get("updated"), "last_step": self._before.get("step")}
         precision = "bf16" if self._ranks.bf16 else "fp32"
         self.event("start", step, device=self._ranks.device.type, precision=precision, **facts)
@@ -168,6 +171,13 @@ class RunLog:
         except (OSError, ValueError):
             return {}
         return status if isinstance(status, dict) else {}
+
+
+def _end_last_line(path: Path) -> None:
+    """Parts a line that a full disk tore from the one that comes next."""
+    if path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+        with path.open("ab") as file:
+            file.write(b"\n")
 
 
 def _step_of(line: str) -> float:

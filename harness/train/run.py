@@ -82,6 +82,7 @@ class Run:
                 )
         elif self.config.init_from is not None:
             self.nets.start_from(self.config.init_from)
+        self._agree_on_step()
         self.log.cut_back(self.step)
 
     def save(self, phase: Phase, number: int) -> None:
@@ -128,7 +129,8 @@ class Run:
         """Goes back to the newest good checkpoint; the learning rate is halved from there on.
 
         Raises:
-            TrainingError: the recipe says to stop, or there is nothing to go back to.
+            TrainingError: the recipe says to stop, there is nothing to go back to, or the ranks went back to different
+                steps.
         """
         self.writer.wait()
         self.ranks.barrier()
@@ -140,9 +142,21 @@ class Run:
         rollbacks = self.rollbacks + 1
         self.log.event("rollback", self.step, reason=str(reason))
         self._take_over(checkpoint)
+        self._agree_on_step()
         self.rollbacks = rollbacks
         self.meter = Meter()
         self.log.cut_back(self.step)
+
+    def _agree_on_step(self) -> None:
+        """Raises:
+        TrainingError: the ranks read checkpoints of different steps, as machines may whose network folders lag behind.
+        """
+        newest, oldest = (int(abs(step)) for step in self.ranks.largest([float(self.step), -float(self.step)]))
+        if newest != oldest:
+            raise TrainingError(
+                f"{self.stretch.out}: the ranks see different checkpoints (of steps {oldest} and {newest}), so their "
+                f"machines do not see the same files yet; start again when they do."
+            )
 
     def _take_over(self, checkpoint: Checkpoint) -> None:
         self.nets.load(checkpoint)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from harness.config import RunConfig
-from harness.errors import InputError
+from harness.errors import InputError, TrainingError
 from harness.losses import adversarial
 from harness.models.build import build_discriminator
 from harness.models.config import ConvDiscriminatorConfig
@@ -19,9 +20,11 @@ from harness.train.checkpoint import Checkpoint
 from harness.train.durable import HashedFile, write_durably
 from harness.train.fit import check_batch
 from harness.train.fuse import Compiler
+from harness.train.log import RunLog
 from harness.train.nets import Nets
 from harness.train.phase import Phase
 from harness.train.ranks import Ranks
+from harness.train.run import Run, Stretch
 from harness.train.steps import train_step
 from harness.train.stop import StopAgreement, StopFlag
 from harness.train.writer import CheckpointWriter
@@ -74,6 +77,29 @@ def test_micro_batches_divide_each_ranks_share(recipe, ranks, monkeypatch):
     monkeypatch.setattr(ranks, "world_size", 2)
     with pytest.raises(InputError, match=r"accumulate 2 does not divide the 3 patches of each of 2 ranks"):
         check_batch(config, config.phases[0], ranks)
+
+
+def test_ranks_that_see_different_checkpoints_do_not_train(config, ranks, tmp_path, monkeypatch):
+    run = Run(Stretch(config, tmp_path, 0, 1, None), ranks, StopFlag())
+    run.restore()
+    monkeypatch.setattr(ranks, "largest", lambda values: [max(pair) for pair in zip(values, [10.0, -10.0])])
+    with pytest.raises(TrainingError, match=r"different checkpoints \(of steps 0 and 10\)"):
+        run.restore()
+    run.step = 10
+    run._agree_on_step()
+
+
+def test_what_a_full_disk_tore_spoils_no_other_line(config, ranks, tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"step": 2, "phase": "\xff\xfe')
+    (tmp_path / "events.jsonl").write_bytes(b'{"event": "start"}\n{"event": "st')
+    log = RunLog(tmp_path, ranks)
+    log.cut_back(5)
+    log.started(5)
+    log.started(5)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+    lines = (tmp_path / "events.jsonl").read_text().splitlines()
+    assert lines[:2] == ['{"event": "start"}', '{"event": "st']
+    assert [json.loads(line)["event"] for line in lines[2:]] == ["start", "start"]
 
 
 def test_ranks_agree_again_after_a_roll_back():
