@@ -81,7 +81,7 @@ def write_grid_files(grid: Grid, out: Path, stem: str) -> None:
     with whole(out / f"{stem}.md") as part:
         part.write_text(markdown(grid), encoding="utf-8")
     with whole(out / f"{stem}.tex") as part:
-        part.write_text(latex(grid), encoding="latin-1")
+        part.write_text(latex(grid), encoding="utf-8")
     with whole(out / f"{stem}.png") as part:
         write_png(grid, part)
 

@@ -24,6 +24,8 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "[": "{[}",  # at the head of a row these two would belong to the end of the row before
+    "*": "{*}",
     "±": r"$\pm$",
     "∞": r"$\infty$",
     "−": r"$-$",

@@ -235,7 +235,7 @@ def mean_of_models(cells: Sequence[Cell], what: str, remark: str = "") -> Cell:
         notes.insert(0, f"mean of {len(values)} of {len(cells)} {what}")
     if remark:
         notes.append(remark)
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 and np.isfinite(values).all() else None
     comparable = all(cell.comparable for cell in cells)
     return Cell(float(np.mean(values)), deviation, cells[0].num_images, "; ".join(notes[:3]), comparable)
 

@@ -114,7 +114,7 @@ def why_unanswered(asked: Sequence[Metric], questions: Sequence[Question], answe
         if left:
             texts.append(
                 f"By {metric.label}, {names}{more} cannot be compared: a number is missing, or there are not two "
-                "images with numbers of both models."
+                "images with finite numbers of both models."
             )
     if not any(metric.scope == "image" for metric in asked):
         texts.append("No measure of single images was evaluated, and the others cannot be tested image by image.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -61,16 +62,16 @@ def _blocks(grid: Grid, width: int) -> Iterator[tuple[int, int]]:
 def _heads_width(grid: Grid) -> int:
     """What the columns of heads and the table's edge take."""
     columns = ([title, *(line.heads[i] for line in grid.lines)] for i, title in enumerate(grid.corner))
-    return 1 + sum(max(map(len, column)) + 3 for column in columns)
+    return 1 + sum(max(map(cell_len, column)) + 3 for column in columns)
 
 
 def _column_width(grid: Grid, column: int) -> int:
     words = grid.heads[column].title.split() or [""]
-    return max([*map(len, words), *(len(_text(line.entries[column]).plain) for line in grid.lines)])
+    return max([*map(cell_len, words), *(_text(line.entries[column]).cell_len for line in grid.lines)])
 
 
 def _table(grid: Grid, first: int, last: int, width: int) -> Table:
-    wide = (max(len(grid.heads[i].title), _column_width(grid, i)) + 3 for i in range(first, last))
+    wide = (max(cell_len(grid.heads[i].title), _column_width(grid, i)) + 3 for i in range(first, last))
     narrow = _heads_width(grid) + sum(wide) > width
     table = Table(show_edge=True)
     for title in grid.corner:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import shutil
 import subprocess
@@ -91,7 +92,7 @@ def test_markdown_marks_best_second_and_own_and_escapes_names(grid):
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex (Debian package texlive-latex-base)")
 def test_latex_compiles_whatever_the_names_are(grid, tmp_path):
     nasty = "50%_#1 & {a}\\b ~^$ <x> | ± ∞ – é 漢 ↑"
-    lines = tuple(replace(line, heads=(nasty,)) for line in grid.lines)
+    lines = tuple(replace(line, heads=(first + nasty,)) for line, first in zip(grid.lines, itertools.cycle("[*a")))
     heads = tuple(replace(head, title=nasty) for head in grid.heads)
     wide = tuple(replace(line, entries=line.entries * 3) for line in lines)
     grids = [grid, replace(grid, lines=lines, heads=heads, title=nasty), replace(grid, lines=wide, heads=heads * 3)]
@@ -99,17 +100,23 @@ def test_latex_compiles_whatever_the_names_are(grid, tmp_path):
         write_grid_files(each, tmp_path, f"table{number}")
     packages = re.search(r"\\usepackage\{(.*)\}", latex(grid)).group(1)  # type: ignore[union-attr]
     inputs = "\n".join(rf"\input{{table{number}}}" for number in range(len(grids)))
-    document = rf"\documentclass{{article}}\usepackage[latin1]{{inputenc}}\usepackage{{{packages}}}"
+    document = rf"\documentclass{{article}}\usepackage{{{packages}}}"
     (tmp_path / "main.tex").write_text(f"{document}\n\\begin{{document}}\n{inputs}\n\\end{{document}}\n")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=60)
     assert done.returncode == 0, done.stdout[-2000:]
     assert (tmp_path / "main.pdf").stat().st_size > 1000
 
 
+def test_wide_characters_take_the_room_that_they_need_in_a_terminal(grid):
+    narrow = replace(grid, lines=tuple(replace(line, heads=("漢字漢字漢字漢字",)) for line in grid.lines))
+    numbers = [entry.text for line in grid.lines for entry in line.entries if entry.text]
+    assert all(number in shown(narrow, 44) for number in numbers)
+
+
 def test_latex_escapes_every_special_sign():
-    assert latex_escape("a_b & 5% {x} ^2 ~ \\ # $") == (
-        r"a\_b \& 5\% \{x\} \textasciicircum{}2 \textasciitilde{} \textbackslash{} \# \$"
+    assert latex_escape("a_b & 5% {x} ^2 ~ \\ # $ [*") == (
+        r"a\_b \& 5\% \{x\} \textasciicircum{}2 \textasciitilde{} \textbackslash{} \# \$ {[}{*}"
     )
 
 

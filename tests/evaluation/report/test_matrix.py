@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from evaluation.columns import build_columns, common_name
 from evaluation.grid import BEST, SECOND, Footnotes, rank_values, show_number
-from evaluation.matrix import Cell, build_matrix, conditions_of
+from evaluation.matrix import Cell, build_matrix, conditions_of, mean_of_models
 from evaluation.matrix_grid import baseline_summary, diagonal_summary, matrix_grid
 from evaluation.metrics import METRICS
 from evaluation.model import Model
@@ -247,3 +248,8 @@ def test_a_baseline_that_reads_the_same_as_the_best_model_is_not_called_better(t
     assert not matrix_grid(matrix_of(table)).footnotes
     table.images.loc[table.images["model"] == "bicubic", "psnr"] = 27.14
     assert "bicubic is better than every model here" in [text for _, text in matrix_grid(matrix_of(table)).footnotes]
+
+
+def test_seeds_of_which_one_is_infinite_have_no_deviation():
+    cell = mean_of_models([Cell(30.0), Cell(math.inf)], "seeds")
+    assert (cell.value, cell.deviation) == (math.inf, None)
