@@ -9,7 +9,7 @@ from sweeps.evaluate import Evaluation
 
 
 def compare_here(evaluation: Evaluation, first: str, second: str, metric: str, console: Console) -> None:
-    """Prints the paired bootstrap of two models on every condition, from the scores that there are.
+    """Prints the paired test of two models on every condition, from the scores that there are.
 
     Raises:
         InputError: nothing has been scored, or a model or measure is not among the scores.

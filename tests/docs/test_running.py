@@ -87,6 +87,7 @@ ELSEWHERE = {
     "harness upscale photos/sea": "the quickstart",
     "harness sweep my-sweep.yaml": "the quickstart",
     "harness status my-sweep": "the quickstart",
+    "harness compare": "test_a_comparison_that_has_nothing_to_resample_says_so",
     "harness board": "serves until it is interrupted",
     "harness bench": "takes minutes and makes figures; what it measures has tests of its own",
     "harness weights fetch": "needs a network; tests/harness/test_weights.py fetches from a server of its own",
