@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 from harness.train.config import CheckpointConfig
@@ -26,20 +27,32 @@ def steps_between_saves(
 def mean_time_between_stops(events: Path) -> float | None:
     """Seconds of running per interruption, from a run's events.jsonl; None where none was seen.
 
-    A start that follows a start without a `stop` or `done` between them was a kill, and counts as well.
+    A start that follows a start without a `stop` or `done` between them was a kill, and counts as well. A stretch in
+    which the clock was set back counts as no time.
     """
-    try:
-        rows = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError):
-        return None
     running_s, stops, begin, last = 0.0, 0, None, 0.0
-    for row in rows:
-        if row["event"] == "start":
+    for event, moment in _events(events):
+        if event == "start":
             if begin is not None:
-                running_s, stops = running_s + last - begin, stops + 1
-            begin = row["time"]
-        elif row["event"] in ("stop", "done", "failed") and begin is not None:
-            running_s, stops = running_s + row["time"] - begin, stops + (row["event"] == "stop")
+                running_s, stops = running_s + max(0.0, last - begin), stops + 1
+            begin = moment
+        elif event in ("stop", "done", "failed") and begin is not None:
+            running_s, stops = running_s + max(0.0, moment - begin), stops + (event == "stop")
             begin = None
-        last = row["time"]
-    return running_s / stops if stops else None
+        last = moment
+    return running_s / stops if stops and running_s else None
+
+
+def _events(path: Path) -> Iterator[tuple[str, float]]:
+    """What happened, and when; a torn line counts as never written."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        try:
+            row = json.loads(line)
+            event, moment = str(row["event"]), float(row["time"])
+        except (ValueError, KeyError, TypeError):
+            continue
+        yield event, moment

@@ -112,6 +112,12 @@ def test_mean_time_between_stops_counts_signals_and_kills(tmp_path):
     assert mean_time_between_stops(path) == pytest.approx((10 + 10 + 10) / 2)
     assert mean_time_between_stops(tmp_path / "none.jsonl") is None
 
+    with path.open("ab") as file:
+        file.write(b'{"event": "st\xff\n[]\n{}\n{"event": "start", "time": 60}\n{"event": "stop", "time": 9}\n')
+    assert mean_time_between_stops(path) == pytest.approx((10 + 10 + 10 + 0) / 3), "the clock was set back"
+    path.write_text('{"event": "start", "time": 60}\n{"event": "stop", "time": 9}\n')
+    assert mean_time_between_stops(path) is None
+
 
 def test_watch_stops_on_what_is_not_finite():
     with pytest.raises(NonFinite, match="loss/l1 became nan before step 7"):
