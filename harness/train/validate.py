@@ -111,13 +111,23 @@ def first_images(sources: tuple[SourceConfig, ...], count: int, scale: int) -> l
     queues: list[list[tuple[Dataset, int]]] = []
     for source in sources if count else ():
         dataset = Dataset.open(source.path)
+        indices = _val_images(dataset, source)
         for name in source.classes or dataset.classes:
-            queues.append([(dataset, int(i)) for i in dataset.select("val", (name,))])
+            of_class = indices[dataset.class_code[indices] == dataset.classes.index(name)]
+            queues.append([(dataset, int(i)) for i in of_class])
     turns = range(min(count, max(map(len, queues), default=0)))
     chosen = [queue[turn] for turn in turns for queue in queues if turn < len(queue)]
     for dataset, index in chosen[:count]:
         check_size(dataset, index, scale)
     return chosen[:count]
+
+
+def _val_images(dataset: Dataset, source: SourceConfig) -> np.ndarray:
+    if "val" in dataset.splits:
+        return dataset.select("val", source.classes)
+    raise InputError(
+        f"{dataset.path}: has no images to validate on; pack some with --val, or set validation.max_images=0."
+    )
 
 
 def check_size(dataset: Dataset, index: int, scale: int) -> None:

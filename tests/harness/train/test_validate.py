@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from harness.config import RunConfig
+from harness.data.config import SourceConfig
+from harness.data.shards import Dataset
 from harness.errors import EXIT_DONE, InputError
 from harness.train import validate
 from harness.train.job import train_recipe
@@ -76,3 +78,20 @@ def test_a_run_says_once_that_validating_takes_more_than_its_share(recipe, tmp_p
     told = [SimpleNamespace(**row) for row in rows if row["event"] == "validation"]
     assert [row.step for row in told] == [3, 6, 9, 12]
     assert all(row.seconds > 0 and 0 < row.share <= 1 for row in told)
+
+
+def test_images_are_taken_from_the_classes_in_turn_and_none_from_a_class_without(dataset, monkeypatch):
+    opened = Dataset.open(dataset)
+    val = np.flatnonzero(opened.split_code == opened.splits.index("val"))
+    classes = opened.class_code[val]
+    assert set(classes.tolist()) == {0, 1}
+    monkeypatch.setattr(Dataset, "open", lambda _: opened)
+    source = SourceConfig(path=str(dataset))
+    chosen = [index for _, index in validate.first_images((source,), 2, 4)]
+    assert chosen == [val[classes == 0][0], val[classes == 1][0]]
+    opened.split_code[val[classes == 0]] = opened.splits.index("train")
+    left = val[classes == 1]
+    assert [index for _, index in validate.first_images((source,), 100, 4)] == left.tolist()
+    opened.splits = ["train", "test"]
+    with pytest.raises(InputError, match=r"has no images to validate on; pack some with --val"):
+        validate.first_images((source,), 2, 4)
