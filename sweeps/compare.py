@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from harness.errors import InputError
+from harness.screen import say
 from sweeps.evaluate import Evaluation
 
 
@@ -17,6 +18,7 @@ def compare_here(evaluation: Evaluation, first: str, second: str, metric: str, c
     from evaluation.compare import compare, pair_questions
     from evaluation.matrix import conditions_of
     from evaluation.metrics import METRICS
+    from evaluation.sentences import why_unanswered
     from evaluation.terminal import print_comparisons
 
     table = evaluation.scores()
@@ -29,6 +31,8 @@ def compare_here(evaluation: Evaluation, first: str, second: str, metric: str, c
     if not comparisons:
         raise InputError(
             f"compare: no class has two images that both {first} and {second} were scored on by {metric}, so there is "
-            "nothing to resample; run `harness evaluate` again, or evaluate more images."
+            "nothing to test; run `harness evaluate` again, or evaluate more images."
         )
     print_comparisons(console, comparisons)
+    for remark in why_unanswered([METRICS[metric]], questions, comparisons):
+        say(console, remark)
