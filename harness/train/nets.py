@@ -49,12 +49,15 @@ class Nets:
         Raises:
             InputError: it cannot take such patches, or its weights are missing or of another architecture.
         """
-        assert self._config.discriminator is not None
-        torch.manual_seed(random.key(self._config.seed, "initial discriminator"))
-        built = build_discriminator(self._config.discriminator, self._config.data.patch_px)
+        built = self._build_discriminator()
         if self._config.init_discriminator_from is not None:
             load_start_weights(self._config.init_discriminator_from, built, "discriminator")
         return built
+
+    def _build_discriminator(self) -> nn.Module:
+        assert self._config.discriminator is not None
+        torch.manual_seed(random.key(self._config.seed, "initial discriminator"))
+        return build_discriminator(self._config.discriminator, self._config.data.patch_px)
 
     def weights(self) -> dict[str, dict[str, torch.Tensor]]:
         """State dicts by the name of their file."""
@@ -69,10 +72,10 @@ class Nets:
         Raises:
             CheckpointError: it is of other networks.
         """
-        if "discriminator" in checkpoint.weights:
-            self.add_discriminator()
-        else:
+        if "discriminator" not in checkpoint.weights:
             self.discriminator = None  # the phase that needs one begins it anew
+        elif self.discriminator is None and self._config.discriminator is not None:
+            self.discriminator = self._place(self._build_discriminator())  # what it once started from may be gone
         modules = {"generator": self.generator, "generator_ema": self.ema.module, "discriminator": self.discriminator}
         for name, state in checkpoint.weights.items():
             module = modules.get(name)

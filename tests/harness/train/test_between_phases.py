@@ -71,6 +71,19 @@ def test_a_checkpoint_without_a_discriminator_leaves_none_of_another_time(config
     assert nets.discriminator is None
 
 
+def test_a_run_goes_on_without_what_its_discriminator_started_from(config, ranks):
+    before = Nets(config, ranks)
+    before.add_discriminator()
+    with torch.no_grad():
+        next(before.discriminator.parameters()).fill_(0.5)
+    moved = config.model_copy(update={"init_discriminator_from": "gone"})
+    nets = Nets(moved, ranks)
+    nets.load(Checkpoint(path=Path("x"), step=0, manifest={}, weights=before.weights(), training={}))
+    assert (next(nets.discriminator.parameters()) == 0.5).all()
+    with pytest.raises(InputError, match="gone"):
+        Nets(moved, ranks).add_discriminator()
+
+
 def test_micro_batches_divide_each_ranks_share(recipe, ranks, monkeypatch):
     phase = {**recipe["phases"][0], "batch_size": 6, "accumulate": 2}
     config = RunConfig.model_validate({**recipe, "phases": [phase]})
