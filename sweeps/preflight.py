@@ -11,6 +11,7 @@ from harness.errors import InputError
 from harness.weights import find
 from slurm.preflight import cluster_reasons
 from slurm.profile import ClusterProfile
+from sweeps import networks
 from sweeps.layout import SweepFolder, read_rows
 from sweeps.plan import Plan
 
@@ -20,7 +21,9 @@ _BYTES_A_NUMBER = 4
 
 def preflight(plan: Plan, folder: SweepFolder, profile: ClusterProfile) -> list[str]:
     """Every reason why the plan cannot run on this cluster; empty where there is none."""
-    reasons = [*plan.missing.values(), *_sources(plan), *_weights(plan.configs.values()), *_batches(plan, profile)]
+    configs = plan.configs.values()
+    reasons = [*plan.missing.values(), *_sources(plan), *_weights(configs), *_batches(plan, profile)]
+    reasons += networks.misfits(configs, plan.missing)
     need_gb = 0.0 if reasons else estimated_gb(plan, folder)
     save_s = measured_save_s(plan, folder)
     reads = list(paths_to_read(plan))
@@ -56,20 +59,17 @@ def _last_phase(config: RunConfig) -> PhaseConfig:
 
 
 def _sources(plan: Plan) -> Iterator[str]:
-    """Sources that would give no sample: classes, splits or fractions that the data does not have."""
-    from harness.data.shards import Dataset
+    """Sources without a sample, samples smaller than a patch, images that cannot be validated on."""
+    from harness.train.fit import check_sources
 
     asked = set()
-    opened: dict[str, Dataset] = {}
     for config in plan.configs.values():
-        for source in config.sources(len(config.phases) - 1):
-            if source in asked or source.path in plan.missing:
-                continue
-            asked.add(source)
+        sources = config.sources(len(config.phases) - 1)
+        wanted = (sources, config.data.patch_px, config.scale, config.validation.max_images)
+        if wanted not in asked and not any(source.path in plan.missing for source in sources):
+            asked.add(wanted)
             try:
-                if source.path not in opened:
-                    opened[source.path] = Dataset.open(source.path)
-                opened[source.path].select(source.split, source.classes, source.fraction, source.fraction_seed)
+                check_sources(config, sources)
             except InputError as error:
                 yield str(error)
 
@@ -103,35 +103,17 @@ def _batches(plan: Plan, profile: ClusterProfile) -> Iterator[str]:
 
 def estimated_gb(plan: Plan, folder: SweepFolder) -> float:
     """Space that the phases still need at the most, in GiB: their checkpoints, one being written, and the result."""
-    sizes: dict[str, tuple[int, int]] = {}
+    unfinished = {
+        key: config
+        for key, config in plan.configs.items()
+        if not (folder.runs.phase(key) / "generator.safetensors").exists()
+    }
     total = 0
-    for key, config in plan.configs.items():
-        if (folder.runs.phase(key) / "generator.safetensors").exists():
-            continue
-        networks = config.model_dump_json(include={"generator", "discriminator", "scale", "data"})
-        if networks not in sizes:
-            sizes[networks] = _num_parameters(config)
-        generator, discriminator = sizes[networks]
+    for config, (generator, discriminator) in zip(unfinished.values(), networks.sizes(unfinished.values())):
         # weights, Adam's two moments, and for the generator its average
         checkpoint = _BYTES_A_NUMBER * (4 * generator + 3 * discriminator)
         total += checkpoint * (config.checkpoint.keep + 1) + _BYTES_A_NUMBER * generator
     return total / _BYTES_A_GB
-
-
-def _num_parameters(config: RunConfig) -> tuple[int, int]:
-    """Parameters of the generator and the discriminator (0 without one); nothing is allocated."""
-    import torch
-
-    from harness.models.build import build_discriminator, build_generator, num_parameters
-
-    with torch.device("meta"):
-        generator = num_parameters(build_generator(config.generator, config.scale))
-        chosen = config.discriminator
-        if chosen is None:
-            return generator, 0
-        if chosen.name == "vgg16":
-            chosen = chosen.model_copy(update={"weights": "random"})
-        return generator, num_parameters(build_discriminator(chosen, config.data.patch_px))
 
 
 def measured_save_s(plan: Plan, folder: SweepFolder) -> float | None:

@@ -32,7 +32,7 @@ def check_phases(config: RunConfig, numbers: list[int], nets: Nets, ranks: Ranks
             if number > numbers[0]:
                 _check_layers(phase, nets)
                 if sources not in opened:
-                    _check_sources(config, sources)
+                    check_sources(config, sources)
         except InputError as error:
             raise InputError(f"phase '{phase.name}': {error}") from None
         opened.add(sources)
@@ -65,7 +65,10 @@ def _check_layers(phase: PhaseConfig, nets: Nets) -> None:
         last_convolutions(nets.generator, phase.train_last, "train_last")
 
 
-def _check_sources(config: RunConfig, sources: tuple[SourceConfig, ...]) -> None:
+def check_sources(config: RunConfig, sources: tuple[SourceConfig, ...]) -> None:
+    """Raises:
+    InputError: a source lacks what is asked of it, or has samples or val images that are too small.
+    """
     datasets, _ = open_sources(config.data, sources)
     for dataset in datasets:
         dataset.close()

@@ -101,6 +101,32 @@ def test_damaged_sidecar_is_refused(sweep_of: SweepOf, sweep_folder: SweepFolder
     assert "index.parquet" in reason and "does not match" in reason
 
 
+def test_what_a_later_phase_lacks_is_told_before_the_first(
+    sweep_of: SweepOf, sweep_folder: SweepFolder, photos: Path, tmp_path: Path
+) -> None:
+    """Each of these would otherwise be told when that phase's job begins, days later."""
+    from safetensors.torch import save_file
+    from torch import zeros
+
+    save_file({"other": zeros(1)}, str(tmp_path / "other.safetensors"))
+    changes = {"phases.1.train_last": 99, "init_discriminator_from": str(tmp_path / "other.safetensors")}
+    (reason,) = preflight(planned(sweep_of(data=str(photos), set=changes)), sweep_folder, LOCAL)
+    assert reason.startswith("phase 'adversarial': train_last: 99 was given, but the generator has")
+    changes["phases.1.train_last"] = 1
+    (reason,) = preflight(planned(sweep_of(data=str(photos), set=changes)), sweep_folder, LOCAL)
+    assert reason.startswith("phase 'adversarial': ") and "the weights are of another architecture" in reason
+    changes["init_discriminator_from"] = str(tmp_path / "none")
+    (reason,) = preflight(planned(sweep_of(data=str(photos), set=changes)), sweep_folder, LOCAL)
+    assert str(tmp_path / "none") in reason, "told once"
+
+
+def test_patches_larger_than_the_samples_are_told_before_the_first_phase(
+    sweep_of: SweepOf, sweep_folder: SweepFolder, photos: Path
+) -> None:
+    (reason,) = preflight(planned(sweep_of(data=str(photos), set={"data.patch_px": 64})), sweep_folder, LOCAL)
+    assert "smaller than the patch of 64 px" in reason
+
+
 def test_full_disk_is_refused_with_the_space_that_is_needed(
     sweep_of: SweepOf, sweep_folder: SweepFolder, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
