@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-
-_CLOCK_SLACK_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -55,18 +52,6 @@ def process_start(pid: int) -> str | None:
         return _start_without_proc(pid)
     fields = line.rpartition(")")[2].split()
     return None if fields[0] in ("Z", "X") else fields[19]
-
-
-def lived_at(pid: int, moment: float) -> bool:
-    """Whether a process of this machine is there and had started by `moment` (Unix seconds).
-
-    One that started later has no more than the number of the process that was there then.
-    """
-    started = process_start(pid)
-    if not started:
-        return started is not None
-    age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - int(started) / os.sysconf("SC_CLK_TCK")
-    return time.time() - age_s <= moment + _CLOCK_SLACK_S
 
 
 def is_alive(owner: Owner, heartbeat_age_s: Callable[[], float], stale_after_s: float, job_alive: JobAlive) -> bool:

@@ -15,7 +15,7 @@ from slurm.errors import ClusterError
 from slurm.submission import Submission, read_submission
 from sweeps.layout import RunsFolder, read_json, write_atomically
 from sweeps.lock import holder
-from sweeps.owner import JobAlive, Owner, lived_at
+from sweeps.owner import JobAlive, Owner, process_start
 from sweeps.plan import Plan
 
 State = Literal["missing", "queued", "running", "saved", "failed", "done"]
@@ -141,7 +141,6 @@ def _read_note(folder: Path) -> Submission | None:
 
 def _trainer_lives(status: dict[str, Any]) -> bool:
     """Whether the trainer that wrote `status` still works, for instance as the orphan of a killed supervisor."""
-    updated = float(status.get("updated") or 0)
-    if status.get("host") == socket.gethostname():
-        return lived_at(int(status.get("pid") or 0), updated)
-    return time.time() - updated < SILENT_AFTER_S
+    if status.get("host") == socket.gethostname():  # whatever a clock says; a start is "" where there is no /proc
+        return process_start(int(status.get("pid") or 0)) == (status.get("pid_started") or "")
+    return time.time() - float(status.get("updated") or 0) < SILENT_AFTER_S

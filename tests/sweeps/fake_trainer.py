@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from sweeps.layout import read_json
+from sweeps.owner import process_start
 
 
 def main(run_file: str) -> int:
@@ -24,7 +25,8 @@ def main(run_file: str) -> int:
         file.write(f"{time.time()}\n")
     plans = json.loads(os.environ.get("FAKE_TRAINER", "{}"))
     plan = plans.get(f"{phase['name']}-{phase['iterations']}", plans.get(phase["name"], ""))
-    status = {"pid": os.getpid(), "host": os.uname().nodename, "starts": 1, "updated": time.time(), "step": first}
+    process = {"pid": os.getpid(), "pid_started": process_start(os.getpid()), "host": os.uname().nodename}
+    status = {**process, "starts": 1, "updated": time.time(), "step": first}
     if plan == "fail":
         _write(out, {**status, "state": "failed", "error": "TrainingError: the loss is not finite"})
         return 1

@@ -14,12 +14,11 @@ import pytest
 from slurm.ending import Ending, Outcome, note_ending
 from slurm.submission import NOTE
 from sweeps.lock import claim
-from sweeps.owner import Owner
+from sweeps.owner import Owner, process_start
 from sweeps.plan import Plan
 from sweeps.state import PhaseState, blocked, last_error_line, note_failure, phase_state
 
 WriteStatus = Callable[..., None]
-_BEFORE_THIS_PROCESS = time.time() - 24 * 3600
 
 
 def alive(owner: Owner) -> bool:
@@ -60,14 +59,15 @@ def test_what_a_trainer_said_before_it_left(tmp_path: Path, write_status: WriteS
     assert phase_state(tmp_path, gone).state == state
 
 
-def test_orphan_of_a_killed_supervisor_still_runs(tmp_path: Path, write_status: WriteStatus) -> None:
-    write_status(tmp_path, state="running", host=socket.gethostname(), pid=os.getpid(), updated=time.time())
+def test_orphan_of_a_killed_supervisor_runs_whatever_the_clock_says(tmp_path: Path, write_status: WriteStatus) -> None:
+    trainer = {"host": socket.gethostname(), "pid": os.getpid(), "pid_started": process_start(os.getpid())}
+    write_status(tmp_path, state="running", updated=time.time() - 24 * 3600, **trainer)
     assert phase_state(tmp_path, gone).state == "running"
 
 
 def test_process_with_the_number_of_a_trainer_that_is_gone_is_none(tmp_path: Path, write_status: WriteStatus) -> None:
-    """This one did not run yet when the trainer spoke last."""
-    write_status(tmp_path, state="running", host=socket.gethostname(), pid=os.getpid(), updated=_BEFORE_THIS_PROCESS)
+    trainer = {"host": socket.gethostname(), "pid": os.getpid(), "pid_started": "1"}
+    write_status(tmp_path, state="running", updated=time.time(), **trainer)
     assert phase_state(tmp_path, gone).state == "saved"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from sweeps import queues as queues_module
 from sweeps.follow import Follower, follower_of, reasons, show_status
 from sweeps.layout import SweepFolder
 from sweeps.ledger import sweep_ledger
+from sweeps.owner import process_start
 from sweeps.plan import Plan
 from sweeps.queues import Queues
 from sweeps.status import sweep_status
@@ -27,6 +29,7 @@ from sweeps.table import duration, ledger_line, plain_line, print_plan, savings,
 
 PlanOf = Callable[..., Plan]
 WriteStatus = Callable[..., None]
+_HERE = {"host": socket.gethostname(), "pid": os.getpid(), "pid_started": process_start(os.getpid())}
 SEEDS = {"name": "seed", "key": "phases.1.iterations", "values": {"a": 50, "b": 51}}
 
 
@@ -44,7 +47,7 @@ def test_row_tells_phase_step_speed_time_left_and_the_last_psnr(
     write_status(sweep_folder.runs.phase(pretrain), state="done", step=100, val_psnr=24.0, starts=3)
     write_status(
         sweep_folder.runs.phase(first), state="running", step=110, steps_per_s=2.0, val_psnr=25.5,
-        host=socket.gethostname(), pid=1, starts=2, updated=time.time(),
+        starts=2, **_HERE,
     )  # fmt: skip
     running, waiting = sweep_status(sweep_folder.runs, plan, Queues()).rows
     assert (running.state, running.phase, running.step, running.total_steps) == ("running", "adversarial", 110, 150)
@@ -60,8 +63,7 @@ def test_row_tells_preemptions_restarts_and_how_often_it_saves(
     plan = plan_of()
     first, _ = plan.phases
     folder = sweep_folder.runs.phase(first)
-    here = {"host": socket.gethostname(), "pid": 1, "updated": time.time()}
-    write_status(folder, state="running", step=10, save_every=250, starts=4, **here)
+    write_status(folder, state="running", step=10, save_every=250, starts=4, **_HERE)
     note_ending(folder, Ending("1", 75, "back", "was preempted, and had saved", 2))
     (row,) = sweep_status(sweep_folder.runs, plan, Queues()).rows
     line = plain_line(row)
