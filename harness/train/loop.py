@@ -81,16 +81,15 @@ def _told_when_too_large() -> Iterator[None]:
 
 
 def _train_phases(run: Run) -> int:
-    for number in run.phases_ahead:
+    while run.phases_ahead:
         if run.has_checkpoint and run.saved_step == run.step and run.agreement.reached(run.step):
             _note_signal(run)
             return _leave_saved(run)
-        while True:
-            try:
-                code = _train_phase(run, number)
-                break
-            except NonFinite as reason:
-                run.roll_back(reason)
+        try:
+            code = _train_phase(run, run.phases_ahead[0])
+        except NonFinite as reason:
+            run.roll_back(reason)  # perhaps into the phase before
+            continue
         if code == EXIT_SAVED:
             return _leave_saved(run)
     run.finish_write()

@@ -12,7 +12,7 @@ import torch
 
 from harness.config import RunConfig
 from harness.errors import EXIT_DONE, EXIT_FAILURE
-from harness.train import loop
+from harness.train import checkpoint, loop, run
 from harness.train.checkpoint import newest_good
 from harness.train.job import train_recipe
 
@@ -69,6 +69,25 @@ def test_rolling_back_goes_on_from_the_checkpoint_before_at_half_the_rate(recipe
     assert [row["step"] for row in rows] == list(range(1, 31))
     assert rows[9]["learning_rate/generator"] == pytest.approx(1e-3)
     assert rows[10]["learning_rate/generator"] == pytest.approx(0.25e-3)
+
+
+def test_rolling_back_over_the_beginning_of_a_phase_trains_the_phase_before_again(recipe, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    first = {**recipe["phases"][0], "iterations": 4}
+    recipe = {**recipe, "phases": [first, {**first, "name": "second"}], "checkpoint": {"every": 2, "min_every": 1}}
+    changes = {"validation": {"max_images": 0}, "watch": {"on_non_finite": "rollback"}}
+    poison(monkeypatch, at_step=4, times=1)
+
+    def read_newest(folder, on_bad=None):
+        (folder / "step_000000004" / "manifest.json").unlink(missing_ok=True)
+        return checkpoint.read_newest(folder, on_bad)
+
+    monkeypatch.setattr(run, "read_newest", read_newest)
+    assert train_recipe(RunConfig.model_validate({**recipe, **changes}), out) == EXIT_DONE
+    assert [event["step"] for event in events(out, "checkpoint")] == [2, 4, 4, 6, 8]
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    assert [row["phase"] for row in rows] == ["pretrain"] * 4 + ["second"] * 4
 
 
 def test_rolling_back_ends_after_the_allowed_times(recipe, tmp_path, monkeypatch):
