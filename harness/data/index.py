@@ -3,13 +3,14 @@
 A sample is the members of a tar that share a key (the name up to the first dot). One of them is the image (png, jpg,
 webp, npy); a `.json` beside it may say class, source, source_sha256, split and grey, a `.cls` may say the class. What
 is not said is found out: the class is the key's folder or `all`, the source is the sample itself, the split is decided
-by content as `harness pack` does. Nothing is unpickled: a shard with a pickled member is refused.
+by source as `harness pack` does. Nothing is unpickled: a shard with a pickled member is refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +29,7 @@ from harness.errors import DataError, InputError
 PICKLED = frozenset({"pickle", "pkl", "pyd", "pth", "pt"})
 """Types that readers of such shards unpickle by default."""
 _LARGEST_JSON = 1 << 20
+_CHECKSUM = re.compile("[0-9a-fA-F]{16,}")
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,8 @@ def _describe(file: Any, shard: Path, key: str, extension: str, members: dict[st
     else:
         found = images.read_header(content, name)
         height, width, grey = found.height, found.width, found.grey
-    digest = str(about.get("source_sha256") or hashlib.sha256(content).hexdigest())
+    said = about.get("source_sha256") or about.get("source")  # either tells the tiles of one image
+    digest = str(said) if said else hashlib.sha256(content).hexdigest()
     return Sample(
         key=key,
         class_name=str(about.get("class") or _folder_of(key)),
@@ -200,11 +203,10 @@ def _folder_of(key: str) -> str:
     return class_name_of(folder) if folder else "all"
 
 
-def _hash_of(digest: str) -> int:
-    try:
-        return int(digest[:16], 16)
-    except ValueError:
-        return int(hashlib.sha256(digest.encode()).hexdigest()[:16], 16)
+def _hash_of(source: str) -> int:
+    """The beginning of a checksum; what is none (a name, say) is hashed."""
+    digest = source if _CHECKSUM.fullmatch(source) else hashlib.sha256(source.encode()).hexdigest()
+    return int(digest[:16], 16)
 
 
 def _check_keys(samples: list[Sample], folder: Path) -> None:

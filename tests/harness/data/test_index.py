@@ -58,6 +58,23 @@ def test_shards_that_webdataset_wrote_are_read_by_ranges(tmp_path, make_image, d
     assert next(loader.batches(0)).hr_BHWC.shape == (4, 24, 24, 3)
 
 
+@pytest.mark.parametrize("key", ["source", "source_sha256"])
+def test_tiles_of_one_image_stay_in_one_split_whatever_names_the_image(tmp_path, make_image, key):
+    images = ["lake.png", "-5", "beef", "a" * 64, "b" * 64]
+    with webdataset.TarWriter(str(tmp_path / "a.tar")) as writer:
+        for number in range(20):
+            buffer = io.BytesIO()
+            np.save(buffer, make_image(number, 16, 16))
+            writer.write({"__key__": f"{number:04d}", "npy": buffer.getvalue(), "json": {key: images[number // 4]}})
+    index(tmp_path, val=1, test=1)
+    dataset = Dataset.open(tmp_path)
+    found = {
+        (int(key) // 4, dataset.source_hash[i], dataset.split_code[i])
+        for i, key in enumerate(dataset.keys(np.arange(20)))
+    }
+    assert len(found) == len({source_hash for _, source_hash, _ in found}) == 5
+
+
 def test_indexing_our_own_shards_gives_the_sidecar_that_pack_wrote(packed, tmp_path):
     import shutil
 
