@@ -42,7 +42,8 @@ def provide(sweep_file: str, overrides: Sequence[str], own: Path | None, console
     own_classes = classes_of_own(own)
     expand(sweep, lambda _: own_classes, sweep_file)
     name = safe_name(f"{sweep.name}-{own.resolve().name}")
-    return [f"data={json.dumps(str(pack_own(own, console)))}", f"name={name}"]
+    changes = {"data": str(pack_own(own, console)), "name": name}
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in changes.items()]
 
 
 def classes_to_be(path: str) -> list[str]:
@@ -109,11 +110,17 @@ def pack_own(folder: Path, console: Console) -> Path:
     """Packs a folder of the user's, once, beside the embedded dataset; returns the dataset. A packed one is as it is.
 
     Its name tells the size of the tiles, so that it is not taken for one that the user packs there.
+
+    Raises:
+        InputError: there is no usable image, or others of that name, or that have changed since, are packed there.
     """
     if is_packed(folder):
         return folder
     out = EMBEDDED.with_name(f"{safe_name(folder.resolve().name) or 'own'}-{TILE_PX}px")
-    _pack(folder, out, console, 0.2, 0.1)
+    try:
+        _pack(folder, out, console, 0.2, 0.1)
+    except InputError as error:  # in the words of a command that has another option
+        raise InputError(str(error).replace("give another --out", "rename your folder of images")) from None
     return out
 
 

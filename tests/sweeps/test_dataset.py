@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 import harness.cli
@@ -13,10 +15,11 @@ from harness.errors import InputError
 from slurm.errors import ClusterError
 from sweeps import dataset
 from sweeps.config import find_recipe, load_sweep
-from sweeps.dataset import provide, provide_embedded
+from sweeps.dataset import pack_own, provide, provide_embedded
 from sweeps.run import run_sweep
 
 QUIET = Console(quiet=True)
+_really_pack = dataset._pack
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +91,27 @@ def test_own_images_are_packed_beside_what_the_user_packed_of_them(
     monkeypatch.setattr(dataset, "classes_of_own", lambda folder: ["lake"])
     assert load_sweep("demo", provide("demo", [], Path("data/photos"), QUIET)).data == "data/photos"
     assert len(made) == 1, "a packed dataset is taken as it is"
+
+
+@pytest.mark.parametrize(("sweep", "folder"), [("demo", "𠮷 'a' \"b\""), ("2024-01", "01"), ("a", "# b: c")])
+def test_name_of_an_own_dataset_may_be_any(monkeypatch: pytest.MonkeyPatch, sweep: str, folder: str) -> None:
+    Path(folder).mkdir()
+    Path(folder, "dataset.json").touch()
+    monkeypatch.setattr(dataset, "classes_of_own", lambda folder: ["lake"])
+    changes = [f"name={sweep}"]
+    assert load_sweep("demo", changes + provide("demo", changes, Path(folder), QUIET)).data == folder
+
+
+def test_changed_images_are_refused_with_what_can_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "_pack", _really_pack)
+    monkeypatch.setattr("harness.data.pack.num_workers", lambda wanted: 1)
+    for number in range(12):
+        Path("photos/lake").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((96, 96, 3), number, np.uint8)).save(f"photos/lake/{number}.png")
+    assert pack_own(Path("photos"), QUIET) == pack_own(Path("photos"), QUIET) == Path("data/photos-96px")
+    Path("photos/lake/3.png").unlink()
+    with pytest.raises(InputError) as error:
+        pack_own(Path("photos"), QUIET)
+    assert str(error.value) == (
+        "data/photos-96px: holds another dataset; rename your folder of images, or remove that folder first."
+    )
