@@ -63,10 +63,11 @@ class PhaseConfig(Section):
             raise ValueError(f"phase '{self.name}' has the loss {twice} twice; keep one and add the weights")
         if self.adversarial is None and not any(loss.weight for loss in self.losses):
             raise ValueError(f"phase '{self.name}' has no loss with a weight above 0; raise one")
-        if self.generator_every > (self.iterations if self.adversarial else 1):
+        most = self.iterations if self.adversarial else 1
+        if self.generator_every > most:
+            why = "the generator is never updated" if self.adversarial else "iterations between update nothing"
             raise ValueError(
-                f"phase '{self.name}' updates nothing in some or all iterations: generator_every "
-                f"{self.generator_every}; lower it"
+                f"phase '{self.name}' has generator_every {self.generator_every}, so that {why}; give at most {most}"
             )
         if self.train_last is not None and self.reinit_last > self.train_last:
             raise ValueError(

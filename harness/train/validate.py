@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,10 +124,11 @@ def first_images(sources: tuple[SourceConfig, ...], count: int, scale: int) -> l
 
 
 def _val_images(dataset: Dataset, source: SourceConfig) -> np.ndarray:
-    if "val" in dataset.splits:
+    with suppress(InputError):
         return dataset.select("val", source.classes)
+    of = f" of {', '.join(source.classes)}" if source.classes else ""
     raise InputError(
-        f"{dataset.path}: has no images to validate on; pack some with --val, or set validation.max_images=0."
+        f"{dataset.path}: has no images{of} to validate on; pack some with --val, or set validation.max_images=0."
     )
 
 

@@ -92,6 +92,9 @@ def test_images_are_taken_from_the_classes_in_turn_and_none_from_a_class_without
     opened.split_code[val[classes == 0]] = opened.splits.index("train")
     left = val[classes == 1]
     assert [index for _, index in validate.first_images((source,), 100, 4)] == left.tolist()
+    without = opened.classes[0]
+    with pytest.raises(InputError, match=f"has no images of {without} to validate on; pack some with --val"):
+        validate.first_images((SourceConfig(path=str(dataset), classes=(without,)),), 2, 4)
     opened.splits = ["train", "test"]
     with pytest.raises(InputError, match=r"has no images to validate on; pack some with --val"):
         validate.first_images((source,), 2, 4)
