@@ -96,11 +96,11 @@ def cancel_phases(folder: SweepFolder, keys: Iterable[str], console: Console) ->
     """
     queues, runs = Queues(), folder.runs
     needed = {key for other in runs.sweeps() if other.path != folder.path for key in _phases_of(other)}
-    wanted = list(keys)
-    for key in [key for key in wanted if key in needed]:
-        console.print(f"{key}: another sweep needs it; left alone", markup=False)
-    owners = {key: phase_state(runs.phase(key), queues).owner for key in wanted if key not in needed}
+    owners = {key: phase_state(runs.phase(key), queues).owner for key in keys}
     held = {key: owner for key, owner in owners.items() if owner is not None}
+    for key in [key for key in held if key in needed]:
+        console.print(f"{key}: another sweep needs it; left alone", markup=False)
+        del held[key]
     cancel_jobs([owner for owner in held.values() if owner.job_id])
     for owner in {owner for owner in held.values() if not owner.job_id}:
         others = [k for k in _phases_of(folder) if k not in held and phase_state(runs.phase(k), queues).owner == owner]

@@ -101,10 +101,10 @@ def run_sweep(
     profile = _with_limit(profile, planned.sweep)
     if dry_run:
         print_plan(console, planned.plan)
-        print_changes(console, planned.changes)
+        print_changes(console, planned.changes, cancel_gone)
         return EXIT_DONE
     console.print(f"{planned.sweep.name}: {savings(planned.plan)}", markup=False, soft_wrap=True)
-    print_changes(console, planned.changes)
+    print_changes(console, planned.changes, cancel_gone)
     if check:
         refuse(preflight(planned.plan, planned.folder, profile))
     elif planned.plan.missing:

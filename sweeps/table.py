@@ -53,15 +53,15 @@ def savings(plan: Plan) -> str:
     )
 
 
-def print_changes(console: Console, changes: Changes) -> None:
-    """What is new, changed and gone against the last plan of this sweep."""
+def print_changes(console: Console, changes: Changes, cancels_gone: bool = False) -> None:
+    """What is new, changed and gone against the last plan of this sweep; a hint unless what is gone is cancelled."""
     if not (changes.kept or changes.changed or changes.gone):
         return
     for word, names in (("new", changes.new), ("changed", changes.changed), ("gone", changes.gone)):
         if names:
             shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
             console.print(f"{word}: {shown}", markup=False)
-    if changes.gone:
+    if changes.gone and not cancels_gone:
         console.print("what left the file is left alone; the same command with --cancel-gone stops it", markup=False)
 
 

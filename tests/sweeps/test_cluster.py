@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
@@ -30,6 +31,7 @@ from sweeps import queues as queues_module
 from sweeps.apply import claim_phases, store
 from sweeps.cluster import submit_plan
 from sweeps.config import SweepConfig
+from sweeps.control import cancel_phases
 from sweeps.evaluate import evaluate_here, evaluation_of
 from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.owner import Owner, this_process
@@ -258,20 +260,41 @@ def test_run_that_left_the_file_goes_on_until_the_sweep_is_applied_with_cancel_g
     monkeypatch.setattr(run, "load_profile", lambda name: PROFILE)
     monkeypatch.setattr(run, "Identify", lambda: Identify(lambda path: f"content of {path}"))
     file = tmp_path / "s.yaml"
+    said = io.StringIO()
 
     def apply_with(seeds: list[int], cancel_gone: bool) -> list[str]:
         """Submits the sweep over these lengths of the last phase; returns what was cancelled."""
         file.write_text(yaml.safe_dump({"name": "s", "base": recipe, "axes": [{**SEEDS, "values": seeds}]}))
         queue.cancelled.clear()
+        said.truncate(0)
+        console = Console(file=said)
         run.run_sweep(
-            file, runs_dir=sweep_folder.runs.root, detach=True, check=False, cancel_gone=cancel_gone, console=QUIET
+            file, runs_dir=sweep_folder.runs.root, detach=True, check=False, cancel_gone=cancel_gone, console=console
         )
         return queue.cancelled
 
     assert apply_with([1, 2], False) == [] and set(queue.jobs) == {"1", "2", "3", "4"}
     assert apply_with([1], False) == [], "nothing new is trained, so even the evaluation waits as it did"
+    assert "what left the file is left alone" in said.getvalue()
     assert apply_with([1], True) == ["3"], "the second run's own phase; the first is the other run's too"
     assert apply_with([1], True) == [], "it has left the queue"
+    assert apply_with([2], True) == ["2", "4"], "and the evaluation, which has something new to wait for"
+    assert "gone: 1" in said.getvalue() and "left alone" not in said.getvalue()
+
+
+def test_phase_that_another_sweep_needs_is_told_of_only_where_somebody_has_it(
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue, finish: Callable[[str], None]
+) -> None:
+    plan = plan_of(SEEDS)
+    store(sweep_of(SEEDS), plan, sweep_folder)
+    store(sweep_of(SEEDS), plan, sweep_folder.runs.sweep("other"))
+    submit_plan(plan, sweep_folder, PROFILE, fresh())
+    pretrain, *last = plan.phases
+    finish(pretrain)
+    console = Console(file=io.StringIO(), width=200)
+    cancel_phases(sweep_folder, plan.phases, console)
+    told = [line.partition(":")[0] for line in console.file.getvalue().splitlines() if "another sweep" in line]  # type: ignore[attr-defined]
+    assert told == last and queue.cancelled == []
 
 
 SHARED = ClusterProfile(name="test", executor="slurm", max_parallel=3)
