@@ -11,8 +11,9 @@ from pathlib import Path
 
 from harness.errors import InputError
 
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
-"""Reasons that another try, after something was done about them, may not meet."""
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_BROKEN = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN}
+"""A disk's trouble, or that of the network it hangs on."""
 _numbers = itertools.count()
 
 
@@ -53,7 +54,7 @@ def write_text(path: Path, text: str) -> None:
 
 def not_written(path: Path, error: OSError) -> Exception:
     """What to raise where `path` could not be written: the user's mistake, or a disk that is full or broken."""
-    if error.errno in _NO_ROOM:
+    if error.errno in _FULL | _BROKEN:
         return OSError(error.errno, error.strerror, str(path))
     return InputError(f"{path}: cannot be written ({error.strerror or error}); name another place.")
 

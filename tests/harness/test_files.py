@@ -31,9 +31,10 @@ def test_what_goes_wrong_leaves_the_old_file_and_nothing_else(tmp_path: Path, er
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_a_full_disk_is_no_mistake_of_the_users_and_names_the_file(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="full") as caught, whole(tmp_path / "a"):
-        raise OSError(errno.ENOSPC, "full")
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ESTALE])
+def test_a_full_or_lost_disk_is_no_mistake_of_the_users_and_names_the_file(tmp_path: Path, number: int) -> None:
+    with pytest.raises(OSError, match="trouble") as caught, whole(tmp_path / "a"):
+        raise OSError(number, "trouble")
     assert caught.value.filename == str(tmp_path / "a") and not isinstance(caught.value, InputError)
 
 
