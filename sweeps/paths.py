@@ -69,7 +69,8 @@ def _evaluate(config: EvaluateConfig) -> EvaluateConfig:
 
 
 def _model(text: str) -> str:
-    """`METHOD`, `PATH` or `NAME=PATH` with an absolute path."""
+    """`METHOD`, `PATH` or `NAME=PATH` with an absolute path; what is in a folder may only come to be there."""
     name, named, rest = text.partition("=")
     path = rest if named else text
-    return text if text in METHODS or not Path(path).exists() else f"{name if named else ''}{named}{absolute(path)}"
+    is_path = text not in METHODS and ("/" in path or Path(path).exists())
+    return f"{name if named else ''}{named}{absolute(path)}" if is_path else text

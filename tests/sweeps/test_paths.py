@@ -45,7 +45,7 @@ def test_every_path_of_a_stored_sweep_is_absolute_and_its_runs_are_the_same(
         Path(name).touch()
     evaluate = {
         "dataset": "data/v",
-        "models": ["other.pth", "mine=weights.pth", "bicubic", "nix.pth"],
+        "models": ["other.pth", "mine=weights.pth", "bicubic", "nix.pth", "later=runs/later"],
         "report": {"reference": "table.csv"},
     }
     settings = {"init_discriminator_from": "weights.pth", "phases.0.sources": [{"path": "data/w"}], "name": "path"}
@@ -53,7 +53,8 @@ def test_every_path_of_a_stored_sweep_is_absolute_and_its_runs_are_the_same(
     store(sweep, plan_of(), sweep_folder)
     stored = load_sweep(sweep_folder.sweep)
     here = f"{tmp_path}/"
-    assert stored.evaluate.models == (f"{here}other.pth", f"mine={here}weights.pth", "bicubic", "nix.pth")
+    models = (f"{here}other.pth", f"mine={here}weights.pth", "bicubic", "nix.pth", f"later={here}runs/later")
+    assert stored.evaluate.models == models
     assert (stored.evaluate.dataset, stored.evaluate.report.reference) == (f"{here}data/v", f"{here}table.csv")
     before, after = runs_of(sweep), runs_of(stored)
     assert [(run.name, run.axes) for run in after] == [(run.name, run.axes) for run in before]
