@@ -55,7 +55,7 @@ def subset_means(sums_UK: np.ndarray, counts_U: np.ndarray, resamples: int, stre
 
 
 def _subsets(units: int, resamples: int, stream: int) -> Iterator[np.ndarray]:
-    """Rows of 0 and 1 (float64), some at a time. Complements apart, so the last unit of all subsets is never inside."""
+    """Rows of 0 and 1 (float64), some at a time. Where they are all, none holds the last unit: its complement does."""
     splits = num_splits(units, resamples)
     is_complete = splits == 2 ** (units - 1)
     words = -(-units // 64)
