@@ -99,11 +99,12 @@ def cancel_phases(folder: SweepFolder, keys: Iterable[str], console: Console) ->
     owners = {key: phase_state(runs.phase(key), queues).owner for key in keys}
     held = {key: owner for key, owner in owners.items() if owner is not None}
     for key in [key for key in held if key in needed]:
-        console.print(f"{key}: another sweep needs it; left alone", markup=False)
+        console.print(f"{key}: another sweep needs it; left to that one", markup=False)
         del held[key]
     cancel_jobs([owner for owner in held.values() if owner.job_id])
+    rest = [key for key in _phases_of(folder) if key not in owners]
     for owner in {owner for owner in held.values() if not owner.job_id}:
-        others = [k for k in _phases_of(folder) if k not in held and phase_state(runs.phase(k), queues).owner == owner]
+        others = [key for key in rest if phase_state(runs.phase(key), queues).owner == owner]
         if others:
             raise InputError(f"{owner.shown} trains these together with {others[0]}; cancel the whole sweep instead.")
         _stop_process(owner)

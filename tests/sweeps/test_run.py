@@ -27,6 +27,7 @@ from sweeps.follow import print_status
 from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.lock import claim
 from sweeps.logs import log_files, read_logs
+from sweeps.owner import Owner, this_process
 from sweeps.plan import read_plan
 from sweeps.run import plan_sweep, preflight_sweep, resume_sweep, run_sweep
 
@@ -318,6 +319,21 @@ def test_what_left_the_file_in_an_earlier_edit_can_still_be_cancelled(
     assert set(cancelled) == {key for keys in phases.values() for key in keys}
     store(before.sweep, before.plan, before.folder)
     assert not left_runs(before.folder, before.plan), "it is back in the file"
+
+
+def test_process_that_trains_a_phase_of_another_sweep_too_is_stopped_with_its_own_sweep(
+    sweep_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for overrides in (["name=other", "axes=[]"], []):
+        planned = plan_sweep(sweep_file, overrides, tmp_path / "runs")
+        store(planned.sweep, planned.plan, planned.folder)
+    for key in planned.plan.phases:
+        claim(planned.folder.runs.phase(key))
+    stopped: list[Owner] = []
+    monkeypatch.setattr(control, "_stop_process", stopped.append)
+    console = Printed()
+    cancel_sweep(planned.folder, [], console)
+    assert stopped == [this_process()] and "another sweep needs it" in console.text
 
 
 def test_one_run_of_a_process_cannot_be_cancelled_alone(sweep_file: Path, tmp_path: Path) -> None:
