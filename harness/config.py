@@ -151,11 +151,13 @@ class RunConfig(Section):
 
 
 def _check_patch(phase: PhaseConfig, patch_px: int) -> None:
+    """A loss that can compare any patch need not have `smallest_px`."""
     for loss in phase.losses:
-        if patch_px < loss.smallest_px:
+        smallest_px = getattr(loss, "smallest_px", 1)
+        if patch_px < smallest_px:
             raise ValueError(
                 f"data.patch_px {patch_px} is too small for the loss {loss.name} of phase '{phase.name}', which needs "
-                f"{loss.smallest_px}; raise it or remove the loss"
+                f"{smallest_px}; raise it or remove the loss"
             )
 
 

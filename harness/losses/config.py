@@ -11,23 +11,14 @@ from harness.models.vgg_names import VGGName, layer_names
 from harness.schema import Section
 
 
-class _Loss(Section):
-    """What every loss says of itself."""
-
-    @property
-    def smallest_px(self) -> int:
-        """Edge of the smallest patch that it can compare."""
-        return 1
-
-
-class PixelLossConfig(_Loss):
+class PixelLossConfig(Section):
     """Mean absolute or mean squared difference of pixels, for values in [0, 1]."""
 
     name: Literal["l1", "l2"]
     weight: float = Field(1.0, ge=0)
 
 
-class CharbonnierLossConfig(_Loss):
+class CharbonnierLossConfig(Section):
     """Mean of sqrt(difference^2 + eps^2): L1 with a rounded tip, for values in [0, 1]."""
 
     name: Literal["charbonnier"]
@@ -35,7 +26,7 @@ class CharbonnierLossConfig(_Loss):
     eps: float = Field(1e-3, gt=0)
 
 
-class SSIMLossConfig(_Loss):
+class SSIMLossConfig(Section):
     """1 - SSIM (Gaussian window of 11 x 11, valid region, RGB), for values in [0, 1]."""
 
     name: Literal["ssim"]
@@ -43,10 +34,11 @@ class SSIMLossConfig(_Loss):
 
     @property
     def smallest_px(self) -> int:
+        """Edge of the smallest patch that it can compare: the window's."""
         return 11
 
 
-class FeatureLossConfig(_Loss):
+class FeatureLossConfig(Section):
     """A distance between the features that a VGG network sees in both images."""
 
     name: Literal["features"]
@@ -76,7 +68,7 @@ class FeatureLossConfig(_Loss):
 
     @property
     def smallest_px(self) -> int:
-        """One pixel is left of it by the last layer; each pooling before halves."""
+        """Edge of the smallest patch that it can compare: one pixel is left by the last layer, each pooling halves."""
         names = layer_names(self.network)
         last = max(map(names.index, self.layers))
         return 2 ** sum(name.startswith("pool") for name in names[: last + 1])
