@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -62,6 +63,13 @@ def test_what_a_trainer_said_before_it_left(tmp_path: Path, write_status: WriteS
 def test_orphan_of_a_killed_supervisor_runs_whatever_the_clock_says(tmp_path: Path, write_status: WriteStatus) -> None:
     trainer = {"host": socket.gethostname(), "pid": os.getpid(), "pid_started": process_start(os.getpid())}
     write_status(tmp_path, state="running", updated=time.time() - 24 * 3600, **trainer)
+    assert phase_state(tmp_path, gone).state == "running"
+
+
+def test_a_trainer_is_known_by_what_it_writes_of_itself(tmp_path: Path) -> None:
+    from harness.train.log import RunLog
+
+    RunLog(tmp_path, SimpleNamespace(is_main=True, world_size=1)).status(state="running", step=1)  # type: ignore[arg-type]
     assert phase_state(tmp_path, gone).state == "running"
 
 
