@@ -228,16 +228,20 @@ def _source_identity(source: SourceConfig, fingerprint_of: Callable[[str], str])
     return {**source.model_dump(mode="json"), "path": fingerprint_of(source.path)}
 
 
-def check_same_result(stored: RunConfig, given: RunConfig, where: Path) -> list[str]:
+def check_same_result(stored: RunConfig, given: RunConfig, where: Path, named_by_content: bool = False) -> list[str]:
     """The harmless differences between a stored configuration and the given one, one line each.
+
+    Args:
+        named_by_content: the folder's name stands for what its weights to start from hold, wherever they lie.
 
     Raises:
         InputError: a difference would change the result; the sentence shows the first ones.
     """
     old, new = stored.model_dump(mode="json"), given.model_dump(mode="json")
     differences = list(_differences(old, new, ""))
-    harmless = [line for path, line in differences if _is_harmless(path)]
-    grave = [line for path, line in differences if not _is_harmless(path)]
+    moved = {"init_from", "init_discriminator_from"} if named_by_content else set()
+    harmless = [line for path, line in differences if _is_harmless(path) or path in moved]
+    grave = [line for path, line in differences if not (_is_harmless(path) or path in moved)]
     if grave:
         shown = "; ".join(grave[:3])
         raise InputError(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from harness.config import PhaseConfig, RunConfig, pretrained_networks
-from harness.errors import InputError
+from harness.errors import DataError, InputError
 from harness.weights import find
 from slurm.preflight import cluster_reasons
 from slurm.profile import ClusterProfile
@@ -62,16 +62,21 @@ def _sources(plan: Plan) -> Iterator[str]:
     """Sources without a sample, samples smaller than a patch, images that cannot be validated on."""
     from harness.train.fit import check_sources
 
-    asked = set()
+    asked: set[object] = set()
+    unfit: set[str] = set()
     for config in plan.configs.values():
         sources = config.sources(len(config.phases) - 1)
+        paths = {source.path for source in sources}
         wanted = (sources, config.data.patch_px, config.scale, config.validation.max_images)
-        if wanted not in asked and not any(source.path in plan.missing for source in sources):
-            asked.add(wanted)
-            try:
-                check_sources(config, sources)
-            except InputError as error:
-                yield str(error)
+        if wanted in asked or paths & (unfit | plan.missing.keys()):
+            continue
+        asked.add(wanted)
+        try:
+            check_sources(config, sources)
+        except InputError as error:
+            yield str(error)
+            if isinstance(error, DataError):  # other parts of the same data would be told the same
+                unfit |= paths
 
 
 def _weights(configs: Iterable[RunConfig]) -> Iterator[str]:

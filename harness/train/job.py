@@ -57,7 +57,7 @@ def _train_file(run: RunFile) -> int:
     if run.phase is not None and run.phase >= len(run.config.phases):
         raise InputError(f"phase {run.phase} does not exist; the run has {len(run.config.phases)} phases.")
     first, last = (0, len(run.config.phases) - 1) if run.phase is None else (run.phase, run.phase)
-    with _own_folder(out, run.config):
+    with _own_folder(out, run.config, is_phase=run.phase is not None):
         make_deterministic() if run.config.deterministic else make_fast()
         if run.config.compile != "off":
             keep_compiled(out, is_shared=run.phase is not None)
@@ -65,7 +65,7 @@ def _train_file(run: RunFile) -> int:
 
 
 @contextmanager
-def _own_folder(out: Path, config: RunConfig) -> Iterator[None]:
+def _own_folder(out: Path, config: RunConfig, is_phase: bool) -> Iterator[None]:
     """A run folder of this run, held against other trainers; rank 0 does both for all ranks.
 
     Wrong input, or too large networks, leave nothing behind of a run that had not begun, so that the mended command
@@ -73,13 +73,13 @@ def _own_folder(out: Path, config: RunConfig) -> Iterator[None]:
     """
     existed, begun = out.exists(), (out / _CONFIG).exists()
     if _rank() != 0:
-        prepare_folder(out, config)
+        prepare_folder(out, config, is_phase)
         yield
         return
     _make_folder(out)
     with alone_in(out, lock=".trainer"):
         try:
-            prepare_folder(out, config)
+            prepare_folder(out, config, is_phase)
             yield
         except (InputError, NetworksTooLarge):
             if not any((out / name).exists() for name in ("checkpoints", "metrics.jsonl")):
@@ -98,15 +98,18 @@ def _rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def prepare_folder(out: Path, config: RunConfig) -> None:
+def prepare_folder(out: Path, config: RunConfig, is_phase: bool = False) -> None:
     """Writes the configuration into a run folder, or checks that the one there is of the same run.
+
+    Args:
+        is_phase: it is the folder of a sweep's phase, whose name stands for all that decides its result.
 
     Raises:
         InputError: the folder cannot be written, or holds another run.
     """
     stored = out / _CONFIG
     if stored.exists():
-        for line in check_same_result(parse(RunConfig, read_yaml(stored), str(stored)), config, out):
+        for line in check_same_result(parse(RunConfig, read_yaml(stored), str(stored)), config, out, is_phase):
             print(f"note: continued with {line}", flush=True)
     if _rank() != 0:
         return

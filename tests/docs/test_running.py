@@ -59,7 +59,7 @@ RUN: dict[str, dict[str, str] | str | None] = {
     "harness sweep --retry-failed": "harness sweep my-sweep.yaml --retry-failed --cluster local",
     "harness preflight FILE --cluster NAME": {"FILE": "my-sweep.yaml", "NAME": "local"},
     "harness preflight SWEEP --cluster NAME": {"SWEEP": "my-sweep.yaml", "NAME": "local"},
-    "harness preflight demo --cluster local": None,
+    "harness preflight demo --cluster local": "harness preflight demo --cluster local data.patch_px=32",
     "harness status": None,
     "harness status [SWEEP] [--watch]": "harness status my-sweep --watch",
     "harness logs RUN --follow": "harness logs all",

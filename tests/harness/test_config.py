@@ -1,4 +1,4 @@
-"""Recipes that can only be mistakes are refused in one sentence, and what is close to them is not."""
+"""Recipes that can only be mistakes are refused in one sentence, what is close to them is not; and what may change."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.config import RunConfig
+from harness.config import RunConfig, check_same_result
 from harness.errors import InputError
 from harness.schema import parse, set_key
 
@@ -70,3 +70,13 @@ def test_what_can_only_be_a_mistake_is_refused(changes, message):
 )
 def test_what_may_be_meant_is_not(changes):
     assert changed(changes).phases[0].name == "pixel"
+
+
+def test_weights_to_start_from_may_move_where_the_folder_is_named_by_what_they_hold(tmp_path):
+    """A phase of a sweep is, and the weights may lie under another mount by the time it is resumed."""
+    old, new = (changed({"init_from": f"{place}/weights.pth"}) for place in ("/a", "/b"))
+    assert check_same_result(old, new, tmp_path, named_by_content=True) == [
+        "init_from: /a/weights.pth -> /b/weights.pth"
+    ]
+    with pytest.raises(InputError, match="started with another configuration"):
+        check_same_result(old, new, tmp_path)
