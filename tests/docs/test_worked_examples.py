@@ -13,19 +13,22 @@ from pages import ROOT, blocks
 
 EXTENDING = ROOT / "docs" / "extending.md"
 
-# Builds both additions, and trains the generator with the loss for some steps on two images.
+# Builds both additions from a recipe, and trains the generator with the loss for some steps on two images.
 TRY = """
 import torch
-from pydantic import TypeAdapter
+from harness.config import RunConfig
 from harness.losses.build import build_losses
-from harness.losses.config import LossConfig
 from harness.models.build import build_generator
-from harness.models.config import GeneratorConfig
+from harness.schema import parse
 
 torch.manual_seed(0)
 choice = {"name": "plain", "skip": "bicubic", "start_as_skip": True, "num_layers": 2, "num_channels": 8}
-generator = build_generator(TypeAdapter(GeneratorConfig).validate_python(choice), 4)
-terms = build_losses([TypeAdapter(LossConfig).validate_python({"name": "gradient", "weight": 0.1})], "cpu")
+phase = {"name": "pretrain", "iterations": 1, "batch_size": 1, "losses": [{"name": "gradient", "weight": 0.1}]}
+phase["generator_optimizer"] = {"learning_rate": 1e-4}
+data = {"sources": [{"path": "data/photos"}], "patch_px": 32}
+config = parse(RunConfig, {"name": "mine", "data": data, "generator": choice, "phases": [phase]}, "recipe.yaml")
+generator = build_generator(config.generator, config.scale)
+terms = build_losses(config.phases[0].losses, "cpu")
 hr = torch.rand(2, 3, 32, 24)
 lr_image = torch.nn.functional.avg_pool2d(hr, 4)
 optimizer = torch.optim.Adam(generator.parameters(), 1e-2)
