@@ -11,10 +11,11 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.errors import EXIT_DONE, InputError
+from harness.process import process_start
 from sweeps.apply import left_runs
 from sweeps.config import load_sweep
 from sweeps.layout import RunsFolder, SweepFolder
-from sweeps.owner import Owner, process_start, this_machine
+from sweeps.owner import Owner, this_machine
 from sweeps.plan import Plan, read_plan
 from sweeps.queues import Queues, cancel_jobs
 from sweeps.shares import evaluation_jobs

@@ -65,14 +65,11 @@ def _build(config: RunConfig) -> tuple[nn.Module, nn.Module | None]:
 
 
 def _check(config: RunConfig, missing: Container[str]) -> None:
-    from harness.models.transfer import last_convolutions
+    from harness.train.fit import check_layers
     from harness.train.start import load_start_weights
 
     generator, discriminator = _build(config)
-    phase = config.phases[-1]
-    for key, count in (("reinit_last", phase.reinit_last), ("train_last", phase.train_last)):
-        if count:
-            last_convolutions(generator, count, key)
+    check_layers(config.phases[-1], generator)
     starts = (
         ("generator", config.init_from, generator),
         ("discriminator", config.init_discriminator_from, discriminator),

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from harness.process import process_start
+
 
 @dataclass(frozen=True)
 class Owner:
@@ -45,15 +47,6 @@ def this_machine() -> str:
     return "/".join([socket.gethostname(), boot, namespace])
 
 
-def process_start(pid: int) -> str | None:
-    """When a process of this machine started, in the kernel's ticks; None where there is none (or only a zombie)."""
-    line = _first_line(Path(f"/proc/{pid}/stat"))
-    if line is None:
-        return _start_without_proc(pid)
-    fields = line.rpartition(")")[2].split()
-    return None if fields[0] in ("Z", "X") else fields[19]
-
-
 def is_alive(owner: Owner, heartbeat_age_s: Callable[[], float], stale_after_s: float, job_alive: JobAlive) -> bool:
     """Whether an owner still lives.
 
@@ -65,19 +58,6 @@ def is_alive(owner: Owner, heartbeat_age_s: Callable[[], float], stale_after_s: 
     if owner.machine == this_machine():
         return process_start(owner.pid) == owner.started
     return heartbeat_age_s() < stale_after_s
-
-
-def _start_without_proc(pid: int) -> str | None:
-    """On systems without /proc a pid is all there is."""
-    if Path("/proc/self").exists():
-        return None
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    return ""
 
 
 def _first_line(path: Path) -> str | None:

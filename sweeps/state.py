@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.process import process_start
 from slurm.ending import Ending, read_ending
 from slurm.errors import ClusterError
 from slurm.submission import Submission, read_submission
 from sweeps.layout import RunsFolder, read_json, write_atomically
 from sweeps.lock import holder
-from sweeps.owner import JobAlive, Owner, process_start
+from sweeps.owner import JobAlive, Owner
 from sweeps.plan import Plan
 
 State = Literal["missing", "queued", "running", "saved", "failed", "done"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from harness.config import PhaseConfig, RunConfig, pretrained_networks
 from harness.data.config import SourceConfig
 from harness.data.loader import open_sources
@@ -30,7 +32,7 @@ def check_phases(config: RunConfig, numbers: list[int], nets: Nets, ranks: Ranks
             for name in pretrained_networks(config, phase):
                 find(name)
             if number > numbers[0]:
-                _check_layers(phase, nets)
+                check_layers(phase, nets.generator)
                 if sources not in opened:
                     check_sources(config, sources)
         except InputError as error:
@@ -58,11 +60,12 @@ def check_batch(config: RunConfig, phase: PhaseConfig, ranks: Ranks) -> None:
         )
 
 
-def _check_layers(phase: PhaseConfig, nets: Nets) -> None:
+def check_layers(phase: PhaseConfig, generator: nn.Module) -> None:
+    """Raises InputError: the phase names more of the last convolutions than the generator has."""
     if phase.reinit_last:
-        last_convolutions(nets.generator, phase.reinit_last, "reinit_last")
+        last_convolutions(generator, phase.reinit_last, "reinit_last")
     if phase.train_last is not None:
-        last_convolutions(nets.generator, phase.train_last, "train_last")
+        last_convolutions(generator, phase.train_last, "train_last")
 
 
 def check_sources(config: RunConfig, sources: tuple[SourceConfig, ...]) -> None:

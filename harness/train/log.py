@@ -15,6 +15,7 @@ import torch
 from harness.config import RunConfig
 from harness.errors import InputError
 from harness.files import write_text
+from harness.process import process_start
 from harness.train.ranks import Ranks
 
 
@@ -59,18 +60,6 @@ class Meter:
         self._counts = dict(state["counts"])
 
 
-def process_start() -> str | None:
-    """When this process started, in the kernel's ticks since the boot: pids come again, but not with the same start.
-
-    None where there is no /proc.
-    """
-    try:
-        line = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    return line.rpartition(")")[2].split()[19]  # behind the program's name, which may hold anything
-
-
 class RunLog:
     """The files of a run folder that others read while it trains. Only rank 0 writes."""
 
@@ -83,7 +72,7 @@ class RunLog:
         self._before = self._read_status()
         self._status: dict[str, Any] = {
             "pid": os.getpid(),
-            "pid_started": process_start(),
+            "pid_started": process_start(os.getpid()),
             "host": socket.gethostname(),
             "world_size": ranks.world_size,
             "starts": self._before.get("starts", 0) + 1,

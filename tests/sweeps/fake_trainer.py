@@ -11,8 +11,8 @@ from pathlib import Path
 
 import yaml
 
+from harness.process import process_start
 from sweeps.layout import read_json
-from sweeps.owner import process_start
 
 
 def main(run_file: str) -> int:

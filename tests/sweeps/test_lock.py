@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.process import process_start
 from sweeps import lock as lock_module
 from sweeps.lock import STALE_AFTER_S, Claim, Heartbeat, claim, holder
-from sweeps.owner import Owner, process_start, this_machine, this_process
+from sweeps.owner import Owner, this_machine, this_process
 
 ELSEWHERE = Owner("another-host/boot/pid", 7, "123")
 

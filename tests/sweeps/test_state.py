@@ -12,10 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from harness.process import process_start
 from slurm.ending import Ending, Outcome, note_ending
 from slurm.submission import NOTE
 from sweeps.lock import claim
-from sweeps.owner import Owner, process_start
+from sweeps.owner import Owner
 from sweeps.plan import Plan
 from sweeps.state import PhaseState, blocked, last_error_line, note_failure, phase_state
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
+from harness.process import process_start
 from slurm import queue as slurm_queue
 from slurm.ending import Ending, note_ending
 from slurm.errors import ClusterError
@@ -21,7 +22,6 @@ from sweeps import queues as queues_module
 from sweeps.follow import Follower, follower_of, reasons, show_status
 from sweeps.layout import SweepFolder
 from sweeps.ledger import sweep_ledger
-from sweeps.owner import process_start
 from sweeps.plan import Plan
 from sweeps.queues import Queues
 from sweeps.status import sweep_status

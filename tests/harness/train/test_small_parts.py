@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from harness.errors import TrainingError
+from harness.process import process_start
 from harness.train.cadence import mean_time_between_stops, steps_between_saves
 from harness.train.config import CheckpointConfig, OptimizerConfig, WatchConfig
 from harness.train.ema import Ema
-from harness.train.log import Meter, process_start
+from harness.train.log import Meter
 from harness.train.lost import lost_a_rank
 from harness.train.schedule import learning_rate_at
 from harness.train.stop import AGREE_EVERY_S, StopAgreement, StopFlag
@@ -52,7 +53,7 @@ def test_a_rank_is_only_lost_where_there_are_several(monkeypatch, world_size, lo
 def test_a_process_is_known_by_when_it_started():
     """Against the age that `ps` computes from the same boot."""
     age_s = int(subprocess.run(["ps", "-o", "etimes=", "-p", str(os.getpid())], capture_output=True, check=True).stdout)
-    since_boot_s = time.clock_gettime(time.CLOCK_BOOTTIME) - int(process_start()) / os.sysconf("SC_CLK_TCK")
+    since_boot_s = time.clock_gettime(time.CLOCK_BOOTTIME) - int(process_start(os.getpid())) / os.sysconf("SC_CLK_TCK")
     assert since_boot_s == pytest.approx(age_s, abs=2.0)
 
 
