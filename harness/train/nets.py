@@ -17,6 +17,8 @@ from harness.train.ema import Ema
 from harness.train.ranks import Ranks
 from harness.train.start import load_start_weights
 
+_NEVER = 2**31 - 1
+
 
 class Nets:
     """Built the same on every rank: each network's first weights depend on the seed and on its own configuration."""
@@ -95,13 +97,20 @@ class Nets:
         """
         if self._ranks.world_size == 1 or not any(p.requires_grad for p in module.parameters()):
             return module
+        wrapped = self.with_reductions(module)
+        self._ranks.fix_order_of_sums(wrapped)
+        return wrapped
+
+    def with_reductions(self, module: nn.Module) -> DistributedDataParallel:
+        """The module as DDP has it."""
         handler = self._ranks.accelerator.ddp_handler
         on_device = [self._ranks.device.index] if self._ranks.device.type == "cuda" else None
         with warnings.catch_warnings():
             # Newer torch renames broadcast_buffers; the older name also leaves the ranks' buffers apart at the start.
             warnings.simplefilter("ignore", FutureWarning)
             wrapped = DistributedDataParallel(module, device_ids=on_device, **(handler.to_kwargs() if handler else {}))
-        self._ranks.fix_order_of_sums(wrapped)
+        # Else it times every hundredth pass, which cannot be recorded in a graph.
+        wrapped._set_ddp_runtime_logging_sample_rate(_NEVER)
         return wrapped
 
     def _place(self, module: nn.Module) -> nn.Module:
