@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.models.narrow import has_kernels, narrow_conv
+
 _WIDE_ROW = 3072
 """Numbers in a row of the output from which matrix products are quicker: 48 pixels of 64 channels."""
 _WINDOWS_BYTES = 2**20
@@ -25,9 +27,11 @@ _LEAST_CHANNELS = 16
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution with the same stride and padding along both axes; see above for what is different."""
+    """A convolution with the same stride and padding along both axes; see above and `narrow` for what is different."""
 
     def forward(self, input: Tensor) -> Tensor:
+        if has_kernels(input, self):
+            return narrow_conv(input, self)
         return conv2d(input, self.weight, self.bias, self.stride[0], self.padding[0])  # type: ignore[arg-type]
 
 

@@ -95,7 +95,8 @@ class Compiler:
         from torch import _dynamo  # takes seconds
 
         if importlib.util.find_spec("triton"):
-            from harness.models import from_image_gpu  # noqa: F401 - so that it is there when networks are traced
+            # So that they are there when networks are traced.
+            from harness.models import from_image_gpu, narrow_gpu  # noqa: F401
 
         self._backend = backend
         _dynamo.config.recompile_limit = max(_dynamo.config.recompile_limit, _MOST_VARIANTS)

@@ -184,7 +184,7 @@ def reduced(monkeypatch: pytest.MonkeyPatch):
     def wrap(nets: Nets, module: nn.Module) -> nn.Module:
         if not distributed.is_initialized():
             distributed.init_process_group("nccl", store=distributed.HashStore(), rank=0, world_size=1)
-        return DistributedDataParallel(module, device_ids=[0], broadcast_buffers=False, gradient_as_bucket_view=True)
+        return nets.with_reductions(module)
 
     def graphs(setting: str, ranks: Ranks, state: Any) -> Graphs | None:
         return Graphs(CudaBackend(ranks.device, 2), state, required=True, num_ranks=2) if setting == "on" else None
@@ -232,6 +232,19 @@ def test_compiled_steps_equal_eager_ones(open_phase, case, graphs):
         assert fused_row == pytest.approx(row, rel=1e-4, abs=1e-5)
     for tensor, fused in zip(state, fused_state, strict=True):
         torch.testing.assert_close(fused, tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_kernels_for_narrow_convolutions_train_like_the_librarys(open_phase):
+    changes = {"generator": {"name": "srresnet", "num_channels": 64, "num_blocks": 2}, "precision": "bf16"}
+    rows, _ = trained(open_phase(CASES["pixel"], compile="off", **changes), 0, 10)
+    phase = open_phase(CASES["pixel"], compile="on", **changes)
+    fused_rows, _ = trained(phase, 0, 10)
+    assert phase.graphs is not None and phase.graphs.failure is None
+    patches = next(phase.patches(0))
+    names = {kernel.name for kernel in kernels_of(lambda: train_step(phase, patches, 0, log_norms=False))}
+    assert {"_product", "_sums"} <= names
+    for row, fused_row in zip(rows, fused_rows, strict=True):
+        assert fused_row["loss/total"] == pytest.approx(row["loss/total"], rel=0.02)
 
 
 def test_fast_settings_stay_close_to_plain_float32(open_phase):
