@@ -85,16 +85,18 @@ def _runs(configs: dict[str, RunConfig], ask: Ask, console: Console) -> Any:
     """Short real runs, from which the hours of whole ones follow."""
     from harness.train.bench_run import measure_runs
 
-    table = Table("recipe", "phase", "batch", "steps", "ms a step", "iterations", "hours", title="Real runs")
+    titles = ("recipe", "phase", "batch", "steps", "ms a step", "s once", "iterations", "hours")
+    table = Table(*titles, title="Real runs")
     figures = []
     for name, config in configs.items():
         with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
             found = measure_runs(name, config, ask.steps, Path(folder), ask.batch_size)
         for f in found:
-            numbers = (f.batch_size, f.steps, f"{f.step_s * 1e3:.1f}", f"{f.iterations:,}", f"{f.hours:,.1f}")
-            table.add_row(f.recipe, f.phase, *map(str, numbers))
+            pace = (f"{f.step_s * 1e3:.2f}", f"{f.once_s:.1f}")
+            whole = (f"{f.iterations:,}", f"{f.hours:,.1f}")
+            table.add_row(f.recipe, f.phase, str(f.batch_size), str(f.steps), *pace, *whole)
         total = sum(f.hours for f in found)
-        table.add_row(name, "all", "", "", "", f"{sum(f.iterations for f in found):,}", f"{total:,.1f}")
+        table.add_row(name, "all", "", "", "", "", f"{sum(f.iterations for f in found):,}", f"{total:,.1f}")
         figures += [{**asdict(f), "hours": f.hours} for f in found]
     console.print(table)
     return figures

@@ -128,7 +128,7 @@ def measure_phase(name: str, config: RunConfig, number: int, ranks: Ranks, rates
         }
         work = work_of(_as_written(lambda: update(phase, patches, kind)), calls["step"], ranks.device)
         times = seconds_per_calls(calls, seconds, ranks.device)
-        loop_s = _loop_s(phase, stream, calls["step"], times["step"])
+        loop_s = _loop_s(phase, stream, calls["step"])
         log_s = _log_s(config, phase, ranks, train_step(phase, patches, step, log_norms=True))
     finally:
         phase.close()
@@ -160,11 +160,11 @@ def _as_written(call: Callable[[], Any]) -> Callable[[], Any]:
     return inner
 
 
-def _loop_s(phase: Phase, stream: Iterator[Patches], step: Callable[[], Scalars], step_s: float) -> float:
+def _loop_s(phase: Phase, stream: Iterator[Patches], step: Callable[[], Scalars]) -> float:
     """Seconds that an iteration of the loop takes beside its step.
 
     On a CPU what the loop does is timed by itself; on a GPU, where it happens while the device computes, whole
-    iterations are timed and the step's own time is taken off.
+    iterations are timed in turns with steps alone, since the clocks of a GPU follow what it has just done.
     """
     meter, scalars, device = Meter(), step(), phase.noise_std.device
 
@@ -177,7 +177,8 @@ def _loop_s(phase: Phase, stream: Iterator[Patches], step: Callable[[], Scalars]
         meter.add(step())
 
     if device.type == "cuda":
-        return max(0.0, seconds_per_call(iteration, 1.0, device) - step_s)
+        times = seconds_per_calls({"step": step, "iteration": iteration}, 1.0, device)
+        return max(0.0, times["iteration"] - times["step"])
     return seconds_per_call(outside, 0.5, device)
 
 

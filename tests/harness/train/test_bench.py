@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +14,8 @@ from harness.config import RunConfig
 from harness.models import conv, from_image, shuffle, to_image
 from harness.models.build import build_discriminator, build_generator
 from harness.models.config import GeneratorConfig, UNetDiscriminatorConfig
-from harness.train import bench, bench_table, kernels
+from harness.train import bench, bench_run, bench_table, kernels
+from harness.train.bench_run import PhaseRun, measure_runs, noted_steps, seconds_per_step
 from harness.train.floor import Floor, MovedBytes, Rates, Work, work_of
 from harness.train.kernels import Kernel
 from harness.train.nets import Nets
@@ -125,3 +128,82 @@ def test_a_phase_is_measured_whole(recipe, dataset, tmp_path):
             figure.step_s / max(row["floor"]["operations_s"], row["floor"]["bytes_s"])
         )
     assert bench_table.table_of(figures).row_count == 2
+
+
+def test_on_a_gpu_the_loop_is_what_iterations_take_more_than_steps_in_turns_with_them(monkeypatch):
+    phase = SimpleNamespace(noise_std=SimpleNamespace(device=torch.device("cuda")))
+    for iteration_s, loop_s in ((3.5, 0.5), (2.9, 0.0)):
+        batches, taken = iter(range(10)), {}
+
+        def timed(calls, seconds, device, iteration_s=iteration_s, batches=batches, taken=taken):
+            for name, call in calls.items():
+                call()
+                taken[name] = next(batches)
+            return {"step": 3.0, "iteration": iteration_s}
+
+        monkeypatch.setattr(bench, "seconds_per_calls", timed)
+        assert bench._loop_s(phase, batches, lambda: {"loss": torch.ones(())}) == loop_s
+        assert taken == {"step": 0, "iteration": 2}, "an iteration takes a batch, a step takes none"
+
+
+ENDS = {"start": 0.0, "first_step": 50.0, "done": 300.0}
+
+
+def test_the_pace_is_that_of_the_second_half_without_the_end():
+    rows = [(step, 50.0 + (10.0 if step > 300 else 0.0) + step * 0.1) for step in range(100, 1000, 100)]
+    late = [(1000, 290.0)]  # the last row is written after the end's validation
+    assert seconds_per_step(rows + late, ENDS, 1000) == pytest.approx(0.1)
+    assert seconds_per_step([*rows, (990, 198.0)], ENDS, 1000) == pytest.approx((198.0 - 110.0) / 490)
+
+
+@pytest.mark.parametrize("logged", [[], [(100, 290.0)], [(50, 100.0), (100, 290.0)], [(50, 100.0), (74, 110.0)]])
+def test_a_run_with_too_few_rows_is_timed_as_a_whole(logged):
+    assert seconds_per_step(logged, ENDS, 100) == pytest.approx((300 - 50) / 99)
+
+
+def test_what_is_done_once_counts_once_in_the_hours():
+    run = PhaseRun("recipe", "phase", 2000, 32, step_s=0.008, once_s=90.0, iterations=450_000)
+    assert run.hours == pytest.approx(1.0 + 90 / 3600)
+
+
+def test_rows_are_noted_as_they_come_and_only_whole(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    written = []
+    with noted_steps(path) as noted:
+        for text in ('{"step": 10}\n', '{"step": 20}\n{"st', 'ep": 30}\n'):
+            written.append(time.time())
+            with path.open("a") as file:
+                file.write(text)
+            deadline = time.monotonic() + 20
+            while len(noted) < len(written) and time.monotonic() < deadline:
+                time.sleep(0.001)
+    assert [step for step, _ in noted] == [10, 20, 30]
+    for (_, moment), earliest, latest in zip(noted, written, [*written[1:], time.time()]):
+        assert earliest <= moment <= latest
+
+
+def test_a_measured_run_is_told_by_its_second_half_and_what_is_done_once(recipe, tmp_path, monkeypatch):
+    """A run that does nothing but log: each step takes 2 ms, what is done at the beginning and at the end 200."""
+    steps, every, moments = 200, 10, {}
+
+    def train(values, out):
+        out.mkdir()
+        events = [("start", time.time())]
+        time.sleep(0.2)
+        events.append(("first_step", time.time()))
+        for step in range(every, steps + 1, every):
+            time.sleep(0.002 * every + (0.2 if step == steps else 0.0))
+            moments[step] = time.time()
+            with (out / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps({"step": step}) + "\n")
+        events.append(("done", time.time()))
+        (out / "events.jsonl").write_text("".join(json.dumps({"event": e, "time": t}) + "\n" for e, t in events))
+
+    monkeypatch.setattr(bench_run, "train_apart", train)
+    monkeypatch.setattr(bench_run, "draw_data", lambda folder, patch_px: "-")
+    config = RunConfig.model_validate(recipe)
+    for run, phase in zip(measure_runs("tiny", config, steps, tmp_path, None), config.phases, strict=True):
+        assert (run.phase, run.steps, run.iterations) == (phase.name, steps, phase.iterations)
+        assert 0.0015 < run.step_s < 0.006 and 0.2 < run.once_s < 2
+    pace = (moments[190] - moments[100]) / 90  # of the last phase
+    assert run.step_s == pytest.approx(pace, abs=0.001)
