@@ -2,12 +2,16 @@
 
 In: uint8, B x H x W x 3. Out: float32 NCHW in [0, 1]. Flips, turns, jitter, the choice of kernel and the noise are
 pure functions of (seed, purpose, position), so another number of ranks or a resumed run sees the same pairs.
+
+On a GPU all this is small operations around two matrix products, and starting them takes longer than doing them; what
+lies before, between and behind the products can be joined by torch's compiler. Levels stay bitwise the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +22,7 @@ from harness.data.degrade import ROUNDS_BETWEEN, ROWS_FIRST, resize_matrix
 
 _HALF = 0.5001
 """Rounds halves up whatever the last bits of a float32 sum are (the sums of MATLAB's weights are exact: dyadic)."""
+_FLIP_DRAWS, _JITTER_DRAWS = 3, 2
 
 
 class Prepare:
@@ -30,9 +35,11 @@ class Prepare:
     def __init__(self, data: DataConfig, scale: int, seed: int) -> None:
         self.data = data
         self.scale = scale
-        self._streams = {name: random.key(seed, name) for name in ("flip", "jitter", "kernel", "noise")}
+        self._keys = [random.key(seed, name) for name in Streams._fields]
+        self._streams: dict[torch.device, Streams] = {}
         weights = {kernel: weight for kernel, weight in data.degradation.kernels.items() if weight > 0}
-        self.degrade = Degrade(weights, data.patch_px, scale, self._streams["kernel"])
+        self.degrade = Degrade(weights, data.patch_px, scale, random.key(seed, "kernel"))
+        self._oriented, self._uniform, self._pair = _oriented, random.uniform_tensor, _pair
 
     @torch.no_grad()
     def __call__(self, hr_BHWC: torch.Tensor, position_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,47 +49,54 @@ class Prepare:
             hr_BHWC: uint8 patches, B x patch_px x patch_px x 3.
             position_B: global position of each patch (int64, the same device).
         """
-        position_B = position_B.to(hr_BHWC.device, non_blocking=True)
-        with _exact_products(hr_BHWC.device.type):
-            hr_BHWC = self._oriented(hr_BHWC, position_B)
-            levels_BHWC = self._jittered(hr_BHWC.to(torch.float32), position_B)
-            lr_BCHW = self.degrade(levels_BHWC, position_B).mul_(1 / 255)
-            lr_BCHW = self._noisy(lr_BCHW, position_B)
-            hr_BCHW = levels_BHWC.mul(1 / 255).permute(0, 3, 1, 2)
-            lr_BCHW = lr_BCHW.contiguous(memory_format=torch.channels_last)
-        return lr_BCHW, hr_BCHW
+        device = hr_BHWC.device
+        position_B = position_B.to(device, non_blocking=True)
+        streams = self._streams_on(device)
+        with torch.autocast(device.type, enabled=False):
+            levels_BHWC = self._oriented(self.data.flip, self.data.rotate, streams.flip, hr_BHWC, position_B)
+            if self.data.contrast is not None or self.data.brightness != 0:
+                levels_BHWC = self._jittered(levels_BHWC, self._uniform(streams.jitter, position_B, _JITTER_DRAWS))
+            shrunk, turned = self.degrade.products(levels_BHWC, position_B)
+            noise_std = self.data.degradation.noise_std
+            return self._pair(noise_std, streams.noise, position_B, levels_BHWC, shrunk, turned)
 
-    def _oriented(self, hr_BHWC: torch.Tensor, position_B: torch.Tensor) -> torch.Tensor:
-        if not (self.data.flip or self.data.rotate):
-            return hr_BHWC
-        bits_BD = random.bits_tensor(self._streams["flip"], position_B, 3) < 0
-        if self.data.rotate:  # a turn by 0, 90, 180 or 270 degrees is a transposition and flips of both axes
-            transpose_B, both_B = bits_BD[:, 1], bits_BD[:, 2]
-            hr_BHWC = _where(transpose_B, hr_BHWC.transpose(1, 2).flip(1), hr_BHWC)
-            hr_BHWC = _where(both_B, hr_BHWC.flip(1, 2), hr_BHWC)
-        if self.data.flip:
-            hr_BHWC = _where(bits_BD[:, 0], hr_BHWC.flip(2), hr_BHWC)
-        return hr_BHWC
+    def join_operations(self, compiled: Callable[[Any], Any]) -> None:
+        """Has torch's compiler, `compiled`, make few kernels of what lies around the matrix products.
 
-    def _jittered(self, levels_BHWC: torch.Tensor, position_B: torch.Tensor) -> torch.Tensor:
+        The jitter's arithmetic is left out: a compiler for GPUs takes a product and the sum behind it as one operation
+        that rounds once, and a level that lies at a half would become another.
+        """
+        # Torch knows a precision that was never set, and would compile anew once it has been put back.
+        torch.set_float32_matmul_precision(torch.get_float32_matmul_precision())
+        self._oriented, self._pair = compiled(_oriented), compiled(_pair)
+        self._uniform = compiled(random.uniform_tensor)
+        self.degrade.join_operations(compiled)
+
+    def _jittered(self, levels_BHWC: torch.Tensor, uniform_BD: torch.Tensor) -> torch.Tensor:
         """Contrast around the patch mean, then brightness; values are 0..255 and stay whole."""
-        low_high = self.data.contrast
-        if low_high is None and self.data.brightness == 0:
-            return levels_BHWC
-        uniform_BD = random.uniform_tensor(self._streams["jitter"], position_B, 2)[:, :, None, None, None]
-        if low_high is not None:
-            factor = low_high[0] + (low_high[1] - low_high[0]) * uniform_BD[:, 0]
+        uniform_BD = uniform_BD[:, :, None, None, None]
+        if self.data.contrast is not None:
+            low, high = self.data.contrast
+            factor = low + (high - low) * uniform_BD[:, 0]
             mean = levels_BHWC.mean(dim=(1, 2, 3), keepdim=True)
             levels_BHWC = (levels_BHWC - mean) * factor + mean
         shift = (uniform_BD[:, 1] * 2 - 1) * (255 * self.data.brightness)
         return _to_levels(levels_BHWC + shift)
 
-    def _noisy(self, lr_BCHW: torch.Tensor, position_B: torch.Tensor) -> torch.Tensor:
-        noise_std = self.data.degradation.noise_std
-        if noise_std == 0:
-            return lr_BCHW
-        noise = random.normal_tensor(self._streams["noise"], position_B, tuple(lr_BCHW.shape[1:]))
-        return (lr_BCHW + noise_std * noise).clamp_(0, 1)
+    def _streams_on(self, device: torch.device) -> Streams:
+        if device not in self._streams:
+            edge_px = self.data.patch_px // self.scale
+            most_draws = max(_FLIP_DRAWS, _JITTER_DRAWS, random.draws_of((3, edge_px, edge_px)))
+            self._streams[device] = Streams(*random.on_device(self._keys, most_draws, device))
+        return self._streams[device]
+
+
+class Streams(NamedTuple):
+    """What is drawn for a patch, with its constants on a device; fields are named as their purposes."""
+
+    flip: random.DeviceStream
+    jitter: random.DeviceStream
+    noise: random.DeviceStream
 
 
 class Degrade:
@@ -98,24 +112,29 @@ class Degrade:
         self._bands = _bands((matrices != 0).any(axis=0).reshape(matrices.shape[1:]))
         share = np.cumsum([weights[name] for name in names]) / sum(weights.values())
         self._share_K = torch.from_numpy(share[:-1].astype(np.float32))
-        self._always_rounds, self._never_rounds = all(rounds), not any(rounds)
+        self._all_round = rounds[0] if len(set(rounds)) == 1 else None
         self._any_turned = any(turned)
+        self._across = _across
 
     def __call__(self, levels_BHWC: torch.Tensor, position_B: torch.Tensor) -> torch.Tensor:
         """LR levels 0..255 (float32, BCHW, whole numbers) of HR levels 0..255 (float32, BHWC)."""
+        return _lr_levels(*self.products(levels_BHWC, position_B))
+
+    def products(self, levels_BHWC: torch.Tensor, position_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The LR levels before they are rounded, as B x rows of all channels x columns, and which are still turned."""
         self._move(levels_BHWC.device)
-        size_B, px, _, channels = levels_BHWC.shape
         matrix, rounds, turned = self._chosen(position_B)
-        if self._any_turned:  # patches and matrices are square, so rows first is columns first on the turned patch
-            levels_BHWC = torch.where(turned, levels_BHWC.transpose(1, 2), levels_BHWC)
-        vertical = self._down(matrix, levels_BHWC.reshape(size_B, px, px * channels))
-        vertical = self._round_between(vertical, rounds)
-        out_px = matrix.shape[-2]
-        split = vertical.reshape(vertical.shape[0], size_B, -1, px, channels)
-        across = split.permute(1, 4, 0, 2, 3).reshape(size_B, -1, px)
-        down = _to_levels(torch.matmul(across, matrix.transpose(-1, -2)))
-        lr_image = down.reshape(size_B, channels, out_px, out_px)
-        return torch.where(turned, lr_image.transpose(2, 3), lr_image) if self._any_turned else lr_image
+        # Patches and matrices are square, so rows first is columns first on the turned patch.
+        rows_BHX = _turned(levels_BHWC, turned, 1, 2).flatten(2)
+        with _exact_products():
+            vertical = self._down(matrix, rows_BHX)
+        across = self._across(vertical, rounds, levels_BHWC.shape[3])
+        with _exact_products():
+            return torch.matmul(across, matrix.transpose(-1, -2)), turned
+
+    def join_operations(self, compiled: Callable[[Any], Any]) -> None:
+        """Has torch's compiler, `compiled`, join what lies between the two products."""
+        self._across = compiled(_across)
 
     def _down(self, matrix: torch.Tensor, rows_BHX: torch.Tensor) -> torch.Tensor:
         """matrix @ rows, as bands x B x rows of a band x X.
@@ -131,21 +150,16 @@ class Degrade:
             torch.matmul(matrix[..., out, used], rows_BHX[:, used], out=result[number])
         return result
 
-    def _chosen(self, position_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Each sample's matrix, whether it is rounded between the passes, and whether the rows come first."""
+    def _chosen(self, position_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | bool, torch.Tensor | None]:
+        """Each sample's matrix, whether it is rounded between the passes, and whether the rows come first (or None)."""
         if len(self._matrix_KOI) == 1:
-            return self._matrix_KOI[0], self._rounds_K[0], self._turned_K[0]
+            assert self._all_round is not None
+            return self._matrix_KOI[0], self._all_round, self._turned_K[0] if self._any_turned else None
         draw_B = random.uniform_tensor(self._stream, position_B, 1)
         choice_B = (draw_B >= self._share_K).sum(dim=1)
-        turned = self._turned_K[choice_B][:, None, None, None]
-        return self._matrix_KOI[choice_B], self._rounds_K[choice_B][:, None, None], turned
-
-    def _round_between(self, values: torch.Tensor, rounds: torch.Tensor) -> torch.Tensor:
-        if self._never_rounds:
-            return values
-        if self._always_rounds:
-            return values.add_(_HALF).floor_().clamp_(0, 255)
-        return torch.where(rounds, _to_levels(values), values)
+        rounds = self._rounds_K[choice_B][:, None, None] if self._all_round is None else self._all_round
+        turned = self._turned_K[choice_B][:, None, None, None] if self._any_turned else None
+        return self._matrix_KOI[choice_B], rounds, turned
 
     def _move(self, device: torch.device) -> None:
         if self._matrix_KOI.device != device:
@@ -165,22 +179,81 @@ def _bands(weighted_OI: np.ndarray, count: int = 4) -> list[tuple[slice, slice]]
     return bands
 
 
+def _oriented(
+    flip: bool, rotate: bool, stream: random.DeviceStream, hr_BHWC: torch.Tensor, position_B: torch.Tensor
+) -> torch.Tensor:
+    """The patches mirrored and turned, as float32 levels."""
+    if flip or rotate:
+        bits_BD = random.bits_tensor(stream, position_B, _FLIP_DRAWS) < 0
+        if rotate:  # a turn by 0, 90, 180 or 270 degrees is a transposition and flips of both axes
+            transpose_B, both_B = bits_BD[:, 1], bits_BD[:, 2]
+            hr_BHWC = _where(transpose_B, hr_BHWC.transpose(1, 2).flip(1), hr_BHWC)
+            hr_BHWC = _where(both_B, hr_BHWC.flip(1, 2), hr_BHWC)
+        if flip:
+            hr_BHWC = _where(bits_BD[:, 0], hr_BHWC.flip(2), hr_BHWC)
+    return hr_BHWC.to(torch.float32)
+
+
+def _across(vertical: torch.Tensor, rounds: torch.Tensor | bool, channels: int) -> torch.Tensor:
+    """What the second product takes, B x rows of all channels x px, of the first one's result.
+
+    Args:
+        vertical: bands x B x rows of a band x px of all channels; may be overwritten.
+        rounds: whether each sample is rounded to levels, or all are.
+    """
+    num_bands, size_B, num_rows, _ = vertical.shape
+    if isinstance(rounds, torch.Tensor):
+        vertical = torch.where(rounds, _to_levels(vertical), vertical)
+    elif rounds:
+        vertical = _to_levels(vertical, in_place=not torch.compiler.is_compiling())
+    split = vertical.reshape(num_bands, size_B, num_rows, -1, channels)
+    return split.permute(1, 4, 0, 2, 3).reshape(size_B, channels * num_bands * num_rows, -1)
+
+
+def _lr_levels(shrunk: torch.Tensor, turned: torch.Tensor | None) -> torch.Tensor:
+    """LR levels (BCHW, whole numbers) of what `Degrade.products` gives."""
+    size_B, _, edge_px = shrunk.shape
+    return _turned(_to_levels(shrunk).reshape(size_B, -1, edge_px, edge_px), turned, 2, 3)
+
+
+def _pair(
+    noise_std: float,
+    stream: random.DeviceStream,
+    position_B: torch.Tensor,
+    levels_BHWC: torch.Tensor,
+    shrunk: torch.Tensor,
+    turned: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(lr_image_BCHW, hr_image_BCHW) in [0, 1] of HR levels and of what `Degrade.products` makes of them."""
+    lr_BCHW = _lr_levels(shrunk, turned).mul_(1 / 255)
+    if noise_std != 0:
+        normal = random.normal_tensor(stream, position_B, tuple(lr_BCHW.shape[1:]))
+        lr_BCHW = (lr_BCHW + noise_std * normal).clamp_(0, 1)
+    hr_BCHW = levels_BHWC.mul(1 / 255).permute(0, 3, 1, 2)
+    return lr_BCHW.contiguous(memory_format=torch.channels_last), hr_BCHW
+
+
 def _where(chosen_B: torch.Tensor, then: torch.Tensor, otherwise: torch.Tensor) -> torch.Tensor:
     return torch.where(chosen_B[:, None, None, None], then, otherwise)
 
 
-def _to_levels(values: torch.Tensor) -> torch.Tensor:
+def _turned(images: torch.Tensor, turned: torch.Tensor | None, rows: int, columns: int) -> torch.Tensor:
+    """Those images that are `turned` with rows and columns swapped; None turns none."""
+    return images if turned is None else torch.where(turned, images.transpose(rows, columns), images)
+
+
+def _to_levels(values: torch.Tensor, in_place: bool = False) -> torch.Tensor:
     """Whole levels 0..255, rounded half up."""
-    return (values + _HALF).floor_().clamp_(0, 255)
+    shifted = values.add_(_HALF) if in_place else values + _HALF
+    return shifted.floor_().clamp_(0, 255)
 
 
 @contextmanager
-def _exact_products(device_type: str) -> Iterator[None]:
-    """Full float32 products whatever autocast and TensorFloat-32 settings training uses: the LR must be exact."""
+def _exact_products() -> Iterator[None]:
+    """Full float32 products whatever TensorFloat-32 settings training uses: the LR must be exact."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
-        with torch.autocast(device_type, enabled=False):
-            yield
+        yield
     finally:
         torch.set_float32_matmul_precision(before)

@@ -31,6 +31,7 @@ from harness.train.ranks import Ranks
 
 log = logging.getLogger(__name__)
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 _WORTH_COMPILING = 10_000
 """Iterations of a phase."""
@@ -195,6 +196,24 @@ def give_up(reason: str) -> None:
     """Has all that was to be compiled computed as it is written from now on."""
     torch.compiler.set_stance("force_eager")
     log.warning("torch's compiler failed (%s); the steps run without it, slower; compile=off does not try.", reason)
+
+
+def done_or_given_up(call: Callable[[], T], may_give_up: bool) -> T:
+    """Does work that is not recorded; where torch's compiler fails, as it is written, if that may be.
+
+    Raises:
+        TrainingError: the compiler failed, and may not.
+    """
+    try:
+        return call()
+    except RuntimeError as error:
+        reason = compiler_failure(error)
+        if reason is None:
+            raise
+        if not may_give_up:
+            raise not_compiled(reason) from error
+        give_up(reason)
+        return call()
 
 
 def parts_of(network: nn.Module) -> Iterator[nn.Module]:

@@ -22,10 +22,19 @@ from harness.models.spectral_norm import is_normalized
 from harness.models.transfer import reinit_last, trainable_last
 from harness.train.config import OptimizerConfig
 from harness.train.dense import DenseAdam, DenseAdamW
-from harness.train.fuse import Compiler, compiler_for, fuse_generator, fuse_module, fuse_parts, fused_normal, unfuse
+from harness.train.fuse import (
+    Compiler,
+    compiler_for,
+    done_or_given_up,
+    fuse_generator,
+    fuse_module,
+    fuse_parts,
+    fused_normal,
+    unfuse,
+)
 from harness.train.graph import graphs_for
 from harness.train.nets import Nets
-from harness.train.patches import Patches, held_patches, made_ahead
+from harness.train.patches import Patches, held_patches, made_ahead, measure_images
 from harness.train.ranks import Ranks
 from harness.train.schedule import learning_rate_at
 
@@ -77,6 +86,7 @@ class Phase:
             patch = (self.config.batch_size // ranks.world_size, config.data.patch_px, config.scale)
             self._held = held_patches(*patch, ranks.device, self._memory_format)
         self.normal_tensor: Callable[..., torch.Tensor] = random.normal_tensor
+        self.measure_images: Callable[..., tuple[torch.Tensor, torch.Tensor]] = measure_images
         self.judges_together = False
         """Whether the discriminator sees real and generated images in one pass, which pays where it is compiled."""
         self._build_networks()
@@ -106,7 +116,8 @@ class Phase:
 
     def prepared(self, batch: Batch) -> Patches:
         """The patches of a batch: degraded and augmented, where the batch is."""
-        lr_image, hr_image = self._prepare(batch.hr_BHWC, batch.position_B)
+        may_give_up = self.graphs is not None and self._ranks.world_size == 1  # as for steps
+        lr_image, hr_image = done_or_given_up(lambda: self._prepare(batch.hr_BHWC, batch.position_B), may_give_up)
         return Patches(
             lr_image.contiguous(memory_format=self._memory_format),
             hr_image.contiguous(memory_format=self._memory_format),
@@ -212,7 +223,8 @@ class Phase:
             return self.nets.wrap(module)
 
     def _fuse(self, compiler: Compiler) -> None:
-        """Has torch's compiler join the operations of networks, losses and augmentation."""
+        """Has torch's compiler join the operations of patches, networks, losses and augmentation."""
+        self._prepare.join_operations(compiler)
         fuse_generator(self.nets.generator, compiler)
         if self.nets.discriminator is not None:
             game = self.config.adversarial
@@ -224,6 +236,7 @@ class Phase:
         fuse_parts(self.losses, compiler)
         fuse_parts(self.augment, compiler)
         self.normal_tensor = fused_normal(compiler)
+        self.measure_images = compiler(measure_images)
 
     def _adam(self, module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
         """Adam as one fused operation; on a GPU so that a graph can hold it, its learning rate in a tensor there."""

@@ -144,11 +144,10 @@ def generator_loss(phase: Phase, part: Patches, fake: torch.Tensor, kind: StepKi
     if game is not None:
         terms["adversarial"] = _adversarial_term(phase, part, fake, kind)
         loss = loss + game.weight * terms["adversarial"]
+    scalars = {f"loss/{name}": value for name, value in terms.items()}
     with torch.no_grad():
-        shift = (fake.mean(dim=(0, 2, 3)) - part.hr_image.mean(dim=(0, 2, 3))).abs().mean()
-        scalars = {f"loss/{name}": value for name, value in terms.items()}
-        scalars |= {"loss/total": loss, "sr/std": fake.std(), "sr/color_shift": shift}
-    return loss, scalars
+        deviation, shift = phase.measure_images(fake.detach(), part.hr_image)
+    return loss, scalars | {"loss/total": loss, "sr/std": deviation, "sr/color_shift": shift}
 
 
 def _judge(phase: Phase, discriminator: nn.Module, *sets: torch.Tensor) -> Iterable[torch.Tensor]:

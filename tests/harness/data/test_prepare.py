@@ -9,6 +9,7 @@ import torch
 from harness.data.config import DataConfig, DegradationConfig, SourceConfig
 from harness.data.degrade import KERNELS, degrade_image
 from harness.data.prepare import Prepare
+from harness.train.fuse import Compiler
 
 PX = 32
 
@@ -157,3 +158,100 @@ def test_nothing_is_read_back_to_the_host():
     ready = prepare(**EVERYTHING)
     with Watch():
         ready(patches(4), torch.arange(4))
+
+
+JITTER = {"brightness": 0.3, "contrast": (0.6, 1.4)}
+JOINED = {
+    "nothing": {},
+    "flip": {"flip": True},
+    "flip and rotate": {"flip": True, "rotate": True},
+    "jitter": JITTER,
+    "rounded between or not": {"kernels": {"matlab-bicubic": 1.0, "area": 2.0}},
+    "rounded, rows or columns first": {"kernels": {"matlab-bicubic": 1.0, "pil-bicubic": 1.0}},
+    "rows first": {"kernels": {"pil-bicubic": 1.0}, "rotate": True},
+    "never rounded": {"kernels": {"cv2-cubic": 1.0}},
+    "all kernels, turned, jittered": {"kernels": dict.fromkeys(KERNELS, 1.0), "flip": True, "rotate": True, **JITTER},
+}
+FAR = torch.arange(12) + 12345678901
+
+
+class Noting:
+    """A backend that makes nothing new, and notes what state the process is in when it is asked to."""
+
+    def __init__(self) -> None:
+        self.precisions: list[str] = []
+        self.autocasts: list[bool] = []
+
+    def __call__(self, graph, inputs):
+        from torch._dynamo.backends.debugging import aot_eager
+
+        self.precisions.append(torch.get_float32_matmul_precision())
+        self.autocasts.append(torch.is_autocast_enabled("cpu"))
+        return aot_eager(graph, inputs)
+
+
+def joined(backend, **values) -> Prepare:
+    torch._dynamo.reset()
+    ready = prepare(**values)
+    ready.join_operations(Compiler(backend))
+    return ready
+
+
+def assert_same(got, expected, tolerance: float = 0.0) -> None:
+    for image, wanted in zip(got, expected, strict=True):
+        assert image.stride() == wanted.stride() and image.dtype == wanted.dtype
+        torch.testing.assert_close(image, wanted, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_joined_operations_give_bitwise_the_same_pair(name):
+    noting = Noting()
+    ready = joined(noting, **JOINED[name])
+    for position in (FAR, FAR + 12):
+        hr = patches(12)
+        assert_same(ready(hr, position), prepare(**JOINED[name])(hr, position))
+        assert torch.equal(hr, patches(12))
+    num_parts = 4 if "brightness" in JOINED[name] else 3
+    assert len(noting.precisions) == num_parts, "each part is compiled, once"
+
+
+def test_joined_noise_is_the_same_but_for_rounding():
+    hr = patches(12)
+    got = joined("aot_eager", **EVERYTHING)(hr, FAR)
+    expected = prepare(**EVERYTHING)(hr, FAR)
+    assert_same(got, expected, 1e-6)
+    assert torch.equal(got[1], expected[1])
+
+
+def test_parts_are_compiled_in_the_precision_of_the_training_and_without_autocast():
+    noting = Noting()
+    ready, hr = joined(noting), patches(4)
+    torch.set_float32_matmul_precision("high")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            got = ready(hr, FAR[:4])
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert noting.precisions == ["high"] * 3 and noting.autocasts == [False] * 3
+    assert_same(got, prepare()(hr, FAR[:4]))
+
+
+def compare_with_kernels_of(device: str, values: dict) -> None:
+    """Levels bitwise, and the noise on top but for rounding."""
+    hr, position = patches(12).to(device), FAR.to(device)
+    for noise_std, tolerance in ((0.0, 0.0), (0.02, 1e-6)):
+        case = {**values, "noise_std": noise_std}
+        assert_same(joined("inductor", **case)(hr, position), prepare(**case)(hr, position), tolerance)
+
+
+@pytest.mark.slow
+def test_the_compilers_own_kernels_give_the_same_pair(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    compare_with_kernels_of("cpu", JOINED["all kernels, turned, jittered"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("name", JOINED)
+def test_kernels_for_a_gpu_give_the_same_pair(name):
+    compare_with_kernels_of("cuda", JOINED[name])

@@ -61,6 +61,22 @@ def test_what_a_long_phase_compiled_is_not_compiled_in_a_short_one(config, ranks
         assert not any(module._compiled_call_impl for module in network.modules())
 
 
+def test_a_compiled_phase_prepares_its_patches_by_what_the_compiler_makes(config, ranks, monkeypatch):
+    nets, numbers, pairs = Nets(config, ranks), [], []
+
+    def backend(graph, inputs):
+        numbers.append(len(pairs))
+        return graph
+
+    for compiler in (None, Compiler(backend)):
+        monkeypatch.setattr(phase_module, "compiler_for", lambda *_, compiler=compiler: compiler)
+        phase = Phase(config, 0, nets, ranks)
+        pairs.append(next(phase.patches(phase.first_step)))
+        phase.close()
+    assert numbers == [1, 1, 1]  # what lies before, between and behind two products
+    assert torch.equal(pairs[0].lr_image, pairs[1].lr_image) and torch.equal(pairs[0].hr_image, pairs[1].hr_image)
+
+
 def test_a_checkpoint_without_a_discriminator_leaves_none_of_another_time(config, ranks):
     nets = Nets(config, ranks)
     before = {name: dict(state) for name, state in nets.weights().items()}

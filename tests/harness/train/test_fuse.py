@@ -16,7 +16,7 @@ from torch import nn
 from harness import random
 from harness.augment.build import build_augment
 from harness.augment.config import FixedAugmentConfig
-from harness.errors import InputError
+from harness.errors import InputError, TrainingError
 from harness.losses.config import FeatureLossConfig
 from harness.losses.features import FeatureLoss
 from harness.models import shuffle, to_image
@@ -27,6 +27,7 @@ from harness.train.fuse import (
     Compiler,
     as_written,
     compiler_for,
+    done_or_given_up,
     fuse_generator,
     fuse_module,
     fuse_parts,
@@ -164,6 +165,34 @@ def test_what_a_recording_looks_at_beforehand_is_still_compiled_afterwards():
     assert counted.num_calls == 1
     double(x)
     assert counted.num_calls == 2
+
+
+def test_work_that_the_compiler_fails_at_is_done_as_it_is_written_where_that_may_be(caplog):
+    def no_kernels(graph: Any, inputs: Any) -> Any:
+        raise ValueError("no such kernel")
+
+    double = Compiler(no_kernels)(lambda x: x * 2)
+    with pytest.raises(TrainingError, match=r"no such kernel.*; set compile=off"):
+        done_or_given_up(lambda: double(torch.ones(1)), may_give_up=False)
+    assert not [record for record in caplog.records if record.name.startswith("harness")]
+    try:
+        results = [done_or_given_up(lambda: double(torch.ones(1)), may_give_up=True) for _ in range(2)]
+    finally:
+        torch.compiler.set_stance("default")
+    assert results == [2, 2]
+    (said,) = [record.getMessage() for record in caplog.records if record.name.startswith("harness")]
+    assert "no such kernel" in said and "slower" in said
+
+
+def test_errors_that_are_not_the_compilers_are_left_alone():
+    def call() -> None:
+        calls.append(1)
+        raise RuntimeError("out of something")
+
+    calls: list[int] = []
+    with pytest.raises(RuntimeError, match="out of something"):
+        done_or_given_up(call, may_give_up=True)
+    assert calls == [1]
 
 
 def test_copies_are_not_compiled_and_it_can_be_undone():
