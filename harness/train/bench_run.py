@@ -87,7 +87,7 @@ def seconds_per_step(logged: Sequence[tuple[int, float]], times: Mapping[str, fl
         (half, begin), (last, end) = min(before_end, key=lambda row: abs(row[0] - steps / 2)), before_end[-1]
         if last - half >= _LEAST_SPAN * steps:
             return (end - begin) / (last - half)
-    return (times["done"] - times["first_step"]) / (steps - 1)
+    return (times["done"] - times["first_step"]) / max(1, steps - 1)
 
 
 @contextmanager
