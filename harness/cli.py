@@ -189,9 +189,9 @@ def logs(
 ) -> None:
     """Print the losses and the log of a run's newest phase."""
     from sweeps.control import find_sweep_folder
-    from sweeps.logs import log_files, read_logs
+    from sweeps.logs import find_logs, read_logs
 
-    for text in read_logs(log_files(find_sweep_folder(runs, name), run, phase), follow):
+    for text in read_logs(find_logs(find_sweep_folder(runs, name), run, phase), follow):
         sys.stdout.write(text)
         sys.stdout.flush()
 

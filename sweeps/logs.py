@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,14 @@ _TELLING = ("loss/", "d/", "val/")
 """Of a step's numbers these are shown; the file has all."""
 
 
-def log_files(folder: SweepFolder, run: str, phase: str | None = None) -> list[Path]:
-    """The metrics and rank 0's logs of one phase of a run: the one named, or the newest that was started.
+def find_logs(folder: SweepFolder, run: str, phase: str | None = None) -> Callable[[], list[Path]]:
+    """The metrics and rank 0's logs of one phase of a run, as they are at a call.
+
+    Args:
+        phase: unless it is named, the newest that was started at that time.
 
     Raises:
-        InputError: no such run or phase, or it was never started.
+        InputError: no such run or phase, or (at a call) it was never started.
     """
     plan = read_plan(folder.plan)
     keys = _phases_of_run(plan, run, folder)
@@ -31,8 +34,11 @@ def log_files(folder: SweepFolder, run: str, phase: str | None = None) -> list[P
     if not chosen:
         names = ", ".join(plan.phases[key].name for key in keys)
         raise InputError(f"run '{run}' has no phase '{phase}'; its phases are {names}.")
-    for key in reversed(chosen):
-        place = folder.runs.phase(key)
+    return lambda: _newest_logs([folder.runs.phase(key) for key in chosen], run)
+
+
+def _newest_logs(places: Sequence[Path], run: str) -> list[Path]:
+    for place in reversed(places):
         submission = read_submission(place)
         files = submission.log_files(0) if submission else []
         if files:
@@ -47,12 +53,16 @@ def _phases_of_run(plan: Plan, run: str, folder: SweepFolder) -> tuple[str, ...]
     raise no_such_run(folder, run, [planned.name for planned in plan.runs])
 
 
-def read_logs(files: Sequence[Path], follow: bool, poll_s: float = 0.5) -> Iterator[str]:
-    """What the files hold, one after the other, then (with `follow`) what is added, for ever."""
-    places = dict.fromkeys(files, 0)
+def read_logs(find: Callable[[], Sequence[Path]], follow: bool, poll_s: float = 0.5) -> Iterator[str]:
+    """What the files hold, one after the other, then (with `follow`) what is added, for ever.
+
+    Args:
+        find: names the files, which are others when a phase is submitted again or the next one begins.
+    """
+    places: dict[Path, int] = {}
     while True:
-        for path, place in places.items():
-            added, places[path] = _added(path, place)
+        for path in find():
+            added, places[path] = _added(path, places.get(path, 0))
             if added:
                 yield added
         if not follow:

@@ -26,7 +26,7 @@ from sweeps.evaluate import Evaluation, find_evaluation, models_of
 from sweeps.follow import print_status
 from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.lock import claim
-from sweeps.logs import log_files, read_logs
+from sweeps.logs import find_logs, read_logs
 from sweeps.owner import Owner, this_process
 from sweeps.plan import read_plan
 from sweeps.run import plan_sweep, preflight_sweep, resume_sweep, run_sweep
@@ -224,27 +224,42 @@ def test_logs_are_those_of_the_newest_phase_that_began(
     fake_trainer(adversarial="refuse")
     run_sweep(sweep_file, cluster="local", runs_dir=runs, console=Printed())
     folder = RunsFolder(runs).sweep("mine")
-    assert "error: no such data" in "".join(read_logs(log_files(folder, "hill"), follow=False))
-    assert "no such data" not in "".join(read_logs(log_files(folder, "hill", "pretrain"), follow=False))
+    assert "error: no such data" in "".join(read_logs(find_logs(folder, "hill"), follow=False))
+    assert "no such data" not in "".join(read_logs(find_logs(folder, "hill", "pretrain"), follow=False))
     with pytest.raises(InputError, match=r"has no run 'hil'; did you mean 'hill'\?"):
-        log_files(folder, "hil")
+        find_logs(folder, "hil")
     with pytest.raises(InputError, match="its phases are pretrain, adversarial"):
-        log_files(folder, "hill", "finetune")
+        find_logs(folder, "hill", "finetune")
 
 
 def test_followed_log_gives_what_is_added(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text("one\n")
-    lines = read_logs([path], follow=True, poll_s=0.01)
+    lines = read_logs(lambda: [path], follow=True, poll_s=0.01)
     assert next(lines) == "one\n"
     with path.open("a") as file:
         file.write("two\n")
     assert next(lines) == "two\n"
 
 
+def test_followed_log_goes_over_to_the_next_submission(tmp_path: Path) -> None:
+    first, second = tmp_path / "1_log.out", tmp_path / "2_log.out"
+    first.write_text("one\n")
+    second.write_text("two\n")
+    files = [first]
+    lines = read_logs(lambda: files, follow=True, poll_s=0.01)
+    assert next(lines) == "one\n"
+    files[:] = [second]
+    assert next(lines) == "two\n"
+    files[:] = [first, second]
+    with second.open("a") as file:
+        file.write("three\n")
+    assert next(lines) == "three\n", "what was read before is not read again"
+
+
 def test_log_tells_the_losses_of_each_step_once_it_is_written_whole(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    lines = read_logs([path, tmp_path / "out"], follow=True, poll_s=0.01)
+    lines = read_logs(lambda: [path, tmp_path / "out"], follow=True, poll_s=0.01)
     (tmp_path / "out").write_text("it has begun\n")
     assert next(lines) == "it has begun\n", "there are no metrics yet"
     row = {"step": 1200, "phase": "pretrain", "loss/l1": 0.0450829, "sr/std": 0.2, "val/psnr": 24.573554}
@@ -254,7 +269,7 @@ def test_log_tells_the_losses_of_each_step_once_it_is_written_whole(tmp_path: Pa
     path.write_text(json.dumps(row) + "\n" + json.dumps({**row, "step": 1300, "d/loss": 1}) + "\n")
     assert next(lines) == "step 1,300  pretrain  loss/l1 0.04508  val/psnr 24.57  d/loss 1\n"
     path.write_text("")
-    assert "".join(read_logs([path, tmp_path / "out"], follow=False)) == "it has begun\n"
+    assert "".join(read_logs(lambda: [path, tmp_path / "out"], follow=False)) == "it has begun\n"
 
 
 def _sweep_in_a_process(sweep_file: Path, runs: Path) -> subprocess.Popen[bytes]:
