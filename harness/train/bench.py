@@ -54,7 +54,10 @@ def run(
             values = prepared(config, data, batch_size)
             if config.precision not in rates:
                 rates[config.precision] = _apart(measure_rates_in, config.precision)
-            figures += _apart(measure_recipe, name, values, rates[config.precision], seconds, folder)
+            found = _apart(measure_recipe, name, values, rates[config.precision], seconds, folder)
+            for f in found:  # at once, for who does not wait for the table
+                say(f"{name}, {f.phase}: {f.step_s * 1e3:.3g} ms a step, {f.ratio:.2f} times the plain one")
+            figures += found
     return figures
 
 
