@@ -98,7 +98,7 @@ def forward(x_BHWC: Tensor, weight_OhwC: Tensor, bias_O: Tensor) -> Tensor:
     Args:
         x_BHWC: contiguous; C is a power of two, 16 at least, and so is O.
         weight_OhwC: 3 x 3, contiguous and of the same type.
-        bias_O: float32.
+        bias_O: float32, or of the type of `x_BHWC`.
     """
     return _launched(x_BHWC, weight_OhwC, bias_O, is_gradient=False)
 

@@ -63,9 +63,10 @@ def test_values_and_gradients_equal_those_of_float64(kernels, num_images, num_in
 
 
 @pytest.mark.parametrize(("slope", "frozen"), itertools.product((0.2, 1.0), (False, True)))
-def test_a_compiled_layer_is_the_layer(compiled, slope, frozen):
+def test_a_compiled_layer_is_the_layer_with_an_activation_in_place_behind_it(compiled, slope, frozen):
     torch.manual_seed(0)
-    layer = ConvFromImage(3, 16, 3, slope).to(DEVICE)
+    behind = nn.ReLU(inplace=True) if slope == 1 else nn.Identity()
+    layer = nn.Sequential(ConvFromImage(3, 16, 3, slope), behind).to(DEVICE)
     layer.requires_grad_(not frozen)
     plain = copy.deepcopy(layer)
     image = torch.rand(2, 3, 7, 9, device=DEVICE)

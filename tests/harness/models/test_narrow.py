@@ -83,7 +83,7 @@ def test_what_the_compiler_is_told_of_the_results_is_true(kernels, shape):
 
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("num_out", [32, 64])
-def test_a_compiled_layer_is_the_layer(monkeypatch, kernels, num_out, frozen):
+def test_a_compiled_layer_is_the_layer_with_an_activation_in_place_behind_it(monkeypatch, kernels, num_out, frozen):
     used = []
 
     def has_kernels(x: torch.Tensor, layer: nn.Conv2d) -> bool:
@@ -93,7 +93,7 @@ def test_a_compiled_layer_is_the_layer(monkeypatch, kernels, num_out, frozen):
     monkeypatch.setattr(conv_module, "has_kernels", has_kernels)
     torch._dynamo.reset()
     torch.manual_seed(0)
-    layer = conv(64, num_out).to(DEVICE, memory_format=torch.channels_last)
+    layer = nn.Sequential(conv(64, num_out), nn.ELU(inplace=True)).to(DEVICE, memory_format=torch.channels_last)
     layer.requires_grad_(not frozen)
     plain = copy.deepcopy(layer).double()
     compiled = torch.compile(layer.forward, fullgraph=True, backend="aot_eager")
@@ -109,7 +109,7 @@ def test_a_compiled_layer_is_the_layer(monkeypatch, kernels, num_out, frozen):
     pairs = [(y, wanted), (x.grad, exact.grad)]
     if not frozen:
         pairs += [(own.grad, other.grad) for own, other in zip(layer.parameters(), plain.parameters(), strict=True)]
-        assert layer.weight.grad.stride() == layer.weight.stride()
+        assert layer[0].weight.grad.stride() == layer[0].weight.stride()
     for own, correct in pairs:
         scale = correct.abs().max()
         torch.testing.assert_close(own.double() / scale, correct / scale, **tolerance(torch.float16))
