@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,16 +35,23 @@ def find_logs(folder: SweepFolder, run: str, phase: str | None = None) -> Callab
     if not chosen:
         names = ", ".join(plan.phases[key].name for key in keys)
         raise InputError(f"run '{run}' has no phase '{phase}'; its phases are {names}.")
-    return lambda: _newest_logs([folder.runs.phase(key) for key in chosen], run)
+    return _Newest([folder.runs.phase(key) for key in chosen], run)
 
 
-def _newest_logs(places: Sequence[Path], run: str) -> list[Path]:
-    for place in reversed(places):
-        submission = read_submission(place)
-        files = submission.log_files(0) if submission else []
-        if files:
-            return [place / _METRICS, *files]  # an error is the last that is read
-    raise InputError(f"run '{run}' has no log yet; `harness status` tells what it waits for.")
+class _Newest:
+    """The logs of the newest phase that was started, and from one call to the next of none before it."""
+
+    def __init__(self, places: Sequence[Path], run: str) -> None:
+        self._places, self._run = places, run
+
+    def __call__(self) -> list[Path]:
+        for number in reversed(range(len(self._places))):
+            submission = read_submission(self._places[number])
+            files = submission.log_files(0) if submission else []
+            if files:
+                self._places = self._places[number:]
+                return [self._places[0] / _METRICS, *files]  # an error is the last that is read
+        raise InputError(f"run '{self._run}' has no log yet; `harness status` tells what it waits for.")
 
 
 def _phases_of_run(plan: Plan, run: str, folder: SweepFolder) -> tuple[str, ...]:
@@ -59,15 +67,17 @@ def read_logs(find: Callable[[], Sequence[Path]], follow: bool, poll_s: float = 
     Args:
         find: names the files, which are others when a phase is submitted again or the next one begins.
     """
-    places: dict[Path, int] = {}
+    files, places = find(), dict[Path, int]()
     while True:
-        for path in find():
+        for path in files:
             added, places[path] = _added(path, places.get(path, 0))
             if added:
                 yield added
         if not follow:
             return
         time.sleep(poll_s)
+        with contextlib.suppress(InputError):  # a job that waits has no log, and what was there may still grow
+            files = list(dict.fromkeys([*files, *find()]))
 
 
 def _added(path: Path, place: int) -> tuple[str, int]:

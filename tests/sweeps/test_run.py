@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from sweeps.evaluate import Evaluation, find_evaluation, models_of
 from sweeps.follow import print_status
 from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.lock import claim
-from sweeps.logs import find_logs, read_logs
+from sweeps.logs import _Newest, find_logs, read_logs
 from sweeps.owner import Owner, this_process
 from sweeps.plan import read_plan
 from sweeps.run import plan_sweep, preflight_sweep, resume_sweep, run_sweep
@@ -246,15 +247,39 @@ def test_followed_log_goes_over_to_the_next_submission(tmp_path: Path) -> None:
     first, second = tmp_path / "1_log.out", tmp_path / "2_log.out"
     first.write_text("one\n")
     second.write_text("two\n")
-    files = [first]
-    lines = read_logs(lambda: files, follow=True, poll_s=0.01)
+    found: list[Path] = [first]
+
+    def find() -> list[Path]:
+        if not found:
+            raise InputError("no log yet")
+        return list(found)
+
+    lines = read_logs(find, follow=True, poll_s=0.01)
     assert next(lines) == "one\n"
-    files[:] = [second]
+    found.clear()  # the next job waits
+    with first.open("a") as file:
+        file.write("the end\n")
+    assert next(lines) == "the end\n"
+    found.append(second)
     assert next(lines) == "two\n"
-    files[:] = [first, second]
     with second.open("a") as file:
         file.write("three\n")
-    assert next(lines) == "three\n", "what was read before is not read again"
+    assert next(lines) == "three\n"
+    with pytest.raises(InputError, match="no log yet"):
+        list(read_logs(_Newest([tmp_path], "hill"), follow=True))
+
+
+def test_newest_log_is_never_that_of_a_phase_before_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logs = {"pretrain": [Path("1_log.out")], "adversarial": []}
+    submissions = {name: SimpleNamespace(log_files=lambda rank, name=name: logs[name]) for name in logs}
+    monkeypatch.setattr("sweeps.logs.read_submission", lambda place: submissions[place.name])
+    find = _Newest([tmp_path / name for name in logs], "hill")
+    assert find() == [tmp_path / "pretrain" / "metrics.jsonl", Path("1_log.out")]
+    logs["adversarial"] = [Path("2_log.out")]
+    assert find()[1] == Path("2_log.out")
+    logs["adversarial"] = []  # submitted again, and waiting
+    with pytest.raises(InputError, match="has no log yet"):
+        find()
 
 
 def test_log_tells_the_losses_of_each_step_once_it_is_written_whole(tmp_path: Path) -> None:
