@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -110,7 +111,7 @@ def _note_steps(metrics: Path, noted: list[tuple[int, float]], is_over: threadin
         if not metrics.exists() or metrics.stat().st_size == place:
             continue
         with metrics.open("rb") as file:
-            file.seek(place)
+            place = file.seek(min(place, file.seek(0, os.SEEK_END)))  # shorter where a run went back
             added = file.read()
         whole = added[: added.rfind(b"\n") + 1]
         noted += [(json.loads(line)["step"], time.time()) for line in whole.splitlines()]

@@ -155,7 +155,7 @@ class RunLog:
             write_text(self._status_path, json.dumps(self._status))
         except InputError as error:
             if self._has_written:
-                raise TrainingError(f"{self._status_path}: can no longer be written; mend its rights.") from error
+                raise TrainingError(f"no longer possible: {error}") from error
             raise
         self._has_written = True
 
