@@ -35,10 +35,10 @@ def find_logs(folder: SweepFolder, run: str, phase: str | None = None) -> Callab
     if not chosen:
         names = ", ".join(plan.phases[key].name for key in keys)
         raise InputError(f"run '{run}' has no phase '{phase}'; its phases are {names}.")
-    return _Newest([folder.runs.phase(key) for key in chosen], run)
+    return NewestLogs([folder.runs.phase(key) for key in chosen], run)
 
 
-class _Newest:
+class NewestLogs:
     """The logs of the newest phase that was started, and from one call to the next of none before it."""
 
     def __init__(self, places: Sequence[Path], run: str) -> None:

@@ -7,7 +7,6 @@ pass over the largest tensor of a discriminator. 64 images of 128 px to 64 chann
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
@@ -15,8 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.models.conv import Conv2d
-
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
+from harness.models.narrow import is_compiled_for_gpu
 
 
 class ConvFromImage(Conv2d):
@@ -45,9 +43,7 @@ class ConvFromImage(Conv2d):
 
 
 def _has_kernels(image: Tensor, num_out: int) -> bool:
-    """Compiled code only: it is never differentiated twice."""
-    is_compiled_for_gpu = torch.compiler.is_compiling() and image.device.type == "cuda"
-    return is_compiled_for_gpu and _HAS_TRITON and num_out in (16, 32, 64, 128)
+    return is_compiled_for_gpu(image) and num_out in (16, 32, 64, 128)
 
 
 class _OnGpu(torch.autograd.Function):

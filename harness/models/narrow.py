@@ -20,10 +20,14 @@ _MOST_PIXELS = 2**16
 """Of all images; more were not measured."""
 
 
+def is_compiled_for_gpu(x: Tensor) -> bool:
+    """Whether kernels of our own may be taken: compiled code is never differentiated twice, and Triton is needed."""
+    return torch.compiler.is_compiling() and x.device.type == "cuda" and _HAS_TRITON
+
+
 def has_kernels(x_BCHW: Tensor, layer: nn.Conv2d) -> bool:
-    """Whether a layer is such a convolution, in compiled code for such a GPU: that is never differentiated twice."""
-    is_compiled_for_gpu = torch.compiler.is_compiling() and x_BCHW.device.type == "cuda"
-    if not (is_compiled_for_gpu and _HAS_TRITON and torch.is_autocast_enabled("cuda") and is_narrow(x_BCHW, layer)):
+    """Whether a layer is such a convolution, in compiled code for such a GPU."""
+    if not (is_compiled_for_gpu(x_BCHW) and torch.is_autocast_enabled("cuda") and is_narrow(x_BCHW, layer)):
         return False
     from harness.models.narrow_gpu import IS_ON_HOPPER
 

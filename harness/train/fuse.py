@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -170,22 +170,6 @@ def compiler_failure(error: RuntimeError) -> str | None:
     if exceptions is None or not isinstance(error, exceptions.TorchDynamoException):
         return None
     return " ".join(str(error).split("\n")[:2]).strip() or type(error).__name__  # who failed, and how
-
-
-@contextmanager
-def compiler_named() -> Iterator[None]:
-    """Around work that is not recorded.
-
-    Raises:
-        TrainingError: torch's compiler failed.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        reason = compiler_failure(error)
-        if reason is None:
-            raise
-        raise not_compiled(reason) from error
 
 
 def not_compiled(reason: str) -> TrainingError:

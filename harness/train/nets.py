@@ -18,6 +18,7 @@ from harness.train.ranks import Ranks
 from harness.train.start import load_start_weights
 
 _NEVER = 2**31 - 1
+"""Passes."""
 
 
 class Nets:
@@ -102,7 +103,7 @@ class Nets:
         return wrapped
 
     def with_reductions(self, module: nn.Module) -> DistributedDataParallel:
-        """The module as DDP has it."""
+        """The module with its gradients averaged by DDP, which starts while the backward pass goes on."""
         handler = self._ranks.accelerator.ddp_handler
         on_device = [self._ranks.device.index] if self._ranks.device.type == "cuda" else None
         with warnings.catch_warnings():

@@ -17,7 +17,7 @@ from harness.augment.config import BcrConfig
 from harness.augment.consistency import bcr_terms
 from harness.losses import adversarial
 from harness.models.norm import in_sets
-from harness.train.fuse import compiler_named
+from harness.train.fuse import done_or_given_up
 from harness.train.phase import Patches, Phase, StepKind, no_reduction
 
 Scalars = dict[str, torch.Tensor]
@@ -28,8 +28,7 @@ def train_step(phase: Phase, patches: Patches, step: int, log_norms: bool) -> Sc
     phase.set_values(step)
     kind = phase.kind(step, log_norms)
     if phase.graphs is None:
-        with compiler_named():
-            return update(phase, patches, kind)
+        return done_or_given_up(lambda: update(phase, patches, kind), may_give_up=False)
     held = phase.hold(patches)
     return phase.graphs.run(kind, lambda: update(phase, held, kind))
 

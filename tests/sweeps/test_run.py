@@ -27,7 +27,7 @@ from sweeps.evaluate import Evaluation, find_evaluation, models_of
 from sweeps.follow import print_status
 from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.lock import claim
-from sweeps.logs import _Newest, find_logs, read_logs
+from sweeps.logs import NewestLogs, find_logs, read_logs
 from sweeps.owner import Owner, this_process
 from sweeps.plan import read_plan
 from sweeps.run import plan_sweep, preflight_sweep, resume_sweep, run_sweep
@@ -266,14 +266,14 @@ def test_followed_log_goes_over_to_the_next_submission(tmp_path: Path) -> None:
         file.write("three\n")
     assert next(lines) == "three\n"
     with pytest.raises(InputError, match="no log yet"):
-        list(read_logs(_Newest([tmp_path], "hill"), follow=True))
+        list(read_logs(NewestLogs([tmp_path], "hill"), follow=True))
 
 
 def test_newest_log_is_never_that_of_a_phase_before_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logs = {"pretrain": [Path("1_log.out")], "adversarial": []}
     submissions = {name: SimpleNamespace(log_files=lambda rank, name=name: logs[name]) for name in logs}
     monkeypatch.setattr("sweeps.logs.read_submission", lambda place: submissions[place.name])
-    find = _Newest([tmp_path / name for name in logs], "hill")
+    find = NewestLogs([tmp_path / name for name in logs], "hill")
     assert find() == [tmp_path / "pretrain" / "metrics.jsonl", Path("1_log.out")]
     logs["adversarial"] = [Path("2_log.out")]
     assert find()[1] == Path("2_log.out")

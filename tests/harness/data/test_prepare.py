@@ -236,7 +236,7 @@ def test_parts_are_compiled_in_the_precision_of_the_training_and_without_autocas
     assert_same(got, prepare()(hr, FAR[:4]))
 
 
-def compare_with_kernels_of(device: str, values: dict) -> None:
+def assert_kernels_give_the_same(device: str, values: dict) -> None:
     """Levels bitwise, and the noise on top but for rounding."""
     hr, position = patches(12).to(device), FAR.to(device)
     for noise_std, tolerance in ((0.0, 0.0), (0.02, 1e-6)):
@@ -247,11 +247,11 @@ def compare_with_kernels_of(device: str, values: dict) -> None:
 @pytest.mark.slow
 def test_the_compilers_own_kernels_give_the_same_pair(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    compare_with_kernels_of("cpu", JOINED["all kernels, turned, jittered"])
+    assert_kernels_give_the_same("cpu", JOINED["all kernels, turned, jittered"])
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("name", JOINED)
 def test_kernels_for_a_gpu_give_the_same_pair(name):
-    compare_with_kernels_of("cuda", JOINED[name])
+    assert_kernels_give_the_same("cuda", JOINED[name])

@@ -66,10 +66,13 @@ def used(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return found
 
 
-def check(plain: nn.Module, fused: nn.Module, image: torch.Tensor) -> None:
+def assert_fused_is_plain(network: nn.Module, fuse: Callable[..., None], image: torch.Tensor) -> None:
     """In float16, which the interpreter can multiply, against float32, in which a few activations have other signs."""
+    network.to(memory_format=torch.channels_last)
+    fused = copy.deepcopy(network)
+    fuse(fused, Compiler("aot_eager"))
     results = []
-    for module, is_half in ((fused, True), (plain, False)):
+    for module, is_half in ((fused, True), (network, False)):
         x = image.clone().contiguous(memory_format=torch.channels_last).requires_grad_()
         with torch.autocast("cpu", torch.float16, enabled=is_half):
             y = module(x)
@@ -84,10 +87,7 @@ def check(plain: nn.Module, fused: nn.Module, image: torch.Tensor) -> None:
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in GENERATORS])
 def test_generators(used, name):
     config = TypeAdapter(GeneratorConfig).validate_python(GENERATORS[name])
-    plain = build_generator(config, 4).to(memory_format=torch.channels_last)
-    fused = copy.deepcopy(plain)
-    fuse_generator(fused, Compiler("aot_eager"))
-    check(plain, fused, torch.rand(2, 3, 4, 4))
+    assert_fused_is_plain(build_generator(config, 4), fuse_generator, torch.rand(2, 3, 4, 4))
     assert used == {"unet": set(), "srcnn": {"from image"}}.get(name, {"narrow", "from image"})
 
 
@@ -95,28 +95,21 @@ def test_generators(used, name):
 @pytest.mark.parametrize("name", DISCRIMINATORS)
 def test_discriminators(used, name):
     config = TypeAdapter(DiscriminatorConfig).validate_python(DISCRIMINATORS[name])
-    plain = build_discriminator(config, 32).to(memory_format=torch.channels_last)
-    fused = copy.deepcopy(plain)
-    fuse_module(fused, Compiler("aot_eager"))
-    check(plain, fused, torch.rand(2, 3, 32, 32))
+    assert_fused_is_plain(build_discriminator(config, 32), fuse_module, torch.rand(2, 3, 32, 32))
+    assert used == {"vgg16": {"narrow"}}.get(name, {"from image"})
 
 
 def test_feature_networks(used):
-    config = FeatureLossConfig(
-        name="features", network="vgg19", distance="l2", layers={"conv1_2": 1.0}, weights="random"
-    )
-    plain = FeatureLoss(config)
-    fused = copy.deepcopy(plain)
-    fused.join_operations(Compiler("aot_eager"))
-    target = torch.rand(1, 3, 8, 8)
-    check(*(Compared(loss, target) for loss in (plain, fused)), torch.rand(1, 3, 8, 8))
+    values = {"name": "features", "network": "vgg19", "distance": "l2", "layers": {"conv1_2": 1.0}, "weights": "random"}
+    loss = Compared(FeatureLoss(FeatureLossConfig.model_validate(values)), torch.rand(1, 3, 8, 8))
+    assert_fused_is_plain(loss, lambda fused, compiler: fused.loss.join_operations(compiler), torch.rand(1, 3, 8, 8))
     assert used == {"narrow"}
 
 
 class Compared(nn.Module):
     """A loss of what is compared with one image."""
 
-    def __init__(self, loss: nn.Module, target: torch.Tensor) -> None:
+    def __init__(self, loss: FeatureLoss, target: torch.Tensor) -> None:
         super().__init__()
         self.loss, self.target = loss, target
 
