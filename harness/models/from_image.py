@@ -31,10 +31,9 @@ class ConvFromImage(Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         if _has_kernels(input, self.out_channels):
             dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else input.dtype
-            x_BHWC = input.to(dtype).permute(0, 2, 3, 1).contiguous()
-            # A view that was made within the function could not be changed by an activation in place.
-            y_BHWO: Tensor = _OnGpu.apply(x_BHWC, self.weight, self.bias, self.slope)
-            return y_BHWO.permute(0, 3, 1, 2)
+            x_BCHW = input.to(dtype, memory_format=torch.channels_last)
+            y_BOHW: Tensor = _OnGpu.apply(x_BCHW, self.weight, self.bias, self.slope)
+            return y_BOHW
         x = super().forward(input)
         return x if self.slope == 1 else F.leaky_relu_(x, self.slope)
 
@@ -48,36 +47,33 @@ def _has_kernels(image: Tensor, num_out: int) -> bool:
 
 class _OnGpu(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_BHWC: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
+    def forward(ctx: Any, x_BCHW: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
         from harness.models.from_image_gpu import forward_op
 
-        y_BHWO = forward_op(x_BHWC, weight.to(x_BHWC.dtype).permute(0, 2, 3, 1).contiguous(), bias, slope)
-        ctx.save_for_backward(x_BHWC, weight, y_BHWO if slope != 1 else None)
+        y_BOHW = forward_op(x_BCHW, weight.to(x_BCHW.dtype, memory_format=torch.channels_last), bias, slope)
+        ctx.save_for_backward(x_BCHW, weight, y_BOHW if slope != 1 else None)
         ctx.slope = slope
-        return y_BHWO
+        return y_BOHW
 
     @staticmethod
-    def backward(ctx: Any, gradient_BHWO: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient_BOHW: Tensor) -> tuple[Tensor | None, ...]:
         from harness.models.from_image_gpu import gradients_op
 
-        x_BHWC, weight, y_BHWO = ctx.saved_tensors
+        x_BCHW, weight, y_BOHW = ctx.saved_tensors
         num_out, kernel = weight.shape[0], weight.shape[-1]
         wants_x, wants_weight = ctx.needs_input_grad[:2]
-        gradient_BHWO = gradient_BHWO.contiguous()
+        gradient_BOHW = gradient_BOHW.contiguous(memory_format=torch.channels_last)
         to_x = to_weight = to_bias = None
         by_kernel = wants_weight and ctx.slope != 1
         if by_kernel:
-            to_weight, to_bias = gradients_op(x_BHWC, y_BHWO, gradient_BHWO, kernel, ctx.slope)
-            to_weight = to_weight.permute(0, 3, 1, 2)
+            to_weight, to_bias = gradients_op(x_BCHW, y_BOHW, gradient_BOHW, kernel, ctx.slope)
         if wants_x or not by_kernel:
             if ctx.slope != 1:
-                gradient_BHWO = torch.where(y_BHWO > 0, gradient_BHWO, gradient_BHWO * ctx.slope)
-            gradient, x = gradient_BHWO.permute(0, 3, 1, 2), x_BHWC.permute(0, 3, 1, 2)
+                gradient_BOHW = torch.where(y_BOHW > 0, gradient_BOHW, gradient_BOHW * ctx.slope)
             to_x, weights, biases = torch.ops.aten.convolution_backward(
-                gradient, x, weight.to(x.dtype), [num_out], [1, 1], [kernel // 2] * 2, [1, 1], False, [0, 0], 1,
-                [wants_x, wants_weight and not by_kernel, wants_weight and not by_kernel],
+                gradient_BOHW, x_BCHW, weight.to(x_BCHW.dtype), [num_out], [1, 1], [kernel // 2] * 2, [1, 1],
+                False, [0, 0], 1, [wants_x, wants_weight and not by_kernel, wants_weight and not by_kernel],
             )  # fmt: skip
             if wants_weight and not by_kernel:
                 to_weight, to_bias = weights.float(), biases.float()
-            to_x = to_x.permute(0, 2, 3, 1) if wants_x else None
         return to_x, to_weight, to_bias, None

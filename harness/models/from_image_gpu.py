@@ -1,7 +1,8 @@
 """Kernels for convolutions from an image's few channels, with bias and leaky ReLU, on an NVIDIA GPU.
 
 Imported only where torch's compiler is used on such a GPU: Triton compiles the kernels when they are first called.
-Pixels are numbered through all images of a batch; a window is a row of numbers in the order (row, column, channel).
+Images are in channels_last and pixels numbered through all of a batch; a window is a row of numbers in the order (row,
+column, channel).
 The order of all sums is fixed.
 """
 
@@ -84,43 +85,48 @@ def _backward(
         tl.store(to_bias + share * NUM_OUT + out, bias_sum)
 
 
-def forward(x_BHWC: Tensor, weight_OhwC: Tensor, bias_O: Tensor, slope: float) -> Tensor:
-    """The convolution of stride 1 that keeps the size, bias and leaky ReLU: (B, H, W, O) in the type of `x_BHWC`.
+def forward(x_BCHW: Tensor, weight_OChw: Tensor, bias_O: Tensor, slope: float) -> Tensor:
+    """The convolution of stride 1 that keeps the size, bias and leaky ReLU: (B, O, H, W) in the type of `x_BCHW`.
 
     Args:
-        x_BHWC: contiguous.
-        weight_OhwC: of an odd kernel, contiguous and of the same type; O is a power of two, 16 at least.
+        x_BCHW: in channels_last, as the result is.
+        weight_OChw: of an odd kernel, in channels_last and of the same type; O is a power of two, 16 at least.
         bias_O: float32.
         slope: of negative values; 1 for no activation.
     """
-    num_out, kernel, _, num_in = weight_OhwC.shape
-    num_images, height, width, _ = x_BHWC.shape
+    num_out, num_in, kernel, _ = weight_OChw.shape
+    num_images, _, height, width = x_BCHW.shape
     num_pixels = num_images * height * width
-    y_BHWO = x_BHWC.new_empty(num_images, height, width, num_out)
+    y_BOHW = new_images(x_BCHW, (num_images, num_out, height, width))
     _forward[(triton.cdiv(num_pixels, _FORWARD_PIXELS),)](
-        x_BHWC, weight_OhwC, bias_O, y_BHWO, num_pixels, height, width, slope,
+        x_BCHW, weight_OChw, bias_O, y_BOHW, num_pixels, height, width, slope,
         num_in, num_out, kernel, _BLOCK_WINDOW, _FORWARD_PIXELS, _precision(), num_warps=4,
     )  # fmt: skip
-    return y_BHWO
+    return y_BOHW
 
 
 def gradients(
-    x_BHWC: Tensor, y_BHWO: Tensor, gradient_BHWO: Tensor, kernel: int, slope: float
+    x_BCHW: Tensor, y_BOHW: Tensor, gradient_BOHW: Tensor, kernel: int, slope: float
 ) -> tuple[Tensor, Tensor]:
-    """Gradients in float32 of `forward`'s weights, (O, h, w, C), and bias, given its result and that one's gradient."""
-    num_images, height, width, num_in = x_BHWC.shape
-    num_out, num_pixels = y_BHWO.shape[3], num_images * height * width
+    """Gradients in float32 of `forward`'s weights and bias, given its result and that one's gradient."""
+    num_images, num_in, height, width = x_BCHW.shape
+    num_out, num_pixels = y_BOHW.shape[1], num_images * height * width
     num_blocks = triton.cdiv(kernel * kernel * num_in, _BLOCK_WINDOW)
     pixels_each = triton.cdiv(num_pixels, max(1, _BACKWARD_PROGRAMS // num_blocks))
     pixels_each = triton.cdiv(pixels_each, _BACKWARD_PIXELS) * _BACKWARD_PIXELS
     num_shares = triton.cdiv(num_pixels, pixels_each)
-    to_weight = x_BHWC.new_empty((num_shares, num_out, kernel, kernel, num_in), dtype=torch.float32)
-    to_bias = x_BHWC.new_empty((num_shares, num_out), dtype=torch.float32)
+    to_weight = x_BCHW.new_empty((num_shares, num_out, kernel, kernel, num_in), dtype=torch.float32)
+    to_bias = x_BCHW.new_empty((num_shares, num_out), dtype=torch.float32)
     _backward[(num_blocks, num_shares)](
-        x_BHWC, y_BHWO, gradient_BHWO, to_weight, to_bias, num_pixels, height, width, pixels_each, slope,
+        x_BCHW, y_BOHW, gradient_BOHW, to_weight, to_bias, num_pixels, height, width, pixels_each, slope,
         num_in, num_out, kernel, _BLOCK_WINDOW, _BACKWARD_PIXELS, _precision(), num_warps=4, num_stages=3,
     )  # fmt: skip
-    return to_weight.sum(0), to_bias.sum(0)
+    return to_weight.sum(0).permute(0, 3, 1, 2), to_bias.sum(0)
+
+
+def new_images(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Room for images in channels_last. Kept in another order, the compiler would have them copied to and fro."""
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
 def _precision() -> str:
@@ -132,12 +138,12 @@ gradients_op = torch.library.custom_op("harness::from_image_gradients", gradient
 
 
 @forward_op.register_fake
-def _(x_BHWC: Tensor, weight_OhwC: Tensor, bias_O: Tensor, slope: float) -> Tensor:
-    return x_BHWC.new_empty(*x_BHWC.shape[:3], len(weight_OhwC))
+def _(x_BCHW: Tensor, weight_OChw: Tensor, bias_O: Tensor, slope: float) -> Tensor:
+    return new_images(x_BCHW, (len(x_BCHW), len(weight_OChw), *x_BCHW.shape[2:]))
 
 
 @gradients_op.register_fake
-def _(x_BHWC: Tensor, y_BHWO: Tensor, gradient_BHWO: Tensor, kernel: int, slope: float) -> tuple[Tensor, Tensor]:
-    num_in, num_out = x_BHWC.shape[3], y_BHWO.shape[3]
-    to_weight = x_BHWC.new_empty((num_out, kernel, kernel, num_in), dtype=torch.float32)
-    return to_weight, x_BHWC.new_empty((num_out,), dtype=torch.float32)
+def _(x_BCHW: Tensor, y_BOHW: Tensor, gradient_BOHW: Tensor, kernel: int, slope: float) -> tuple[Tensor, Tensor]:
+    num_in, num_out = x_BCHW.shape[1], y_BOHW.shape[1]
+    to_weight = x_BCHW.new_empty((num_out, kernel, kernel, num_in), dtype=torch.float32).permute(0, 3, 1, 2)
+    return to_weight, x_BCHW.new_empty((num_out,), dtype=torch.float32)

@@ -49,32 +49,31 @@ def is_narrow(x_BCHW: Tensor, layer: nn.Conv2d) -> bool:
 
 def narrow_conv(x_BCHW: Tensor, layer: nn.Conv2d) -> Tensor:
     """What the layer computes, in autocast's type."""
-    x_BHWC = x_BCHW.to(torch.get_autocast_dtype(x_BCHW.device.type)).permute(0, 2, 3, 1).contiguous()
-    # A view that was made within the function could not be changed by an activation in place.
-    y_BHWO: Tensor = _OnGpu.apply(x_BHWC, layer.weight, layer.bias)
-    return y_BHWO.permute(0, 3, 1, 2)
+    dtype = torch.get_autocast_dtype(x_BCHW.device.type)
+    y_BOHW: Tensor = _OnGpu.apply(x_BCHW.to(dtype, memory_format=torch.channels_last), layer.weight, layer.bias)
+    return y_BOHW
 
 
 class _OnGpu(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_BHWC: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x_BCHW: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         from harness.models.narrow_gpu import forward_op
 
-        weight_OhwC = weight.to(x_BHWC.dtype).permute(0, 2, 3, 1).contiguous()
-        ctx.save_for_backward(x_BHWC, weight_OhwC)
-        return forward_op(x_BHWC, weight_OhwC, bias)
+        weight = weight.to(x_BCHW.dtype, memory_format=torch.channels_last)
+        ctx.save_for_backward(x_BCHW, weight)
+        return forward_op(x_BCHW, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient_BHWO: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient_BOHW: Tensor) -> tuple[Tensor | None, ...]:
         from harness.models.narrow_gpu import gradient_op, sums_op
 
-        x_BHWC, weight_OhwC = ctx.saved_tensors
+        x_BCHW, weight = ctx.saved_tensors
         wants_x, wants_weight = ctx.needs_input_grad[:2]
-        gradient_BHWO = gradient_BHWO.contiguous()
+        gradient_BOHW = gradient_BOHW.contiguous(memory_format=torch.channels_last)
         to_weight = to_bias = None
         if wants_weight:
-            total = sums_op(x_BHWC, gradient_BHWO).sum(0)
-            num_weights = weight_OhwC.numel()
-            to_weight = total[:num_weights].view(weight_OhwC.shape).permute(0, 3, 1, 2)
-            to_bias = total[num_weights:]
-        return gradient_op(gradient_BHWO, weight_OhwC) if wants_x else None, to_weight, to_bias
+            num_out, num_in = weight.shape[:2]
+            total = sums_op(x_BCHW, gradient_BOHW).sum(0)
+            to_weight = total[: weight.numel()].view(num_out, 9, num_in).mT.unflatten(2, (3, 3))
+            to_bias = total[weight.numel() :]
+        return gradient_op(gradient_BOHW, weight) if wants_x else None, to_weight, to_bias

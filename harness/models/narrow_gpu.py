@@ -1,7 +1,7 @@
 """Kernels for convolutions of 3 x 3 between few channels, with their gradients, on an NVIDIA GPU.
 
 Imported only where torch's compiler is used on such a GPU: Triton compiles the kernels when they are first called.
-Pixels are numbered through all images of a batch. The order of all sums is fixed.
+Images are in channels_last and pixels numbered through all of a batch. The order of all sums is fixed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from harness.models.from_image_gpu import new_images
 
 IS_ON_HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
 """The sizes below were chosen there; another GPU may have too little memory beside its processors for them."""
@@ -92,46 +94,46 @@ def _sums(
         tl.store(own + NUM_WEIGHTS + out, bias_sum)
 
 
-def forward(x_BHWC: Tensor, weight_OhwC: Tensor, bias_O: Tensor) -> Tensor:
-    """The convolution of stride 1 that keeps the size: (B, H, W, O) in the type of `x_BHWC`.
+def forward(x_BCHW: Tensor, weight_OChw: Tensor, bias_O: Tensor) -> Tensor:
+    """The convolution of stride 1 that keeps the size: (B, O, H, W) in the type of `x_BCHW`.
 
     Args:
-        x_BHWC: contiguous; C is a power of two, 16 at least, and so is O.
-        weight_OhwC: 3 x 3, contiguous and of the same type.
-        bias_O: float32, or of the type of `x_BHWC`.
+        x_BCHW: in channels_last, as the result is; C is a power of two, 16 at least, and so is O.
+        weight_OChw: 3 x 3, in channels_last and of the same type.
+        bias_O: float32, or of the type of `x_BCHW`.
     """
-    return _launched(x_BHWC, weight_OhwC, bias_O, is_gradient=False)
+    return _launched(x_BCHW, weight_OChw, bias_O, is_gradient=False)
 
 
-def gradient(gradient_BHWO: Tensor, weight_OhwC: Tensor) -> Tensor:
-    """The gradient of `forward`'s input, (B, H, W, C), given its result's."""
-    return _launched(gradient_BHWO, weight_OhwC, weight_OhwC, is_gradient=True)
+def gradient(gradient_BOHW: Tensor, weight_OChw: Tensor) -> Tensor:
+    """The gradient of `forward`'s input, (B, C, H, W), given its result's."""
+    return _launched(gradient_BOHW, weight_OChw, weight_OChw, is_gradient=True)
 
 
-def _launched(x: Tensor, weight_OhwC: Tensor, bias: Tensor, is_gradient: bool) -> Tensor:
-    num_images, height, width, num_in = x.shape
-    num_out = weight_OhwC.shape[3 if is_gradient else 0]
+def _launched(x: Tensor, weight_OChw: Tensor, bias: Tensor, is_gradient: bool) -> Tensor:
+    num_images, num_in, height, width = x.shape
+    num_out = weight_OChw.shape[1 if is_gradient else 0]
     num_pixels = num_images * height * width
     block, stages = _WIDE if num_pixels >= _PROCESSORS * _WIDE[0] else _NARROW
-    y = x.new_empty(num_images, height, width, num_out)
+    y = new_images(x, (num_images, num_out, height, width))
     _product[(triton.cdiv(num_pixels, block),)](
-        x, weight_OhwC, bias, y, num_pixels, height, width, num_in, num_out, is_gradient, block,
+        x, weight_OChw, bias, y, num_pixels, height, width, num_in, num_out, is_gradient, block,
         num_warps=4, num_stages=stages,
     )  # fmt: skip
     return y
 
 
-def sums(x_BHWC: Tensor, gradient_BHWO: Tensor) -> Tensor:
+def sums(x_BCHW: Tensor, gradient_BOHW: Tensor) -> Tensor:
     """What the gradients of `forward`'s weights and bias are the sum of over the first dimension, in float32.
 
-    Each row holds numbers in the order of weight_OhwC, and behind them those of the bias.
+    Each row holds numbers in the order of the weights in channels_last, and behind them those of the bias.
     """
-    num_images, height, width, num_in = x_BHWC.shape
-    num_out, num_pixels = gradient_BHWO.shape[3], num_images * height * width
+    num_images, num_in, height, width = x_BCHW.shape
+    num_out, num_pixels = gradient_BOHW.shape[1], num_images * height * width
     pixels_each, num_shares = _shares(num_pixels)
-    result = x_BHWC.new_empty((num_shares, num_out * (9 * num_in + 1)), dtype=torch.float32)
+    result = x_BCHW.new_empty((num_shares, num_out * (9 * num_in + 1)), dtype=torch.float32)
     _sums[(3, num_shares)](
-        x_BHWC, gradient_BHWO, result, num_pixels, height, width, pixels_each, num_in, num_out, _SUM_PIXELS,
+        x_BCHW, gradient_BOHW, result, num_pixels, height, width, pixels_each, num_in, num_out, _SUM_PIXELS,
         num_warps=4, num_stages=_SUM_STAGES,
     )  # fmt: skip
     return result
@@ -149,17 +151,17 @@ sums_op = torch.library.custom_op("harness::narrow_sums", sums, mutates_args=())
 
 
 @forward_op.register_fake
-def _(x_BHWC: Tensor, weight_OhwC: Tensor, bias_O: Tensor) -> Tensor:
-    return x_BHWC.new_empty(*x_BHWC.shape[:3], weight_OhwC.shape[0])
+def _(x_BCHW: Tensor, weight_OChw: Tensor, bias_O: Tensor) -> Tensor:
+    return new_images(x_BCHW, (len(x_BCHW), len(weight_OChw), *x_BCHW.shape[2:]))
 
 
 @gradient_op.register_fake
-def _(gradient_BHWO: Tensor, weight_OhwC: Tensor) -> Tensor:
-    return gradient_BHWO.new_empty(*gradient_BHWO.shape[:3], weight_OhwC.shape[3])
+def _(gradient_BOHW: Tensor, weight_OChw: Tensor) -> Tensor:
+    return new_images(gradient_BOHW, (len(gradient_BOHW), weight_OChw.shape[1], *gradient_BOHW.shape[2:]))
 
 
 @sums_op.register_fake
-def _(x_BHWC: Tensor, gradient_BHWO: Tensor) -> Tensor:
-    num_in, num_out = x_BHWC.shape[3], gradient_BHWO.shape[3]
-    _, num_shares = _shares(x_BHWC.shape[0] * x_BHWC.shape[1] * x_BHWC.shape[2])
-    return x_BHWC.new_empty((num_shares, num_out * (9 * num_in + 1)), dtype=torch.float32)
+def _(x_BCHW: Tensor, gradient_BOHW: Tensor) -> Tensor:
+    num_in, num_out = x_BCHW.shape[1], gradient_BOHW.shape[1]
+    _, num_shares = _shares(x_BCHW.shape[0] * x_BCHW.shape[2] * x_BCHW.shape[3])
+    return x_BCHW.new_empty((num_shares, num_out * (9 * num_in + 1)), dtype=torch.float32)

@@ -42,24 +42,36 @@ SHAPES = [(1, 3, 16, (3, 43), 3), (2, 3, 32, (12, 9), 9), (3, 1, 16, (20, 30), 5
 @pytest.mark.parametrize(("num_images", "num_in", "num_out", "size", "kernel"), SHAPES)
 def test_values_and_gradients_equal_those_of_float64(kernels, num_images, num_in, num_out, size, kernel, dtype):
     torch.manual_seed(0)
-    x = torch.randn(num_images, num_in, *size, device=DEVICE).to(dtype)
-    weight = torch.randn(num_out, num_in, kernel, kernel, device=DEVICE).to(dtype)
+    in_order = {"memory_format": torch.channels_last}
+    x = torch.randn(num_images, num_in, *size, device=DEVICE).to(dtype, **in_order)
+    weight = torch.randn(num_out, num_in, kernel, kernel, device=DEVICE).to(dtype, **in_order)
     bias = torch.randn(num_out, device=DEVICE)
-    x_BHWC, weight_OhwC = x.permute(0, 2, 3, 1).contiguous(), weight.permute(0, 2, 3, 1).contiguous()
-    y = kernels.forward(x_BHWC, weight_OhwC, bias, 0.2)
+    y = kernels.forward(x, weight, bias, 0.2)
     exact = [value.double().requires_grad_() for value in (weight, bias)]
     exact_y = F.leaky_relu(F.conv2d(x.double(), *exact, padding=kernel // 2), 0.2)
     tolerance = {"rtol": 0, "atol": 1e-5 if dtype == torch.float32 else 2e-3}
     scale = exact_y.abs().max()
-    torch.testing.assert_close(y.permute(0, 3, 1, 2).double() / scale, exact_y.detach() / scale, **tolerance)
+    torch.testing.assert_close(y.double() / scale, exact_y.detach() / scale, **tolerance)
 
     gradient = torch.randn_like(y)
-    to_weight, to_bias = kernels.gradients(x_BHWC, y, gradient, kernel, 0.2)
-    exact_y.backward(gradient.permute(0, 3, 1, 2).double())
-    for own, wanted in ((to_weight.permute(0, 3, 1, 2), exact[0].grad), (to_bias, exact[1].grad)):
+    to_weight, to_bias = kernels.gradients(x, y, gradient, kernel, 0.2)
+    exact_y.backward(gradient.double())
+    for own, wanted in ((to_weight, exact[0].grad), (to_bias, exact[1].grad)):
         assert own.dtype == torch.float32
         scale = wanted.abs().max()
         torch.testing.assert_close(own.double() / scale, wanted / scale, **tolerance)
+
+
+@pytest.mark.parametrize("num_in", [1, 3])
+def test_what_the_compiler_is_told_of_the_results_is_true(kernels, num_in):
+    shapes = (2, num_in, 5, 7), (2, 16, 5, 7), (16, num_in, 3, 3)
+    x, y, weight = (kernels.new_images(torch.zeros(1), shape).zero_() for shape in shapes)
+    bias = torch.zeros(16)
+    own = [kernels.forward(x, weight, bias, 0.2), *kernels.gradients(x, y, y, 3, 0.2)]
+    with torch._subclasses.FakeTensorMode() as fake:
+        x, y, weight, bias = (fake.from_tensor(t) for t in (x, y, weight, bias))
+        told = [kernels.forward_op(x, weight, bias, 0.2), *kernels.gradients_op(x, y, y, 3, 0.2)]
+    assert [(t.shape, t.stride(), t.dtype) for t in own] == [(t.shape, t.stride(), t.dtype) for t in told]
 
 
 @pytest.mark.parametrize(("slope", "frozen"), itertools.product((0.2, 1.0), (False, True)))

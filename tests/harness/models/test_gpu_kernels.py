@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from pydantic import TypeAdapter
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 from torch.nn import functional as F
 
 from harness.losses.config import FeatureLossConfig
@@ -66,11 +68,20 @@ def used(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return found
 
 
+def all_in_channels_last(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
+    """What runs a graph whose kernels of our own have all images in one order; else the compiler would copy them."""
+    ours = [node for node in graph.graph.nodes if getattr(node.target, "namespace", "") == "harness"]
+    values = [each.meta["val"] for node in ours for each in (*node.all_input_nodes, node)]
+    for value in (v for v in values if isinstance(v, torch.Tensor) and v.ndim == 4):
+        assert value.is_contiguous(memory_format=torch.channels_last)
+    return make_boxed_func(graph.forward)
+
+
 def assert_fused_is_plain(network: nn.Module, fuse: Callable[..., None], image: torch.Tensor) -> None:
     """In float16, which the interpreter can multiply, against float32, in which a few activations have other signs."""
     network.to(memory_format=torch.channels_last)
     fused = copy.deepcopy(network)
-    fuse(fused, Compiler("aot_eager"))
+    fuse(fused, Compiler(aot_autograd(fw_compiler=all_in_channels_last, bw_compiler=all_in_channels_last)))
     results = []
     for module, is_half in ((fused, True), (network, False)):
         x = image.clone().contiguous(memory_format=torch.channels_last).requires_grad_()

@@ -45,21 +45,23 @@ def test_values_and_gradients_equal_those_of_float64(
     monkeypatch.setattr(kernels, "_NARROW", (16, 4))
     monkeypatch.setattr(kernels, "_SUM_PIXELS", 16)
     torch.manual_seed(0)
-    x = torch.randn(num_images, *size, num_in, device=DEVICE).to(dtype)
-    weight = torch.randn(num_out, 3, 3, num_in, device=DEVICE).to(dtype)
+    in_order = {"memory_format": torch.channels_last}
+    x = torch.randn(num_images, num_in, *size, device=DEVICE).to(dtype, **in_order)
+    weight = torch.randn(num_out, num_in, 3, 3, device=DEVICE).to(dtype, **in_order)
     bias = torch.randn(num_out, device=DEVICE)
-    exact = [t.double().requires_grad_() for t in (x.permute(0, 3, 1, 2), weight.permute(0, 3, 1, 2), bias)]
+    exact = [t.double().requires_grad_() for t in (x, weight, bias)]
     wanted = F.conv2d(*exact, padding=1)
     y = kernels.forward(x, weight, bias)
     assert y.dtype == dtype
     gradient = torch.randn_like(y)
-    wanted.backward(gradient.permute(0, 3, 1, 2).double())
+    wanted.backward(gradient.double())
     sums = kernels.sums(x, gradient).sum(0)
     assert sums.dtype == torch.float32
+    to_weight = sums[: weight.numel()].view(num_out, 3, 3, num_in).permute(0, 3, 1, 2)
     pairs = [
-        (y, wanted.detach().permute(0, 2, 3, 1)),
-        (kernels.gradient(gradient, weight), exact[0].grad.permute(0, 2, 3, 1)),
-        (sums[: weight.numel()].view_as(weight), exact[1].grad.permute(0, 2, 3, 1)),
+        (y, wanted.detach()),
+        (kernels.gradient(gradient, weight), exact[0].grad),
+        (to_weight, exact[1].grad),
         (sums[weight.numel() :], exact[2].grad),
     ]
     for own, correct in pairs:
@@ -70,15 +72,18 @@ def test_values_and_gradients_equal_those_of_float64(
 @pytest.mark.parametrize("shape", [(2, 9, 11, 64, 32), (7, 48, 48, 64, 64)])
 def test_what_the_compiler_is_told_of_the_results_is_true(kernels, shape):
     num_images, height, width, num_in, num_out = shape
-    x, gradient = torch.zeros(*shape[:3], num_in), torch.zeros(*shape[:3], num_out)
-    weight, bias = torch.zeros(num_out, 3, 3, num_in), torch.zeros(num_out)
+    x, y, weight = (
+        kernels.new_images(torch.zeros(1), size)
+        for size in ((num_images, num_in, height, width), (num_images, num_out, height, width), (num_out, num_in, 3, 3))
+    )
+    bias = torch.zeros(num_out)
     pixels_each, num_shares = kernels._shares(num_images * height * width)
     assert (num_shares - 1) * pixels_each < num_images * height * width <= num_shares * pixels_each
     with torch._subclasses.FakeTensorMode() as fake:
-        x, gradient, weight, bias = (fake.from_tensor(t) for t in (x, gradient, weight, bias))
-        assert kernels.forward_op(x, weight, bias).shape == gradient.shape
-        assert kernels.gradient_op(gradient, weight).shape == x.shape
-        assert kernels.sums_op(x, gradient).shape == (num_shares, weight.numel() + num_out)
+        x, y, weight, bias = (fake.from_tensor(t) for t in (x, y, weight, bias))
+        for told, true in ((kernels.forward_op(x, weight, bias), y), (kernels.gradient_op(y, weight), x)):
+            assert told.shape == true.shape and told.stride() == true.stride()
+        assert kernels.sums_op(x, y).shape == (num_shares, weight.numel() + num_out)
 
 
 @pytest.mark.parametrize("frozen", [False, True])
