@@ -43,7 +43,9 @@ _MOST_VARIANTS = 64
 """Shapes and kinds of call that one piece of code may be compiled for."""
 
 
-def compiler_for(setting: Literal["auto", "on", "off"], ranks: Ranks, num_iterations: int) -> Compiler | None:
+def compiler_for(
+    setting: Literal["auto", "on", "off"], ranks: Ranks, num_iterations: int, channels_last: bool
+) -> Compiler | None:
     """The compiler that a phase of so many iterations uses, None for none.
 
     Raises:
@@ -61,7 +63,7 @@ def compiler_for(setting: Literal["auto", "on", "off"], ranks: Ranks, num_iterat
             return None
         if not there:
             raise InputError(f"compile: on needs {name}, which is not installed; install it, or set compile=off.")
-    return Compiler()
+    return Compiler(channels_last=channels_last)
 
 
 def pays(ranks: Ranks, num_iterations: int) -> bool:
@@ -90,9 +92,11 @@ class Compiler:
 
     Args:
         backend: who makes the kernels.
+        channels_last: keep images so in all that is compiled. By itself inductor does so where no convolution has many
+            more inputs than outputs; elsewhere it would copy images between two orders, and cast biases apart.
     """
 
-    def __init__(self, backend: str | Callable[..., Any] = "inductor") -> None:
+    def __init__(self, backend: str | Callable[..., Any] = "inductor", channels_last: bool = False) -> None:
         from torch import _dynamo  # takes seconds
 
         if importlib.util.find_spec("triton"):
@@ -100,10 +104,13 @@ class Compiler:
             from harness.models import from_image_gpu, narrow_gpu  # noqa: F401
 
         self._backend = backend
+        self._options = {"force_layout_optimization": True} if channels_last else None
         _dynamo.config.recompile_limit = max(_dynamo.config.recompile_limit, _MOST_VARIANTS)
 
     def __call__(self, function: F) -> F:
-        made: F = torch.compile(function, dynamic=False, fullgraph=True, backend=self._backend)  # type: ignore[assignment]
+        made: F = torch.compile(  # type: ignore[assignment]
+            function, dynamic=False, fullgraph=True, backend=self._backend, options=self._options
+        )
         return made
 
 

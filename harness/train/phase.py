@@ -90,7 +90,7 @@ class Phase:
         self.judges_together = False
         """Whether the discriminator sees real and generated images in one pass, which pays where it is compiled."""
         self._build_networks()
-        compiler = compiler_for(config.compile, ranks, self.config.iterations)
+        compiler = compiler_for(config.compile, ranks, self.config.iterations, config.channels_last)
         for network in filter(None, (nets.generator, nets.discriminator)):
             unfuse(network)  # what a phase before had compiled
         if compiler is not None:

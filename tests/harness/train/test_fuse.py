@@ -237,29 +237,40 @@ CPU, GPU = OneRank(torch.device("cpu")), OneRank(torch.device("cuda"))
 
 
 def test_the_compiler_is_refused_where_it_cannot_work(monkeypatch):
-    assert compiler_for("off", GPU, 10**6) is None
+    assert compiler_for("off", GPU, 10**6, True) is None
     with pytest.raises(InputError, match=r"compile: on needs an NVIDIA GPU, not cpu; set auto\."):
-        compiler_for("on", CPU, 10**6)
+        compiler_for("on", CPU, 10**6, True)
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CC", raising=False)
     with pytest.raises(InputError, match=r"compile: on needs (Triton|a C compiler), which is not installed"):
-        compiler_for("on", GPU, 10**6)
+        compiler_for("on", GPU, 10**6, True)
 
 
 def test_auto_compiles_long_phases_on_a_single_gpu(monkeypatch, caplog):
     pytest.importorskip("triton")
     monkeypatch.setenv("CC", "cc")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    assert compiler_for("auto", GPU, 10_000) is not None
+    assert compiler_for("auto", GPU, 10_000, True) is not None
     for ranks, num_iterations in ((CPU, 10**6), (OneRank(GPU.device, 2), 10**6), (GPU, 9_999)):
-        assert compiler_for("auto", ranks, num_iterations) is None
+        assert compiler_for("auto", ranks, num_iterations, True) is None
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
-    assert compiler_for("auto", GPU, 10**6) is None
+    assert compiler_for("auto", GPU, 10**6, True) is None
     monkeypatch.undo()
     assert not caplog.messages
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert compiler_for("auto", GPU, 10**6) is None
+    assert compiler_for("auto", GPU, 10**6, True) is None
     assert "needs Triton, which is not installed; the steps run without it" in caplog.text
+
+
+def test_images_in_channels_last_stay_so_in_compiled_code(monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setenv("CC", "cc")
+    given = []
+    monkeypatch.setattr(torch, "compile", lambda function, **settings: given.append(settings["options"]) or function)
+    for channels_last in (True, False):
+        compiler_for("on", GPU, 1, channels_last)(abs)
+    assert given == [{"force_layout_optimization": True}, None]
+    assert set(given[0]) <= set(torch._inductor.list_options())
 
 
 def test_what_is_large_or_has_a_skip_inside_is_compiled_by_parts(monkeypatch):
