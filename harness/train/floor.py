@@ -126,21 +126,36 @@ def seconds_per_calls(calls: dict[str, Callable[[], Any]], seconds: float, devic
 
     In turns, so that a slow minute of the machine hits all alike; the shortest, since other work on the machine only
     ever adds. A process that computes in one thread on a CPU is measured in its processor time, which leaves out the
-    time that it was not let run. On a GPU short calls are timed ten at a time, so that waiting for the device between
-    them does not count.
+    time that it was not let run. On a GPU short calls are timed ten at a time, by its own clock and behind another
+    call: as in a run, what the host does beforehand counts only where the device waits for it.
     """
-    alone = device.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.process_time if alone else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in calls}
     groups = {name: _group_of(call, device) for name, call in calls.items()}
     while any(sum(spent) < seconds or len(spent) < 3 for spent in times.values()):
         for name, call in calls.items():
-            begin = clock()
-            for _ in range(groups[name]):
-                call()
-            finish(device)
-            times[name].append(clock() - begin)
+            times[name].append(_seconds_of(call, groups[name], device))
     return {name: min(spent) / groups[name] for name, spent in times.items()}
+
+
+def _seconds_of(call: Callable[[], Any], count: int, device: torch.device) -> float:
+    if device.type == "cuda":
+        return _seconds_on_gpu(call, count)
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    begin = clock()
+    for _ in range(count):
+        call()
+    return clock() - begin
+
+
+def _seconds_on_gpu(call: Callable[[], Any], count: int) -> float:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    call()
+    begin.record()
+    for _ in range(count):
+        call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3
 
 
 def _group_of(call: Callable[[], Any], device: torch.device, enough_s: float = 0.1) -> int:

@@ -104,7 +104,7 @@ class Compiler:
             from harness.models import from_image_gpu, narrow_gpu  # noqa: F401
 
         self._backend = backend
-        self._options = {"force_layout_optimization": True} if channels_last else None
+        self._options: dict[str, Any] | None = {"force_layout_optimization": True} if channels_last else None
         _dynamo.config.recompile_limit = max(_dynamo.config.recompile_limit, _MOST_VARIANTS)
 
     def __call__(self, function: F) -> F:

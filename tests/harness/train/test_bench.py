@@ -14,7 +14,7 @@ from harness.config import RunConfig
 from harness.models import conv, from_image, shuffle, to_image
 from harness.models.build import build_discriminator, build_generator
 from harness.models.config import GeneratorConfig, UNetDiscriminatorConfig
-from harness.train import bench, bench_run, bench_table, kernels
+from harness.train import bench, bench_run, bench_table, floor, kernels
 from harness.train.bench_run import PhaseRun, measure_runs, noted_steps, seconds_per_step
 from harness.train.floor import Floor, MovedBytes, Rates, Work, work_of
 from harness.train.kernels import Kernel
@@ -144,6 +144,35 @@ def test_on_a_gpu_the_loop_is_what_iterations_take_more_than_steps_in_turns_with
         monkeypatch.setattr(bench, "seconds_per_calls", timed)
         assert bench._loop_s(phase, batches, lambda: {"loss": torch.ones(())}) == loop_s
         assert taken == {"step": 0, "iteration": 2}, "an iteration takes a batch, a step takes none"
+
+
+def test_on_a_gpu_what_the_host_does_counts_where_the_device_waits_for_it(monkeypatch):
+    host_s = device_s = 0.0  # when each has done all that it was told
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            self.time_s = max(host_s, device_s)
+
+        def synchronize(self) -> None:
+            nonlocal host_s
+            host_s = max(host_s, self.time_s)
+
+        def elapsed_time(self, end: Event) -> float:
+            return (end.time_s - self.time_s) * 1e3
+
+    def work(on_host_s: float, on_device_s: float) -> None:
+        nonlocal host_s, device_s
+        host_s += on_host_s
+        device_s = max(host_s, device_s) + on_device_s
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(floor, "_group_of", lambda call, device: 10)
+    calls = {"step": lambda: work(1, 3), "iteration": lambda: work(2, 3), "slow": lambda: work(4, 3)}
+    times = floor.seconds_per_calls(calls, 0.0, torch.device("cuda"))
+    assert times == pytest.approx({"step": 3, "iteration": 3, "slow": 4})
 
 
 ENDS = {"start": 0.0, "first_step": 50.0, "done": 300.0}
