@@ -91,6 +91,19 @@ def test_average_follows_its_formula_and_copies_buffers():
     assert not any(p.requires_grad for p in ema.module.parameters())
 
 
+def test_an_average_that_forgets_at_once_is_the_module_and_costs_nothing():
+    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    ema = Ema(module, 0.0)
+    with torch.no_grad():
+        module[0].weight += 1.0
+    module(torch.randn(8, 2))  # moves the statistics
+    ema.update()
+    for name, value in module.state_dict().items():
+        assert ema.module.state_dict()[name].data_ptr() == value.data_ptr()
+    assert module.training and not ema.module.training
+    assert not any(p.requires_grad for p in ema.module.parameters())
+
+
 def test_cadence_is_youngs_and_dalys_within_the_bounds():
     config = CheckpointConfig(every=10_000, min_every=10)
     assert steps_between_saves(config, 2.0, 0.1, None) == 10_000
