@@ -54,26 +54,84 @@ def narrow_conv(x_BCHW: Tensor, layer: nn.Conv2d) -> Tensor:
     return y_BOHW
 
 
+def has_block_kernels(x_BCHW: Tensor, branch: nn.Sequential) -> bool:
+    """Whether a residual block's branch is two such convolutions with nothing but a PReLU of one slope between them."""
+    first, *between, last = (layer for layer in branch if not isinstance(layer, nn.Identity))
+    is_prelu = len(between) == 1 and isinstance(between[0], nn.PReLU) and between[0].num_parameters == 1
+    convolutions = [layer for layer in (first, last) if isinstance(layer, nn.Conv2d)]
+    return (
+        is_prelu
+        and len(convolutions) == 2
+        and all(has_kernels(x_BCHW, layer) for layer in convolutions)
+        and first.in_channels == first.out_channels == last.out_channels
+        and x_BCHW.dtype == torch.get_autocast_dtype(x_BCHW.device.type)
+    )
+
+
+def narrow_block(x_BCHW: Tensor, branch: nn.Sequential) -> Tensor:
+    """The images and the branch of them, added up: each convolution with what is behind it in one kernel."""
+    first, between, last = (layer for layer in branch if not isinstance(layer, nn.Identity))
+    weights = first.weight, first.bias, between.weight, last.weight, last.bias
+    y_BCHW: Tensor = _BlockOnGpu.apply(x_BCHW.contiguous(memory_format=torch.channels_last), *weights)
+    return y_BCHW
+
+
 class _OnGpu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BCHW: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         from harness.models.narrow_gpu import forward_op
 
-        weight = weight.to(x_BCHW.dtype, memory_format=torch.channels_last)
+        weight = _as(x_BCHW, weight)
         ctx.save_for_backward(x_BCHW, weight)
         return forward_op(x_BCHW, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient_BOHW: Tensor) -> tuple[Tensor | None, ...]:
-        from harness.models.narrow_gpu import gradient_op, sums_op
+        from harness.models.narrow_gpu import gradient_op
 
         x_BCHW, weight = ctx.saved_tensors
         wants_x, wants_weight = ctx.needs_input_grad[:2]
         gradient_BOHW = gradient_BOHW.contiguous(memory_format=torch.channels_last)
-        to_weight = to_bias = None
-        if wants_weight:
-            num_out, num_in = weight.shape[:2]
-            total = sums_op(x_BCHW, gradient_BOHW).sum(0)
-            to_weight = total[: weight.numel()].view(num_out, 9, num_in).mT.unflatten(2, (3, 3))
-            to_bias = total[weight.numel() :]
+        to_weight, to_bias = _to_weights(x_BCHW, gradient_BOHW) if wants_weight else (None, None)
         return gradient_op(gradient_BOHW, weight) if wants_x else None, to_weight, to_bias
+
+
+class _BlockOnGpu(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight_1: Tensor, bias_1: Tensor, slope: Tensor, weight_2: Tensor, bias_2: Tensor
+    ) -> Tensor:
+        from harness.models.narrow_gpu import forward_op, forward_prelu_op
+
+        weight_1, weight_2 = _as(x, weight_1), _as(x, weight_2)
+        given, between = forward_prelu_op(x, weight_1, bias_1, slope)
+        ctx.save_for_backward(x, weight_1, slope, weight_2, given, between)
+        return forward_op(between, weight_2, bias_2, x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        from harness.models.narrow_gpu import gradient_op, gradient_prelu_op
+
+        x, weight_1, slope, weight_2, given, between = ctx.saved_tensors
+        wants_x, wants_weight_1, _, wants_slope, wants_weight_2, _ = ctx.needs_input_grad
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        to_given, slope_parts = gradient_prelu_op(gradient, weight_2, given, slope)
+        return (
+            gradient_op(to_given, weight_1, gradient) if wants_x else None,
+            *(_to_weights(x, to_given) if wants_weight_1 else (None, None)),
+            slope_parts.sum().reshape(1) if wants_slope else None,
+            *(_to_weights(between, gradient) if wants_weight_2 else (None, None)),
+        )
+
+
+def _as(x_BCHW: Tensor, weight: Tensor) -> Tensor:
+    return weight.to(x_BCHW.dtype, memory_format=torch.channels_last)
+
+
+def _to_weights(x_BCHW: Tensor, gradient_BOHW: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of weights, in channels_last, and bias."""
+    from harness.models.narrow_gpu import sums_op
+
+    num_in, num_out = x_BCHW.shape[1], gradient_BOHW.shape[1]
+    to_weight, to_bias = sums_op(x_BCHW, gradient_BOHW).sum(0).split((num_out * 9 * num_in, num_out))
+    return to_weight.view(num_out, 9, num_in).mT.unflatten(2, (3, 3)), to_bias

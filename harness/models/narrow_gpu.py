@@ -24,10 +24,16 @@ _SUM_PIXELS, _SUM_STAGES = 64, 3
 
 @triton.jit
 def _product(
-    x, weight, bias, y, num_pixels, height, width,
-    NUM_IN: tl.constexpr, NUM_OUT: tl.constexpr, IS_GRADIENT: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
+    x, weight, bias, added, slope, y, behind, num_pixels, height, width,
+    NUM_IN: tl.constexpr, NUM_OUT: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
+    IS_GRADIENT: tl.constexpr, HAS_ADDED: tl.constexpr, HAS_SLOPE: tl.constexpr,
 ):  # fmt: skip
-    """Some pixels of the convolution, or of its gradient: that is one by the turned window, from outputs to inputs."""
+    """Some pixels of the convolution, or of its gradient: that is one by the turned window, from outputs to inputs.
+
+    With HAS_ADDED, `added` is added. With HAS_SLOPE a PReLU is behind the convolution, and `behind` its result; or
+    before what the gradient is of, and `added` is what the PReLU was given and `behind` this program's part of the
+    gradient of its slope. All is rounded where it would be in operations of their own.
+    """
     pixel = tl.program_id(0) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
     channel = tl.arange(0, NUM_IN)
     out = tl.arange(0, NUM_OUT)
@@ -48,7 +54,22 @@ def _product(
         total = tl.dot(values, tl.load(weight + numbers), total)
     if not IS_GRADIENT:
         total += tl.load(bias + out)[None, :]
-    tl.store(y + pixel[:, None] * NUM_OUT + out[None, :], total.to(y.dtype.element_ty), mask=there[:, None])
+    result = total.to(y.dtype.element_ty)
+    numbers = pixel[:, None] * NUM_OUT + out[None, :]
+    if HAS_ADDED:
+        others = tl.load(added + numbers, mask=there[:, None], other=0.0)
+        result = (result.to(tl.float32) + others.to(tl.float32)).to(result.dtype)
+    if HAS_SLOPE:
+        factor = tl.load(slope).to(result.dtype).to(tl.float32)
+        if IS_GRADIENT:
+            given = tl.load(added + numbers, mask=there[:, None], other=0.0)
+            values = result.to(tl.float32)
+            tl.store(behind + tl.program_id(0), tl.sum(tl.where(given > 0, 0.0, values * given.to(tl.float32))))
+            result = tl.where(given > 0, values, values * factor).to(result.dtype)
+        else:
+            scaled = (result.to(tl.float32) * factor).to(result.dtype)
+            tl.store(behind + numbers, tl.where(result > 0, result, scaled), mask=there[:, None])
+    tl.store(y + numbers, result, mask=there[:, None])
 
 
 @triton.jit
@@ -94,33 +115,75 @@ def _sums(
         tl.store(own + NUM_WEIGHTS + out, bias_sum)
 
 
-def forward(x_BCHW: Tensor, weight_OChw: Tensor, bias_O: Tensor) -> Tensor:
+def forward(x_BCHW: Tensor, weight_OChw: Tensor, bias_O: Tensor, added_BOHW: Tensor | None = None) -> Tensor:
     """The convolution of stride 1 that keeps the size: (B, O, H, W) in the type of `x_BCHW`.
 
     Args:
-        x_BCHW: in channels_last, as the result is; C is a power of two, 16 at least, and so is O.
+        x_BCHW: in channels_last, as all images here; C is a power of two, 16 at least, and so is O.
         weight_OChw: 3 x 3, in channels_last and of the same type.
         bias_O: float32, or of the type of `x_BCHW`.
+        added_BOHW: what is added to it, of the same type too.
     """
-    return _launched(x_BCHW, weight_OChw, bias_O, is_gradient=False)
+    y_BOHW = _result(x_BCHW, len(weight_OChw))
+    _launch(y_BOHW, x_BCHW, weight_OChw, bias_O, added=added_BOHW)
+    return y_BOHW
 
 
-def gradient(gradient_BOHW: Tensor, weight_OChw: Tensor) -> Tensor:
-    """The gradient of `forward`'s input, (B, C, H, W), given its result's."""
-    return _launched(gradient_BOHW, weight_OChw, weight_OChw, is_gradient=True)
+def forward_prelu(x_BCHW: Tensor, weight_OChw: Tensor, bias_O: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    """The convolution as in `forward`, and the PReLU of that with a slope in float32, rounded as the images are."""
+    y_BOHW, behind_BOHW = (_result(x_BCHW, len(weight_OChw)) for _ in range(2))
+    _launch(y_BOHW, x_BCHW, weight_OChw, bias_O, slope=slope, behind=behind_BOHW)
+    return y_BOHW, behind_BOHW
 
 
-def _launched(x: Tensor, weight_OChw: Tensor, bias: Tensor, is_gradient: bool) -> Tensor:
+def gradient(gradient_BOHW: Tensor, weight_OChw: Tensor, added_BCHW: Tensor | None = None) -> Tensor:
+    """The gradient of `forward`'s input, (B, C, H, W), given its result's; with something added to it."""
+    to_x = _result(gradient_BOHW, weight_OChw.shape[1])
+    _launch(to_x, gradient_BOHW, weight_OChw, added=added_BCHW)
+    return to_x
+
+
+def gradient_prelu(
+    gradient_BOHW: Tensor, weight_OChw: Tensor, given_BCHW: Tensor, slope: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradient of what a PReLU before the convolution was given, and in float32 parts of that of its slope."""
+    to_given = _result(gradient_BOHW, weight_OChw.shape[1])
+    parts = gradient_BOHW.new_empty(_grid(gradient_BOHW)[1], dtype=torch.float32)
+    _launch(to_given, gradient_BOHW, weight_OChw, given=given_BCHW, slope=slope, behind=parts)
+    return to_given, parts
+
+
+def _launch(
+    y: Tensor,
+    x: Tensor,
+    weight_OChw: Tensor,
+    bias: Tensor | None = None,
+    added: Tensor | None = None,
+    given: Tensor | None = None,
+    slope: Tensor | None = None,
+    behind: Tensor | None = None,
+) -> None:
+    """The convolution if there is a bias, else its gradient."""
     num_images, num_in, height, width = x.shape
-    num_out = weight_OChw.shape[1 if is_gradient else 0]
-    num_pixels = num_images * height * width
-    block, stages = _WIDE if num_pixels >= _PROCESSORS * _WIDE[0] else _NARROW
-    y = new_images(x, (num_images, num_out, height, width))
-    _product[(triton.cdiv(num_pixels, block),)](
-        x, weight_OChw, bias, y, num_pixels, height, width, num_in, num_out, is_gradient, block,
+    (block, stages), num_programs = _grid(x)
+    other = given if added is None else added
+    _product[(num_programs,)](
+        *(x, weight_OChw, *(y if each is None else each for each in (bias, other, slope)), y),
+        *(y if behind is None else behind, num_images * height * width, height, width),
+        *(num_in, y.shape[1], block, bias is None, added is not None, slope is not None),
         num_warps=4, num_stages=stages,
     )  # fmt: skip
-    return y
+
+
+def _grid(x: Tensor) -> tuple[tuple[int, int], int]:
+    """(pixels of a program and stages of its loads), programs."""
+    num_pixels = x.shape[0] * x.shape[2] * x.shape[3]
+    sizes = _WIDE if num_pixels >= _PROCESSORS * _WIDE[0] else _NARROW
+    return sizes, triton.cdiv(num_pixels, sizes[0])
+
+
+def _result(x: Tensor, num_channels: int) -> Tensor:
+    return new_images(x, (len(x), num_channels, *x.shape[2:]))
 
 
 def sums(x_BCHW: Tensor, gradient_BOHW: Tensor) -> Tensor:
@@ -146,18 +209,31 @@ def _shares(num_pixels: int) -> tuple[int, int]:
 
 
 forward_op = torch.library.custom_op("harness::narrow", forward, mutates_args=())
+forward_prelu_op = torch.library.custom_op("harness::narrow_prelu", forward_prelu, mutates_args=())
 gradient_op = torch.library.custom_op("harness::narrow_gradient", gradient, mutates_args=())
+gradient_prelu_op = torch.library.custom_op("harness::narrow_gradient_prelu", gradient_prelu, mutates_args=())
 sums_op = torch.library.custom_op("harness::narrow_sums", sums, mutates_args=())
 
 
 @forward_op.register_fake
-def _(x_BCHW: Tensor, weight_OChw: Tensor, bias_O: Tensor) -> Tensor:
-    return new_images(x_BCHW, (len(x_BCHW), len(weight_OChw), *x_BCHW.shape[2:]))
+def _(x_BCHW: Tensor, weight_OChw: Tensor, bias_O: Tensor, added_BOHW: Tensor | None = None) -> Tensor:
+    return _result(x_BCHW, len(weight_OChw))
+
+
+@forward_prelu_op.register_fake
+def _(x_BCHW: Tensor, weight_OChw: Tensor, bias_O: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    return _result(x_BCHW, len(weight_OChw)), _result(x_BCHW, len(weight_OChw))
 
 
 @gradient_op.register_fake
-def _(gradient_BOHW: Tensor, weight_OChw: Tensor) -> Tensor:
-    return new_images(gradient_BOHW, (len(gradient_BOHW), weight_OChw.shape[1], *gradient_BOHW.shape[2:]))
+def _(gradient_BOHW: Tensor, weight_OChw: Tensor, added_BCHW: Tensor | None = None) -> Tensor:
+    return _result(gradient_BOHW, weight_OChw.shape[1])
+
+
+@gradient_prelu_op.register_fake
+def _(gradient_BOHW: Tensor, weight_OChw: Tensor, given_BCHW: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    parts = gradient_BOHW.new_empty(_grid(gradient_BOHW)[1], dtype=torch.float32)
+    return _result(gradient_BOHW, weight_OChw.shape[1]), parts
 
 
 @sums_op.register_fake

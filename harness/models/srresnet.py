@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from harness.models.config import MSRResNetConfig, SRResNetConfig
 from harness.models.layers import ShuffleUpsample, activation, conv, num_doublings, small_kaiming_
+from harness.models.narrow import has_block_kernels, narrow_block
 
 
 class ResidualBlock(nn.Module):
@@ -19,6 +20,8 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        if has_block_kernels(x_BCHW, self.branch):
+            return narrow_block(x_BCHW, self.branch)
         return x_BCHW + self.branch(x_BCHW)
 
 

@@ -16,13 +16,14 @@ from torch.nn import functional as F
 
 from harness.losses.config import FeatureLossConfig
 from harness.losses.features import FeatureLoss
-from harness.models import conv, from_image, narrow, shuffle, to_image
+from harness.models import conv, from_image, narrow, shuffle, srresnet, to_image
 from harness.models.build import build_discriminator, build_generator
 from harness.models.config import DiscriminatorConfig, GeneratorConfig
 from harness.train.fuse import Compiler, fuse_generator, fuse_module
 
 GENERATORS: dict[str, dict[str, Any]] = {
     "srresnet": {"name": "srresnet", "num_blocks": 1, "start_as_skip": False},
+    "srresnet, norm": {"name": "srresnet", "num_blocks": 1, "start_as_skip": False, "batch_norm": "everywhere"},
     "srresnet, relu": {"name": "srresnet", "num_blocks": 1, "start_as_skip": False, "activation": "relu"},
     "msrresnet": {"name": "msrresnet", "num_blocks": 1},
     "rrdb": {"name": "rrdb", "num_blocks": 1},
@@ -57,7 +58,9 @@ def used(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
         return has_kernels
 
-    monkeypatch.setattr(conv, "has_kernels", noted("narrow", narrow.is_narrow))
+    for module in (conv, narrow):
+        monkeypatch.setattr(module, "has_kernels", noted("narrow", narrow.is_narrow))
+    monkeypatch.setattr(srresnet, "has_block_kernels", noted("block", narrow.has_block_kernels))
     monkeypatch.setattr(
         from_image, "_has_kernels", noted("from image", lambda x, num_out: num_out in (16, 32, 64, 128))
     )
@@ -99,7 +102,8 @@ def assert_fused_is_plain(network: nn.Module, fuse: Callable[..., None], image: 
 def test_generators(used, name):
     config = TypeAdapter(GeneratorConfig).validate_python(GENERATORS[name])
     assert_fused_is_plain(build_generator(config, 4), fuse_generator, torch.rand(2, 3, 4, 4))
-    assert used == {"unet": set(), "srcnn": {"from image"}}.get(name, {"narrow", "from image"})
+    others = {"unet": set(), "srcnn": {"from image"}, "srresnet": {"narrow", "block", "from image"}}
+    assert used == others.get(name, {"narrow", "from image"})
 
 
 @pytest.mark.slow
