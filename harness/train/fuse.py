@@ -8,6 +8,7 @@ in the run's folder, or beside the phases of a sweep, which share it.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import logging
 import os
@@ -39,6 +40,7 @@ MOST_CONVS_AT_ONCE = 48
 """Convolutions of a network that is compiled as one; 23 RRDB blocks have 351, and would take minutes."""
 _LEAST_ALIKE = 3
 """So many blocks of one kind in a row are compiled as one block that is used many times."""
+_KERNELS = ("from_image_gpu.py", "narrow_gpu.py")
 _MOST_VARIANTS = 64
 """Shapes and kinds of call that one piece of code may be compiled for."""
 
@@ -84,7 +86,13 @@ def keep_compiled(out: Path, is_shared: bool = False) -> None:
         is_shared: beside it instead, for all phases of a user's sweeps there: code that others wrote is not run.
     """
     folder = out.resolve().parent / f".compiled-{os.getuid()}" if is_shared else out.resolve() / "compiled"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / _version_of_kernels()))
+
+
+def _version_of_kernels() -> str:
+    """Of the kernels of our own: what was made around others would be found, and counts on their results' shapes."""
+    folder = Path(__file__).parent.with_name("models")
+    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in _KERNELS)).hexdigest()[:12]
 
 
 class Compiler:
@@ -98,6 +106,7 @@ class Compiler:
 
     def __init__(self, backend: str | Callable[..., Any] = "inductor", channels_last: bool = False) -> None:
         from torch import _dynamo  # takes seconds
+        from torch._functorch import config
 
         if importlib.util.find_spec("triton"):
             # So that they are there when networks are traced.
@@ -105,6 +114,8 @@ class Compiler:
 
         self._backend = backend
         self._options: dict[str, Any] | None = {"force_layout_optimization": True} if channels_last else None
+        # Else whatever has a function of our own is traced and differentiated anew at each start.
+        config.autograd_cache_allow_custom_autograd_functions = True
         _dynamo.config.recompile_limit = max(_dynamo.config.recompile_limit, _MOST_VARIANTS)
 
     def __call__(self, function: F) -> F:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -212,9 +215,41 @@ def test_what_is_compiled_is_kept_in_the_runs_folder_unless_the_user_says_where(
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that what is set here is undone
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     keep_compiled(tmp_path / "run")
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "run" / "compiled")
+    folder = os.environ["TORCHINDUCTOR_CACHE_DIR"]
+    assert Path(folder).parent == tmp_path / "run" / "compiled"
     keep_compiled(tmp_path / "other", is_shared=True)
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "run" / "compiled")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == folder
+
+
+def test_what_is_compiled_around_other_kernels_of_our_own_is_not_taken(tmp_path, monkeypatch):
+    folders = set()
+    for kernels in (("from_image_gpu.py", "narrow_gpu.py"), ("from_image_gpu.py", "narrow.py")):
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+        monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+        monkeypatch.setattr(fuse, "_KERNELS", kernels)
+        keep_compiled(tmp_path / "run")
+        folders.add(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert len(folders) == 2
+
+
+@pytest.mark.slow
+def test_networks_with_functions_of_our_own_are_not_traced_anew(tmp_path):
+    code = """
+import torch
+from torch._dynamo.utils import counters
+from harness.models.norm import BatchNorm2d
+from harness.train.fuse import Compiler
+
+torch.manual_seed(0)
+norm, x = BatchNorm2d(2), torch.rand(4, 2, 3, 3, requires_grad=True)
+norm.num_sets = 2
+Compiler()(norm.forward)(x).square().sum().backward()
+print(counters["aot_autograd"]["autograd_cache_hit"], x.grad.tolist(), norm.running_var.tolist())
+"""
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    printed = [subprocess.check_output([sys.executable, "-c", code], text=True, env=environment) for _ in range(2)]
+    assert [value.split(" ", 1)[0] for value in printed] == ["0", "1"]
+    assert len({value.split(" ", 1)[1] for value in printed}) == 1
 
 
 def test_the_phases_of_a_users_sweeps_share_what_is_compiled(tmp_path, monkeypatch):
@@ -224,7 +259,7 @@ def test_the_phases_of_a_users_sweeps_share_what_is_compiled(tmp_path, monkeypat
         monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
         keep_compiled(tmp_path / name, is_shared=True)
         folders.add(os.environ["TORCHINDUCTOR_CACHE_DIR"])
-    assert folders == {str(tmp_path / f".compiled-{os.getuid()}")}
+    assert {Path(folder).parent for folder in folders} == {tmp_path / f".compiled-{os.getuid()}"} and len(folders) == 1
 
 
 @dataclass
