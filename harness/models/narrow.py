@@ -56,13 +56,15 @@ def narrow_conv(x_BCHW: Tensor, layer: nn.Conv2d) -> Tensor:
 
 def has_block_kernels(x_BCHW: Tensor, branch: nn.Sequential) -> bool:
     """Whether a residual block's branch is two such convolutions with nothing but a PReLU of one slope between them."""
+    if not (isinstance(branch[0], nn.Conv2d) and has_kernels(x_BCHW, branch[0])):
+        return False
     first, *between, last = (layer for layer in branch if not isinstance(layer, nn.Identity))
-    is_prelu = len(between) == 1 and isinstance(between[0], nn.PReLU) and between[0].num_parameters == 1
-    convolutions = [layer for layer in (first, last) if isinstance(layer, nn.Conv2d)]
     return (
-        is_prelu
-        and len(convolutions) == 2
-        and all(has_kernels(x_BCHW, layer) for layer in convolutions)
+        len(between) == 1
+        and isinstance(between[0], nn.PReLU)
+        and between[0].num_parameters == 1
+        and isinstance(last, nn.Conv2d)
+        and has_kernels(x_BCHW, last)
         and first.in_channels == first.out_channels == last.out_channels
         and x_BCHW.dtype == torch.get_autocast_dtype(x_BCHW.device.type)
     )
