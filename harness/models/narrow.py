@@ -56,9 +56,10 @@ def narrow_conv(x_BCHW: Tensor, layer: nn.Conv2d) -> Tensor:
 
 def has_block_kernels(x_BCHW: Tensor, branch: nn.Sequential) -> bool:
     """Whether a residual block's branch is two such convolutions with nothing but a PReLU of one slope between them."""
-    if not (isinstance(branch[0], nn.Conv2d) and has_kernels(x_BCHW, branch[0])):
+    first = branch[0]
+    if not (isinstance(first, nn.Conv2d) and has_kernels(x_BCHW, first)):
         return False
-    first, *between, last = (layer for layer in branch if not isinstance(layer, nn.Identity))
+    _, *between, last = (layer for layer in branch if not isinstance(layer, nn.Identity))
     return (
         len(between) == 1
         and isinstance(between[0], nn.PReLU)
