@@ -243,7 +243,7 @@ from harness.train.fuse import Compiler
 torch.manual_seed(0)
 norm, x = BatchNorm2d(2), torch.rand(4, 2, 3, 3, requires_grad=True)
 norm.num_sets = 2
-Compiler()(norm.forward)(x).square().sum().backward()
+(Compiler()(norm.forward)(x) * torch.arange(72.0).reshape(4, 2, 3, 3)).sum().backward()
 print(counters["aot_autograd"]["autograd_cache_hit"], x.grad.tolist(), norm.running_var.tolist())
 """
     environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
