@@ -2,8 +2,7 @@
 
 Imported only where torch's compiler is used on such a GPU: Triton compiles the kernels when they are first called.
 Images are in channels_last and pixels numbered through all of a batch; a window is a row of numbers in the order (row,
-column, channel).
-The order of all sums is fixed.
+column, channel). The order of all sums is fixed.
 """
 
 from __future__ import annotations

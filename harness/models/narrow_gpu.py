@@ -24,14 +24,14 @@ _SUM_PIXELS, _SUM_STAGES = 64, 3
 
 @triton.jit
 def _product(
-    x, weight, bias, added, slope, y, behind, num_pixels, height, width,
+    x, weight, bias, other, slope, y, behind, num_pixels, height, width,
     NUM_IN: tl.constexpr, NUM_OUT: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
     IS_GRADIENT: tl.constexpr, HAS_ADDED: tl.constexpr, HAS_SLOPE: tl.constexpr,
 ):  # fmt: skip
     """Some pixels of the convolution, or of its gradient: that is one by the turned window, from outputs to inputs.
 
-    With HAS_ADDED, `added` is added. With HAS_SLOPE a PReLU is behind the convolution, and `behind` its result; or
-    before what the gradient is of, and `added` is what the PReLU was given and `behind` this program's part of the
+    With HAS_ADDED, `other` is added. With HAS_SLOPE a PReLU is behind the convolution, and `behind` its result; or
+    before what the gradient is of, and `other` is what the PReLU was given and `behind` this program's part of the
     gradient of its slope. All is rounded where it would be in operations of their own.
     """
     pixel = tl.program_id(0) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
@@ -57,12 +57,12 @@ def _product(
     result = total.to(y.dtype.element_ty)
     numbers = pixel[:, None] * NUM_OUT + out[None, :]
     if HAS_ADDED:
-        others = tl.load(added + numbers, mask=there[:, None], other=0.0)
-        result = (result.to(tl.float32) + others.to(tl.float32)).to(result.dtype)
+        added = tl.load(other + numbers, mask=there[:, None], other=0.0)
+        result = (result.to(tl.float32) + added.to(tl.float32)).to(result.dtype)
     if HAS_SLOPE:
         factor = tl.load(slope).to(result.dtype).to(tl.float32)
         if IS_GRADIENT:
-            given = tl.load(added + numbers, mask=there[:, None], other=0.0)
+            given = tl.load(other + numbers, mask=there[:, None], other=0.0)
             values = result.to(tl.float32)
             tl.store(behind + tl.program_id(0), tl.sum(tl.where(given > 0, 0.0, values * given.to(tl.float32))))
             result = tl.where(given > 0, values, values * factor).to(result.dtype)
@@ -125,7 +125,7 @@ def forward(x_BCHW: Tensor, weight_OChw: Tensor, bias_O: Tensor, added_BOHW: Ten
         added_BOHW: what is added to it, of the same type too.
     """
     y_BOHW = _result(x_BCHW, len(weight_OChw))
-    _launch(y_BOHW, x_BCHW, weight_OChw, bias_O, added=added_BOHW)
+    _launch(y_BOHW, x_BCHW, weight_OChw, bias_O, other=added_BOHW)
     return y_BOHW
 
 
@@ -139,7 +139,7 @@ def forward_prelu(x_BCHW: Tensor, weight_OChw: Tensor, bias_O: Tensor, slope: Te
 def gradient(gradient_BOHW: Tensor, weight_OChw: Tensor, added_BCHW: Tensor | None = None) -> Tensor:
     """The gradient of `forward`'s input, (B, C, H, W), given its result's; with something added to it."""
     to_x = _result(gradient_BOHW, weight_OChw.shape[1])
-    _launch(to_x, gradient_BOHW, weight_OChw, added=added_BCHW)
+    _launch(to_x, gradient_BOHW, weight_OChw, other=added_BCHW)
     return to_x
 
 
@@ -149,7 +149,7 @@ def gradient_prelu(
     """The gradient of what a PReLU before the convolution was given, and in float32 parts of that of its slope."""
     to_given = _result(gradient_BOHW, weight_OChw.shape[1])
     parts = gradient_BOHW.new_empty(_grid(gradient_BOHW)[1], dtype=torch.float32)
-    _launch(to_given, gradient_BOHW, weight_OChw, given=given_BCHW, slope=slope, behind=parts)
+    _launch(to_given, gradient_BOHW, weight_OChw, other=given_BCHW, slope=slope, behind=parts)
     return to_given, parts
 
 
@@ -158,20 +158,18 @@ def _launch(
     x: Tensor,
     weight_OChw: Tensor,
     bias: Tensor | None = None,
-    added: Tensor | None = None,
-    given: Tensor | None = None,
+    other: Tensor | None = None,
     slope: Tensor | None = None,
     behind: Tensor | None = None,
 ) -> None:
-    """The convolution if there is a bias, else its gradient."""
+    """The convolution if there is a bias, else its gradient; `other` is added unless there is a slope."""
     num_images, num_in, height, width = x.shape
     (block, stages), num_programs = _grid(x)
-    other = given if added is None else added
+    is_gradient, has_added, has_slope = bias is None, other is not None and slope is None, slope is not None
+    bias, other, slope, behind = (y if each is None else each for each in (bias, other, slope, behind))  # not read
     _product[(num_programs,)](
-        *(x, weight_OChw, *(y if each is None else each for each in (bias, other, slope)), y),
-        *(y if behind is None else behind, num_images * height * width, height, width),
-        *(num_in, y.shape[1], block, bias is None, added is not None, slope is not None),
-        num_warps=4, num_stages=stages,
+        x, weight_OChw, bias, other, slope, y, behind, num_images * height * width, height, width,
+        num_in, y.shape[1], block, is_gradient, has_added, has_slope, num_warps=4, num_stages=stages,
     )  # fmt: skip
 
 

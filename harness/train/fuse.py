@@ -40,9 +40,10 @@ MOST_CONVS_AT_ONCE = 48
 """Convolutions of a network that is compiled as one; 23 RRDB blocks have 351, and would take minutes."""
 _LEAST_ALIKE = 3
 """So many blocks of one kind in a row are compiled as one block that is used many times."""
-_KERNELS = ("from_image_gpu.py", "narrow_gpu.py")
 _MOST_VARIANTS = 64
 """Shapes and kinds of call that one piece of code may be compiled for."""
+_KERNELS = ("from_image_gpu.py", "narrow_gpu.py")
+"""Those of our own, in `harness/models`."""
 
 
 def compiler_for(
