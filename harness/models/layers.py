@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from harness.models.conv import Conv2d
 from harness.models.from_image import ConvFromImage
 from harness.models.prelu import PReLU
-from harness.models.shuffle import ConvShuffle
 from harness.models.to_image import ConvToImage
 
 
@@ -41,18 +40,6 @@ def num_doublings(scale: int) -> int:
     doublings = int(math.log2(scale))
     assert 2**doublings == scale, f"scale {scale} is not a power of two"
     return doublings
-
-
-class ShuffleUpsample(nn.Module):
-    """Doubles height and width: a convolution to four times the channels, pixel shuffle, and an activation."""
-
-    def __init__(self, num_channels: int, activation: nn.Module) -> None:
-        super().__init__()
-        self.conv = ConvShuffle(num_channels, num_channels, block_px=2)
-        self.activation = activation
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        return self.activation(self.conv(x_BCHW))
 
 
 def twice_bilinear(x_BCHW: Tensor) -> Tensor:

@@ -27,13 +27,17 @@ class ConvShuffle(Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         if is_exported(input):
             return F.pixel_shuffle(super().forward(input), self.block_px)
-        assert self.bias is not None
-        weight, bias = (self._by_pixels(values) for values in (self.weight, self.bias))
+        weight, bias = self.by_pixels()
         return shuffle_pixels(conv2d(input, weight, bias, padding=self.kernel_size[0] // 2), self.block_px)
 
-    def _by_pixels(self, of_channels: Tensor) -> Tensor:
-        """From torch's order of channels, that of (channel, row, column), to (row, column, channel)."""
-        return of_channels.unflatten(0, (-1, self.block_px**2)).transpose(0, 1).flatten(0, 1)
+    def by_pixels(self) -> tuple[Tensor, Tensor]:
+        """Weights and bias with channels in the order (row, column, channel), from torch's (channel, row, column)."""
+        assert self.bias is not None
+        weight, bias = (
+            values.unflatten(0, (-1, self.block_px**2)).transpose(0, 1).flatten(0, 1)
+            for values in (self.weight, self.bias)
+        )
+        return weight, bias
 
 
 def shuffle_pixels(blocks_BCHW: Tensor, block_px: int) -> Tensor:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from harness.models.config import MSRResNetConfig, SRResNetConfig
-from harness.models.layers import ShuffleUpsample, activation, conv, num_doublings, small_kaiming_
-from harness.models.narrow import has_block_kernels, narrow_block
+from harness.models.layers import activation, conv, num_doublings, small_kaiming_
+from harness.models.narrow_blocks import has_block_kernels, narrow_blocks
+from harness.models.upsample import ShuffleUpsample, upsample_to_image
 
 
 class ResidualBlock(nn.Module):
     """Input plus two 3 x 3 convolutions of it, with batch norm or without."""
+
+    branch: nn.Sequential
 
     def __init__(self, num_channels: int, between: nn.Module, batch_norm: bool) -> None:
         super().__init__()
@@ -21,8 +24,18 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         if has_block_kernels(x_BCHW, self.branch):
-            return narrow_block(x_BCHW, self.branch)
+            return narrow_blocks(x_BCHW, [self.branch])
         return x_BCHW + self.branch(x_BCHW)
+
+
+class ResidualBlocks(nn.Sequential):
+    """Residual blocks of one kind, one behind the other."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        branches: list[nn.Sequential] = [block.branch for block in self]  # type: ignore[misc]
+        if branches and has_block_kernels(x_BCHW, branches[0]):
+            return narrow_blocks(x_BCHW, branches)
+        return super().forward(x_BCHW)
 
 
 class SRResNet(nn.Module):
@@ -33,7 +46,7 @@ class SRResNet(nn.Module):
         width = config.num_channels
         self.first = nn.Sequential(conv(3, width, 9), activation(config.activation))
         in_blocks = config.batch_norm == "everywhere"
-        self.blocks = nn.Sequential(
+        self.blocks = ResidualBlocks(
             *(ResidualBlock(width, activation(config.activation), in_blocks) for _ in range(config.num_blocks))
         )
         norm = nn.BatchNorm2d(width) if config.batch_norm != "none" else nn.Identity()
@@ -45,7 +58,8 @@ class SRResNet(nn.Module):
 
     def forward(self, lr_image_BCHW: Tensor) -> Tensor:
         x = self.first(lr_image_BCHW)
-        return self.last(self.up(x + self.trunk(self.blocks(x))))
+        x = x + self.trunk(self.blocks(x))
+        return upsample_to_image(self.up, self.last, x)
 
 
 class MSRResNet(nn.Module):

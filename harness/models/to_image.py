@@ -25,23 +25,28 @@ class ConvToImage(nn.Conv2d):
         height, width = input.shape[-2:]
         if block_px is None or height % block_px or width % block_px or is_exported(input):
             return super().forward(input)
-        bias = None if self.bias is None else self.bias.repeat(block_px**2)
-        form = _strided if input.device.type == "cpu" else _of_blocks
-        return shuffle_pixels(form(input, _shifted(self.weight, block_px), bias, block_px), block_px)
+        if input.device.type == "cpu":
+            return self._strided(input, block_px)
+        return self.of_blocks(gather_pixels(input, block_px), block_px)
 
+    def _strided(self, image_BCHW: Tensor, block_px: int) -> Tensor:
+        """By a convolution that takes a block's step."""
+        weight = _shifted(self.weight, block_px)
+        padding = (weight.shape[-1] - block_px) // 2
+        blocks_BCHW = F.conv2d(image_BCHW, weight, self._bias(block_px), stride=block_px, padding=padding)
+        return shuffle_pixels(blocks_BCHW, block_px)
 
-def _strided(image: Tensor, weight: Tensor, bias: Tensor | None, block_px: int) -> Tensor:
-    """Blocks of outputs, by a convolution that takes a block's step."""
-    padding = (weight.shape[-1] - block_px) // 2
-    return F.conv2d(image, weight, bias, stride=block_px, padding=padding)
+    def of_blocks(self, blocks_BCHW: Tensor, block_px: int = _BLOCK_PX["cuda"]) -> Tensor:
+        """By one of blocks, which `gather_pixels` makes: 3 x 3 for a kernel of 9 x 9, as GPU libraries like it."""
+        weight = _shifted(self.weight, block_px)
+        missing = -(weight.shape[-1] - block_px) // 2 % block_px
+        weight = F.pad(weight, [missing] * 4).unflatten(3, (-1, block_px)).unflatten(2, (-1, block_px))
+        weight = weight.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
+        y_BCHW = F.conv2d(blocks_BCHW, weight, self._bias(block_px), padding=weight.shape[-1] // 2)
+        return shuffle_pixels(y_BCHW, block_px)
 
-
-def _of_blocks(image: Tensor, weight: Tensor, bias: Tensor | None, block_px: int) -> Tensor:
-    """The same by a convolution of blocks, 3 x 3 of them for a kernel of 9 x 9: what GPU libraries are fast at."""
-    missing = -(weight.shape[-1] - block_px) // 2 % block_px
-    weight = F.pad(weight, [missing] * 4).unflatten(3, (-1, block_px)).unflatten(2, (-1, block_px))
-    weight = weight.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
-    return F.conv2d(gather_pixels(image, block_px), weight, bias, padding=weight.shape[-1] // 2)
+    def _bias(self, block_px: int) -> Tensor | None:
+        return None if self.bias is None else self.bias.repeat(block_px**2)
 
 
 def _shifted(weight_OIHW: Tensor, block_px: int) -> Tensor:

@@ -42,7 +42,7 @@ _LEAST_ALIKE = 3
 """So many blocks of one kind in a row are compiled as one block that is used many times."""
 _MOST_VARIANTS = 64
 """Shapes and kinds of call that one piece of code may be compiled for."""
-_KERNELS = ("from_image_gpu.py", "narrow_gpu.py")
+_KERNELS = "*_gpu.py"
 """Those of our own, in `harness/models`."""
 
 
@@ -92,8 +92,8 @@ def keep_compiled(out: Path, is_shared: bool = False) -> None:
 
 def _version_of_kernels() -> str:
     """Of the kernels of our own: what was made around others would be found, and counts on their results' shapes."""
-    folder = Path(__file__).parent.with_name("models")
-    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in _KERNELS)).hexdigest()[:12]
+    files = sorted(Path(__file__).parent.with_name("models").glob(_KERNELS))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 class Compiler:
@@ -111,7 +111,7 @@ class Compiler:
 
         if importlib.util.find_spec("triton"):
             # So that they are there when networks are traced.
-            from harness.models import from_image_gpu, narrow_gpu  # noqa: F401
+            from harness.models import from_image_gpu, narrow_blocks_gpu, narrow_sums_gpu, shuffle_gpu  # noqa: F401
 
         self._backend = backend
         self._options: dict[str, Any] | None = {"force_layout_optimization": True} if channels_last else None

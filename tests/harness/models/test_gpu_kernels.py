@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from harness.losses.config import FeatureLossConfig
 from harness.losses.features import FeatureLoss
-from harness.models import conv, from_image, narrow, shuffle, srresnet, to_image
+from harness.models import conv, from_image, narrow, narrow_blocks, shuffle, srresnet, to_image, upsample
 from harness.models.build import build_discriminator, build_generator
 from harness.models.config import DiscriminatorConfig, GeneratorConfig
 from harness.train.fuse import Compiler, fuse_generator, fuse_module
@@ -45,7 +45,7 @@ DISCRIMINATORS: dict[str, dict[str, Any]] = {
 def used(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Has compiled code take the kernels that it takes on a GPU; holds which."""
     pytest.importorskip("triton")
-    from harness.models import from_image_gpu, narrow_gpu  # noqa: F401
+    from harness.models import from_image_gpu, narrow_blocks_gpu, narrow_sums_gpu, shuffle_gpu  # noqa: F401
 
     found: set[str] = set()
 
@@ -58,9 +58,11 @@ def used(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
         return has_kernels
 
-    for module in (conv, narrow):
-        monkeypatch.setattr(module, "has_kernels", noted("narrow", narrow.is_narrow))
-    monkeypatch.setattr(srresnet, "has_block_kernels", noted("block", narrow.has_block_kernels))
+    monkeypatch.setattr(conv, "has_kernels", noted("narrow", narrow.is_narrow))
+    monkeypatch.setattr(narrow_blocks, "has_kernels", narrow.is_narrow)
+    monkeypatch.setattr(srresnet, "has_block_kernels", noted("block", narrow_blocks.has_block_kernels))
+    monkeypatch.setattr(upsample, "is_compiled_for_gpu", lambda x: torch.compiler.is_compiling())
+    monkeypatch.setattr(upsample, "has_kernels", noted("shuffle", upsample.has_kernels))
     monkeypatch.setattr(
         from_image, "_has_kernels", noted("from image", lambda x, num_out: num_out in (16, 32, 64, 128))
     )
@@ -102,7 +104,12 @@ def assert_fused_is_plain(network: nn.Module, fuse: Callable[..., None], image: 
 def test_generators(used, name):
     config = TypeAdapter(GeneratorConfig).validate_python(GENERATORS[name])
     assert_fused_is_plain(build_generator(config, 4), fuse_generator, torch.rand(2, 3, 4, 4))
-    others = {"unet": set(), "srcnn": {"from image"}, "srresnet": {"narrow", "block", "from image"}}
+    others = {
+        "unet": set(),
+        "srcnn": {"from image"},
+        "srresnet": {"narrow", "block", "from image", "shuffle"},
+        "srresnet, norm": {"narrow", "from image", "shuffle"},
+    }
     assert used == others.get(name, {"narrow", "from image"})
 
 

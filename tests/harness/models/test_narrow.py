@@ -11,10 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from harness.models import conv as conv_module
-from harness.models import narrow, srresnet
+from harness.models import narrow
 from harness.models.layers import conv
-from harness.models.prelu import PReLU
-from harness.models.srresnet import ResidualBlock
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +22,14 @@ def kernels() -> Any:
     from harness.models import narrow_gpu
 
     return narrow_gpu
+
+
+@pytest.fixture(scope="module")
+def of_weights(kernels: Any) -> Any:
+    """The module of the kernel for weights' gradients."""
+    from harness.models import narrow_sums_gpu
+
+    return narrow_sums_gpu
 
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -40,12 +46,13 @@ def tolerance(dtype: torch.dtype) -> dict[str, float]:
 @pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=ON_CPU), torch.float16])
 @pytest.mark.parametrize(("num_images", "size"), SIZES)
 def test_values_and_gradients_equal_those_of_float64(
-    kernels, monkeypatch, num_images, size, num_in, num_out, processors, dtype
+    kernels, of_weights, monkeypatch, num_images, size, num_in, num_out, processors, dtype
 ):
-    monkeypatch.setattr(kernels, "_PROCESSORS", processors)  # for few programs, and large ones
+    monkeypatch.setattr(kernels, "PROCESSORS", processors)  # for few programs, and large ones
     monkeypatch.setattr(kernels, "_WIDE", (32, 3))
     monkeypatch.setattr(kernels, "_NARROW", (16, 4))
-    monkeypatch.setattr(kernels, "_SUM_PIXELS", 16)
+    monkeypatch.setattr(of_weights, "_PROGRAMS_AT_ONCE", 2 * processors)
+    monkeypatch.setattr(of_weights, "_BLOCK_PIXELS", 16)
     torch.manual_seed(0)
     in_order = {"memory_format": torch.channels_last}
     x = torch.randn(num_images, num_in, *size, device=DEVICE).to(dtype, **in_order)
@@ -57,7 +64,7 @@ def test_values_and_gradients_equal_those_of_float64(
     assert y.dtype == dtype
     gradient = torch.randn_like(y)
     wanted.backward(gradient.double())
-    sums = kernels.sums(x, gradient).sum(0)
+    sums = of_weights.sums(*(images.permute(0, 2, 3, 1)[None] for images in (x, gradient)))[0].sum(0)
     assert sums.dtype == torch.float32
     to_weight = sums[: weight.numel()].view(num_out, 3, 3, num_in).permute(0, 3, 1, 2)
     pairs = [
@@ -71,43 +78,45 @@ def test_values_and_gradients_equal_those_of_float64(
         torch.testing.assert_close(own.double() / scale, correct / scale, **tolerance(dtype))
 
 
-@pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=ON_CPU), torch.float16])
-def test_what_is_behind_a_convolution_is_computed_as_if_it_were_apart(kernels, monkeypatch, dtype):
-    monkeypatch.setattr(kernels, "_NARROW", (16, 4))
+@pytest.mark.parametrize("num_layers", [2, 3])
+def test_layers_side_by_side_have_the_sums_that_each_has_alone(of_weights, monkeypatch, num_layers):
+    monkeypatch.setattr(of_weights, "_BLOCK_PIXELS", 16)
+    monkeypatch.setattr(of_weights, "_PROGRAMS_AT_ONCE", 18)
     torch.manual_seed(0)
-    x, added = (torch.randn(2, 16, 5, 7, device=DEVICE).to(dtype, memory_format=torch.channels_last) for _ in range(2))
-    weight = torch.randn(16, 16, 3, 3, device=DEVICE).to(dtype, memory_format=torch.channels_last)
-    bias, slope = torch.randn(16, device=DEVICE), torch.full((1,), 0.3, device=DEVICE)
-    y, to_x = kernels.forward(x, weight, bias), kernels.gradient(x, weight)
-    assert torch.equal(kernels.forward(x, weight, bias, added), y + added)
-    assert torch.equal(kernels.gradient(x, weight, added), to_x + added)
-    given, behind = kernels.forward_prelu(x, weight, bias, slope)
-    assert torch.equal(given, y) and torch.equal(behind, F.prelu(y, slope.to(dtype)))
-    to_given, parts = kernels.gradient_prelu(x, weight, added, slope)
-    exact, exact_slope = (t.to(dtype).double().requires_grad_() for t in (added, slope))
-    F.prelu(exact, exact_slope).backward(to_x.double())
-    assert torch.equal(to_given, exact.grad.to(dtype)) and len(parts) == 5 and parts.dtype == torch.float32
-    torch.testing.assert_close(parts.sum().double(), exact_slope.grad[0], rtol=1e-5, atol=0)
+    x, gradient = (torch.randn(num_layers, 2, 5, 7, 16, device=DEVICE).half() for _ in range(2))
+    together = of_weights.sums(x, gradient).sum(1)
+    for layer in range(num_layers):
+        exact = x[layer].permute(0, 3, 1, 2).double(), gradient[layer].permute(0, 3, 1, 2).double()
+        wanted = torch.nn.grad.conv2d_weight(exact[0], (16, 16, 3, 3), exact[1], padding=1)
+        own = together[layer, :-16].view(16, 3, 3, 16).permute(0, 3, 1, 2)
+        torch.testing.assert_close(own.double(), wanted, rtol=0, atol=1e-4)
+        torch.testing.assert_close(together[layer, -16:].double(), exact[1].sum((0, 2, 3)), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 12, 32, 33, 64, 300])
+def test_shares_cover_all_pixels_and_leave_few_processors_idle(of_weights, num_layers):
+    num_pixels = 32 * 32 * 32
+    pixels_each, num_shares = of_weights.shares(num_layers, num_pixels)
+    assert (num_shares - 1) * pixels_each < num_pixels <= num_shares * pixels_each
+    num_programs = 3 * num_layers * num_shares
+    turns = -(-num_programs // (2 * 132))
+    assert num_programs >= 0.85 * turns * 2 * 132
 
 
 @pytest.mark.parametrize("shape", [(2, 9, 11, 64, 32), (7, 48, 48, 64, 64)])
-def test_what_the_compiler_is_told_of_the_results_is_true(kernels, shape):
+def test_what_the_compiler_is_told_of_the_results_is_true(kernels, of_weights, shape):
     num_images, height, width, num_in, num_out = shape
     x, y, weight = (
         kernels.new_images(torch.zeros(1), size)
         for size in ((num_images, num_in, height, width), (num_images, num_out, height, width), (num_out, num_in, 3, 3))
     )
-    bias = torch.zeros(num_out)
-    pixels_each, num_shares = kernels._shares(num_images * height * width)
-    assert (num_shares - 1) * pixels_each < num_images * height * width <= num_shares * pixels_each
+    _, num_shares = of_weights.shares(1, num_images * height * width)
     with torch._subclasses.FakeTensorMode() as fake:
-        x, y, weight, bias = (fake.from_tensor(t) for t in (x, y, weight, bias))
-        to_given, parts = kernels.gradient_prelu_op(y, weight, x, bias)
-        assert parts.shape == (kernels._grid(y)[1],)
-        results = *kernels.forward_prelu_op(x, weight, bias, bias), kernels.forward_op(x, weight, bias)
-        for true, *told in ((y, *results), (x, to_given, kernels.gradient_op(y, weight))):
-            assert all(t.shape == true.shape and t.stride() == true.stride() for t in told)
-        assert kernels.sums_op(x, y).shape == (num_shares, weight.numel() + num_out)
+        x, y, weight, bias = (fake.from_tensor(t) for t in (x, y, weight, torch.zeros(num_out)))
+        for true, told in ((y, kernels.forward_op(x, weight, bias)), (x, kernels.gradient_op(y, weight))):
+            assert told.shape == true.shape and told.stride() == true.stride()
+        sums = of_weights.sums_op(*(images.permute(0, 2, 3, 1)[None] for images in (x, y)))
+        assert sums.shape == (1, num_shares, weight.numel() + num_out)
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -142,54 +151,6 @@ def test_a_compiled_layer_is_the_layer_with_an_activation_in_place_behind_it(mon
     for own, correct in pairs:
         scale = correct.abs().max()
         torch.testing.assert_close(own.double() / scale, correct / scale, **tolerance(torch.float16))
-
-
-@pytest.mark.parametrize("frozen", [False, True])
-def test_a_compiled_residual_block_is_the_block(monkeypatch, kernels, frozen):
-    monkeypatch.setattr(
-        narrow, "has_kernels", lambda x, layer: torch.compiler.is_compiling() and narrow.is_narrow(x, layer)
-    )
-    used = []
-    monkeypatch.setattr(srresnet, "narrow_block", lambda x, branch: used.append(x) or narrow.narrow_block(x, branch))
-    torch._dynamo.reset()
-    torch.manual_seed(0)
-    block = ResidualBlock(64, PReLU(), batch_norm=False).to(DEVICE, memory_format=torch.channels_last)
-    block.requires_grad_(not frozen)
-    plain = copy.deepcopy(block).double()
-    compiled = torch.compile(block.forward, fullgraph=True, backend="aot_eager")
-    image = torch.randn(2, 64, 5, 7, device=DEVICE).contiguous(memory_format=torch.channels_last).half()
-    x, exact = image.clone().requires_grad_(), image.double().requires_grad_()
-    with torch.autocast(DEVICE.type, torch.float16):
-        y = compiled(x)
-    wanted = plain(exact)
-    upstream = torch.randn_like(wanted)
-    y.backward(upstream.half())
-    wanted.backward(upstream)
-    assert used and y.dtype == torch.float16
-    pairs = [(y, wanted), (x.grad, exact.grad)]
-    pairs += [] if frozen else zip((p.grad for p in block.parameters()), (p.grad for p in plain.parameters()))
-    for own, correct in pairs:
-        scale = correct.abs().max()
-        torch.testing.assert_close(own.double() / scale, correct / scale, **tolerance(torch.float16))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "is_one"),
-    [
-        ((64, PReLU(), False), True),
-        ((64, PReLU(), True), False),
-        ((64, nn.ReLU(), False), False),
-        ((64, nn.PReLU(64), False), False),
-        ((32, PReLU(), False), False),
-    ],
-)
-def test_residual_blocks_in_two_kernels_are_these(monkeypatch, arguments, is_one):
-    monkeypatch.setattr(narrow, "has_kernels", narrow.is_narrow)
-    branch = ResidualBlock(*arguments).branch
-    x = torch.empty((2, arguments[0], 8, 8), dtype=torch.bfloat16)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert narrow.has_block_kernels(x, branch) == is_one
-        assert not narrow.has_block_kernels(x.float(), branch), "the sum would have another type"
 
 
 @pytest.mark.parametrize(
