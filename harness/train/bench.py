@@ -125,11 +125,11 @@ def measure_phase(name: str, config: RunConfig, number: int, ranks: Ranks, rates
         plain, settings = (PlainTraining(phase, kind, bf16_nhwc) for bf16_nhwc in (False, True))
         own = Patches(patches.lr_image.clone(), patches.hr_image.clone(), patches.position.clone())
         calls: dict[str, Callable[[], Any]] = {
-            "plain": _as_written(lambda: plain.step(own)),
-            "settings": _as_written(lambda: settings.step(own)),
+            "plain": lambda: _as_written(phase, lambda: plain.step(own)),
+            "settings": lambda: _as_written(phase, lambda: settings.step(own)),
             "step": lambda: train_step(phase, patches, step, log_norms=False),
         }
-        work = work_of(_as_written(lambda: update(phase, patches, kind)), calls["step"], ranks.device)
+        work = work_of(lambda: _as_written(phase, lambda: update(phase, patches, kind)), calls["step"], ranks.device)
         times = seconds_per_calls(calls, seconds, ranks.device)
         loop_s = _loop_s(phase, stream, calls["step"])
         log_s = _log_s(config, phase, ranks, train_step(phase, patches, step, log_norms=True))
@@ -153,14 +153,14 @@ def measure_phase(name: str, config: RunConfig, number: int, ranks: Ranks, rates
     )
 
 
-def _as_written(call: Callable[[], Any]) -> Callable[[], Any]:
-    """The call, with those parts of a phase that it uses as they were before the compiler had them."""
-
-    def inner() -> Any:
+def _as_written(phase: Phase, call: Callable[[], Any]) -> Any:
+    """What a call gives with the phase as it was before the compiler had its parts."""
+    judges_together, phase.judges_together = phase.judges_together, False
+    try:
         with as_written():
             return call()
-
-    return inner
+    finally:
+        phase.judges_together = judges_together
 
 
 def _loop_s(phase: Phase, stream: Iterator[Patches], step: Callable[[], Scalars]) -> float:
