@@ -54,3 +54,19 @@ def test_a_gradient_of_another_layout_is_an_error_not_a_wrong_update():
     weight.grad = torch.rand(4, 3, 3, 3)
     with pytest.raises(AssertionError, match="layouts differ"):
         DenseAdam([weight], fused=True).step()
+
+
+def test_large_parameters_come_first_and_all_that_belongs_to_each_with_it():
+    weights = [nn.Parameter(torch.rand(size)) for size in (2, 9, 4)]
+    optimizer = DenseAdam(weights, fused=True)
+    for number, weight in enumerate(weights):
+        weight.grad = torch.full_like(weight, number)
+    parameters, gradients, *others = ([] for _ in range(6))
+    optimizer._init_group(optimizer.param_groups[0], parameters, gradients, *others)
+    assert [len(parameter) for parameter in parameters] == [9, 4, 2]
+    assert [gradient[0].item() for gradient in gradients] == [1, 2, 0]
+    averages, squares, _, steps = others
+    for values in (averages, squares):
+        assert [len(value) for value in values] == [9, 4, 2]
+    states = [optimizer.state[parameter] for parameter in parameters]
+    assert all(step is state["step"] for step, state in zip(steps, states, strict=True))
