@@ -51,7 +51,9 @@ class _OfSets(torch.autograd.Function):
         ctx.save_for_backward(x_BCHW, weight, mean_SC, scale_SC)
         ctx.mark_non_differentiable(mean_SC, var_SC)
         y = _normalised(x, mean_SC, scale_SC) * weight[:, None, None] + bias[:, None, None]
-        return y.to(x_BCHW.dtype), mean_SC, var_SC
+        if y.dtype != x_BCHW.dtype:  # torch 2.11 would compile a cast to the same type into gradients that are all 0
+            y = y.to(x_BCHW.dtype)
+        return y, mean_SC, var_SC
 
     @staticmethod
     def backward(ctx: Any, gradient_BCHW: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:

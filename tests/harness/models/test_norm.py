@@ -8,13 +8,17 @@ import torch
 from harness.models.build import build_discriminator
 from harness.models.config import VGGDiscriminatorConfig
 from harness.models.norm import in_sets
+from harness.train.fuse import Compiler, fuse_module
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("training", [True, False])
-def test_one_pass_over_several_sets_equals_a_pass_for_each(training):
+def test_one_pass_over_several_sets_equals_a_pass_for_each(training, compiled):
     torch.manual_seed(0)
     together = build_discriminator(VGGDiscriminatorConfig(name="vgg", num_channels=4), 16).double().train(training)
     apart = copy.deepcopy(together)
+    if compiled:
+        fuse_module(together, Compiler("aot_eager"))
     sets = [torch.rand(3, 3, 16, 16).double() * scale for scale in (0.3, 1.0)]
     with in_sets(together, len(sets)):
         joined = together(torch.cat(sets))
