@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 
 import pytest
 import safetensors.torch
@@ -33,7 +34,22 @@ def rows(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_a_processor_has_bf16_where_torchs_library_says_so(monkeypatch, there):
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: there)
-    assert has_bf16(torch.device("cpu")) is there
+@pytest.mark.parametrize(
+    ("machine", "instructions", "library", "has"),
+    [
+        ("x86_64", ["_is_avx512_bf16_supported"], True, True),
+        ("x86_64", ["_is_amx_tile_supported"], True, True),
+        ("AMD64", [], True, False),  # AVX-512 alone: emulated, at a quarter of float32's rate
+        ("x86_64", ["_is_amx_tile_supported"], False, False),
+        ("aarch64", [], True, True),
+        ("aarch64", [], False, False),
+    ],
+)
+def test_a_processor_has_bf16_where_it_multiplies_it_and_torchs_library_uses_that(
+    monkeypatch, machine, instructions, library, has
+):
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name in instructions)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: library)
+    assert has_bf16(torch.device("cpu")) is has
