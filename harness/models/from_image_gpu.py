@@ -14,8 +14,8 @@ from torch import Tensor
 
 _BLOCK_WINDOW = 32
 _FORWARD_PIXELS, _BACKWARD_PIXELS = 128, 64
-_BACKWARD_PROGRAMS = 528
-"""Four for each processor of an H100."""
+_BACKWARD_PROGRAMS = 264
+"""Two for each processor of an H100."""
 
 
 @triton.jit

@@ -54,21 +54,19 @@ class _BlocksOnGpu(torch.autograd.Function):
     def forward(ctx: Any, x_BCHW: Tensor, *weights: Tensor) -> Tensor:
         from harness.models.narrow_blocks_gpu import forward_op
 
-        of_first, bias_1, slope, of_second, bias_2 = (weights[i::_NUM_WEIGHTS] for i in range(_NUM_WEIGHTS))
-        in_memory = torch.stack([each.to(x_BCHW.dtype).permute(0, 2, 3, 1) for each in (*of_first, *of_second)])
-        slope_N = torch.cat(slope)
-        y_BCHW, kept = forward_op(x_BCHW, in_memory, torch.stack((*bias_1, *bias_2)), slope_N)
-        ctx.save_for_backward(in_memory, slope_N, kept)
+        first, bias_1, slopes, second, bias_2 = (weights[i::_NUM_WEIGHTS] for i in range(_NUM_WEIGHTS))
+        y_BCHW, in_type, kept = forward_op(x_BCHW, [*first, *second], [*bias_1, *bias_2], list(slopes))
+        ctx.save_for_backward(in_type, kept, *slopes)
         return y_BCHW
 
     @staticmethod
     def backward(ctx: Any, gradient_BCHW: Tensor) -> tuple[Tensor | None, ...]:
         from harness.models.narrow_blocks_gpu import gradient_op
 
-        in_memory, slope_N, kept = ctx.saved_tensors
-        num_blocks = len(slope_N)
+        in_type, kept, *slopes = ctx.saved_tensors
+        num_blocks = len(slopes)
         gradient_BCHW = gradient_BCHW.contiguous(memory_format=torch.channels_last)
-        to_x, gradients, slope_parts = gradient_op(gradient_BCHW, in_memory, slope_N, kept)
+        to_x, gradients, slope_parts = gradient_op(gradient_BCHW, in_type, slopes, kept)
         if not any(ctx.needs_input_grad[1:]):
             return to_x, *([None] * _NUM_WEIGHTS * num_blocks)
         to_slopes = slope_parts.sum(1, keepdim=True).unbind()

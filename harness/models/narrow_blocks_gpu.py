@@ -12,43 +12,54 @@ from torch import Tensor
 from harness.models.from_image_gpu import new_images
 from harness.models.narrow_gpu import grid, launch
 
+_PIECES = 4
+"""Of a layer's weights, which are cast at once: they would be more than a few processors' work."""
 
-def forward(x_BCHW: Tensor, weights: Tensor, bias_LC: Tensor, slope_N: Tensor) -> tuple[Tensor, Tensor]:
+
+def forward(
+    x_BCHW: Tensor, weights: list[Tensor], biases: list[Tensor], slopes: list[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
     """The last block's images, and what is kept for the gradients.
 
-    That is (3 N, B, H, W, C) for N blocks: what their first convolutions were given, what their second ones were, and
-    what their PReLUs were.
+    That is (2 N, C, 3, 3, C), the weights of N blocks in the type of the images: output, row, column, input; and
+    (3 N, B, H, W, C): what their first convolutions were given, what their second ones were, what their PReLUs were.
 
     Args:
         x_BCHW: in channels_last, of C channels.
-        weights: (2 N, C, 3, 3, C) of the blocks' first convolutions, then of their second ones: output, row, column,
-            input; in the type of `x_BCHW`.
-        bias_LC: (2 N, C) in float32, in the same order.
-        slope_N: of the blocks' PReLUs, in float32.
+        weights: of the blocks' first convolutions, then of their second ones: (C, C, 3, 3) in channels_last, float32.
+        biases: (C,) in float32, in the same order.
+        slopes: of the blocks' PReLUs, (1,) in float32.
     """
-    num_blocks = len(slope_N)
-    kept, y_BCHW = _kept(x_BCHW, num_blocks), _like(x_BCHW)
+    num_blocks = len(slopes)
+    y_BCHW, in_type, kept = _kept(x_BCHW, weights, biases, slopes)
+    cast = in_type.permute(0, 1, 4, 2, 3)
+    torch._foreach_copy_(
+        [piece for each in cast for piece in each.chunk(_PIECES)],
+        [piece for each in weights for piece in each.chunk(_PIECES)],
+    )
     given, between, before_prelu = (_as_images(kept[i * num_blocks : (i + 1) * num_blocks]) for i in range(3))
     given[0].copy_(x_BCHW)
     for i, second in enumerate(range(num_blocks, 2 * num_blocks)):
-        launch(before_prelu[i], given[i], weights[i], bias_LC[i], slope=slope_N[i], behind=between[i])
+        launch(before_prelu[i], given[i], cast[i], biases[i], slope=slopes[i], behind=between[i])
         result = given[i + 1] if i + 1 < num_blocks else y_BCHW
-        launch(result, between[i], weights[second], bias_LC[second], other=given[i])
-    return y_BCHW, kept
+        launch(result, between[i], cast[second], biases[second], other=given[i])
+    return y_BCHW, in_type, kept
 
 
-def gradient(gradient_BCHW: Tensor, weights: Tensor, slope_N: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def gradient(
+    gradient_BCHW: Tensor, in_type: Tensor, slopes: list[Tensor], kept: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of `forward`'s images; of what the convolutions gave, (2 N, B, H, W, C); parts of the slopes'."""
-    num_blocks = len(slope_N)
-    to_x, gradients, parts = _gradients(gradient_BCHW, weights, slope_N, kept)
+    num_blocks = len(slopes)
+    to_x, gradients, parts = _gradients(gradient_BCHW, in_type, slopes, kept)
+    cast = in_type.permute(0, 1, 4, 2, 3)
     before_prelu = _as_images(kept[2 * num_blocks :])
     of_first, of_second = _as_images(gradients[:num_blocks]), _as_images(gradients[num_blocks:])
     of_second[-1].copy_(gradient_BCHW)
     for i in reversed(range(num_blocks)):
-        launch(
-            of_first[i], of_second[i], weights[num_blocks + i], other=before_prelu[i], slope=slope_N[i], behind=parts[i]
-        )
-        launch(of_second[i - 1] if i else to_x, of_first[i], weights[i], other=of_second[i])
+        of_prelu = {"other": before_prelu[i], "slope": slopes[i], "behind": parts[i]}
+        launch(of_first[i], of_second[i], cast[num_blocks + i], **of_prelu)
+        launch(of_second[i - 1] if i else to_x, of_first[i], cast[i], other=of_second[i])
     return to_x, gradients, parts
 
 
@@ -61,22 +72,25 @@ def _like(x_BCHW: Tensor) -> Tensor:
     return new_images(x_BCHW, tuple(x_BCHW.shape))
 
 
-def _kept(x_BCHW: Tensor, num_blocks: int) -> Tensor:
+def _kept(
+    x_BCHW: Tensor, weights: list[Tensor], biases: list[Tensor], slopes: list[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Room for the results of `forward`."""
     num_images, num_channels, height, width = x_BCHW.shape
-    return x_BCHW.new_empty((3 * num_blocks, num_images, height, width, num_channels))
+    in_type = x_BCHW.new_empty((len(weights), num_channels, 3, 3, num_channels))
+    kept = x_BCHW.new_empty((3 * len(slopes), num_images, height, width, num_channels))
+    return _like(x_BCHW), in_type, kept
 
 
-def _gradients(gradient_BCHW: Tensor, weights: Tensor, slope_N: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _gradients(
+    gradient_BCHW: Tensor, in_type: Tensor, slopes: list[Tensor], kept: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Room for the results of `gradient`."""
-    parts = gradient_BCHW.new_empty((len(slope_N), grid(gradient_BCHW)[1]), dtype=torch.float32)
-    return _like(gradient_BCHW), kept.new_empty((len(weights), *kept.shape[1:])), parts
+    parts = gradient_BCHW.new_empty((len(slopes), grid(gradient_BCHW)[1]), dtype=torch.float32)
+    return _like(gradient_BCHW), kept.new_empty((len(in_type), *kept.shape[1:])), parts
 
 
 forward_op = torch.library.custom_op("harness::narrow_blocks", forward, mutates_args=())
 gradient_op = torch.library.custom_op("harness::narrow_blocks_gradient", gradient, mutates_args=())
+forward_op.register_fake(_kept)
 gradient_op.register_fake(_gradients)
-
-
-@forward_op.register_fake
-def _(x_BCHW: Tensor, weights: Tensor, bias_LC: Tensor, slope_N: Tensor) -> tuple[Tensor, Tensor]:
-    return _like(x_BCHW), _kept(x_BCHW, len(slope_N))

@@ -10,7 +10,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from harness.models.from_image_gpu import new_images
 
@@ -18,23 +17,21 @@ IS_ON_HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[
 """The sizes below were chosen there; another GPU may have too little memory beside its processors for them."""
 PROCESSORS = 132
 """Of an H100 or H200."""
-_WIDE, _NARROW = (128, 3), (64, 4)
-"""Pixels of a program and stages of its loads: wide ones where they still give each processor one."""
+_WIDE, _NARROW = (128, 8, 3), (64, 4, 4)
+"""Pixels and warps of a program, and stages of its loads: wide ones where they still give each processor one."""
 
 
-@triton.jit(do_not_specialize_on_alignment=["slope"])  # which is one of many
+@triton.jit
 def _product(
     x, weight, bias, other, slope, y, behind, num_pixels, height, width,
     NUM_IN: tl.constexpr, NUM_OUT: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
-    IS_GRADIENT: tl.constexpr, HAS_ADDED: tl.constexpr, HAS_SLOPE: tl.constexpr, STARTS_EARLY: tl.constexpr,
+    IS_GRADIENT: tl.constexpr, HAS_ADDED: tl.constexpr, HAS_SLOPE: tl.constexpr,
 ):  # fmt: skip
     """Some pixels of the convolution, or of its gradient: that is one by the turned window, from outputs to inputs.
 
     With HAS_ADDED, `other` is added. With HAS_SLOPE a PReLU is behind the convolution, and `behind` its result; or
     before what the gradient is of, and `other` is what the PReLU was given and `behind` this program's part of the
     gradient of its slope. All is rounded where it would be in operations of their own.
-
-    With STARTS_EARLY programs start while those of the kernel before end, and wait for them before they read.
     """
     pixel = tl.program_id(0) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
     channel = tl.arange(0, NUM_IN)
@@ -43,9 +40,6 @@ def _product(
     row = pixel // width % height
     column = pixel % width
     total = tl.zeros((BLOCK_PIXELS, NUM_OUT), tl.float32)
-    if STARTS_EARLY:
-        gdc_launch_dependents()
-        gdc_wait()
     for place in range(9):
         down = place // 3 - 1
         right = place % 3 - 1
@@ -117,19 +111,17 @@ def launch(
         other: what is added, unless there is a slope.
     """
     num_images, num_in, height, width = x.shape
-    (block, stages), num_programs = grid(x)
+    (block, num_warps, num_stages), num_programs = grid(x)
     is_gradient, has_added, has_slope = bias is None, other is not None and slope is None, slope is not None
     bias, other, slope, behind = (y if each is None else each for each in (bias, other, slope, behind))  # not read
-    early = {"launch_pdl": True} if IS_ON_HOPPER else {}
     _product[(num_programs,)](
         x, weight, bias, other, slope, y, behind, num_images * height * width, height, width,
-        num_in, y.shape[1], block, is_gradient, has_added, has_slope, IS_ON_HOPPER,
-        num_warps=4, num_stages=stages, **early,
+        num_in, y.shape[1], block, is_gradient, has_added, has_slope, num_warps=num_warps, num_stages=num_stages,
     )  # fmt: skip
 
 
-def grid(x_BCHW: Tensor) -> tuple[tuple[int, int], int]:
-    """(pixels of a program and stages of its loads), programs."""
+def grid(x_BCHW: Tensor) -> tuple[tuple[int, int, int], int]:
+    """(pixels and warps of a program, stages of its loads), programs."""
     num_pixels = x_BCHW.shape[0] * x_BCHW.shape[2] * x_BCHW.shape[3]
     sizes = _WIDE if num_pixels >= PROCESSORS * _WIDE[0] else _NARROW
     return sizes, triton.cdiv(num_pixels, sizes[0])

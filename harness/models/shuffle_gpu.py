@@ -14,9 +14,9 @@ from torch import Tensor
 
 from harness.models.from_image_gpu import new_images
 
-_BLOCK_PIXELS = 16
-_BACKWARD_PROGRAMS = 1056
-"""Eight for each processor of an H100."""
+_FORWARD_PIXELS, _BACKWARD_PIXELS = 16, 8
+_BACKWARD_PROGRAMS = 528
+"""Four for each processor of an H100."""
 
 
 @triton.jit
@@ -59,8 +59,8 @@ def _backward(
     number = tl.arange(0, 4 * NUM_OUT)
     of_bias = tl.load(bias + number)[None, :].to(tl.float32)
     factor = tl.load(slope).to(x.dtype.element_ty).to(tl.float32)
-    bias_sum = tl.zeros((4 * NUM_OUT,), tl.float32)
-    slope_sum = tl.zeros((4 * NUM_OUT,), tl.float32)
+    bias_sum = tl.zeros((BLOCK_PIXELS, 4 * NUM_OUT), tl.float32)
+    slope_sum = tl.zeros((BLOCK_PIXELS, 4 * NUM_OUT), tl.float32)
     step = tl.num_programs(0) * BLOCK_PIXELS
     for begin in range(tl.program_id(0) * BLOCK_PIXELS, num_pixels, step):
         pixel = begin + tl.arange(0, BLOCK_PIXELS)
@@ -72,10 +72,10 @@ def _backward(
         values = tl.load(gradient + places, mask=there, other=0.0).to(tl.float32)
         result = tl.where(given > 0, values, values * factor).to(x.dtype.element_ty)
         tl.store(to_x + numbers, result, mask=there)
-        bias_sum += tl.sum(result.to(tl.float32), axis=0)
-        slope_sum += tl.sum(tl.where(given > 0, 0.0, values * given), axis=0)
+        bias_sum += result.to(tl.float32)
+        slope_sum += tl.where(given > 0, 0.0, values * given)
     own = parts + tl.program_id(0) * (4 * NUM_OUT + 1)
-    tl.store(own + number, bias_sum)
+    tl.store(own + number, tl.sum(bias_sum, axis=0))
     tl.store(own + 4 * NUM_OUT, tl.sum(slope_sum))
 
 
@@ -89,8 +89,8 @@ def forward(x_BCHW: Tensor, bias_C: Tensor, slope: Tensor, in_blocks: bool) -> T
     """
     num_pixels, height, width, num_out = _sizes(x_BCHW)
     y = _shuffled(x_BCHW, bias_C, slope, in_blocks)
-    _forward[(triton.cdiv(num_pixels, _BLOCK_PIXELS),)](
-        x_BCHW, bias_C, slope, y, num_pixels, height, width, num_out, in_blocks, _BLOCK_PIXELS, num_warps=4
+    _forward[(triton.cdiv(num_pixels, _FORWARD_PIXELS),)](
+        x_BCHW, bias_C, slope, y, num_pixels, height, width, num_out, in_blocks, _FORWARD_PIXELS, num_warps=4
     )
     return y
 
@@ -102,7 +102,7 @@ def gradients(
     num_pixels, height, width, num_out = _sizes(x_BCHW)
     to_x, parts = _gradients(gradient, x_BCHW, bias_C, slope, in_blocks)
     _backward[(len(parts),)](
-        gradient, x_BCHW, bias_C, slope, to_x, parts, num_pixels, height, width, num_out, in_blocks, _BLOCK_PIXELS,
+        gradient, x_BCHW, bias_C, slope, to_x, parts, num_pixels, height, width, num_out, in_blocks, _BACKWARD_PIXELS,
         num_warps=4,
     )  # fmt: skip
     return to_x, parts
@@ -126,7 +126,7 @@ def _gradients(
 ) -> tuple[Tensor, Tensor]:
     """Room for the results of `gradients`."""
     num_pixels, *_ = _sizes(x_BCHW)
-    num_programs = min(_BACKWARD_PROGRAMS, triton.cdiv(num_pixels, _BLOCK_PIXELS))
+    num_programs = min(_BACKWARD_PROGRAMS, triton.cdiv(num_pixels, _BACKWARD_PIXELS))
     parts = x_BCHW.new_empty((num_programs, x_BCHW.shape[1] + 1), dtype=torch.float32)
     return new_images(x_BCHW, tuple(x_BCHW.shape)), parts
 

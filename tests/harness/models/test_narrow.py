@@ -49,8 +49,8 @@ def test_values_and_gradients_equal_those_of_float64(
     kernels, of_weights, monkeypatch, num_images, size, num_in, num_out, processors, dtype
 ):
     monkeypatch.setattr(kernels, "PROCESSORS", processors)  # for few programs, and large ones
-    monkeypatch.setattr(kernels, "_WIDE", (32, 3))
-    monkeypatch.setattr(kernels, "_NARROW", (16, 4))
+    monkeypatch.setattr(kernels, "_WIDE", (32, 4, 3))
+    monkeypatch.setattr(kernels, "_NARROW", (16, 4, 4))
     monkeypatch.setattr(of_weights, "_PROGRAMS_AT_ONCE", 2 * processors)
     monkeypatch.setattr(of_weights, "_BLOCK_PIXELS", 16)
     torch.manual_seed(0)

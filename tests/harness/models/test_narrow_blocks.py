@@ -32,7 +32,7 @@ def layers(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module of the kernels, for few pixels each."""
     from harness.models import narrow_gpu
 
-    monkeypatch.setattr(narrow_gpu, "_NARROW", (16, 4))
+    monkeypatch.setattr(narrow_gpu, "_NARROW", (16, 4, 4))
     torch.manual_seed(0)
     return narrow_gpu
 
@@ -53,29 +53,28 @@ def test_what_is_behind_a_convolution_is_computed_as_if_it_were_apart(layers, dt
     assert torch.equal(result, to_x + added)
     layers.launch(result, x, weight, bias, slope=slope, behind=behind)
     assert torch.equal(result, y) and torch.equal(behind, F.prelu(y, slope.to(dtype)))
-    parts = torch.full((5,), torch.nan, device=DEVICE)
+    parts = torch.full((layers.grid(x)[1],), torch.nan, device=DEVICE)
     layers.launch(result, x, weight, other=added, slope=slope, behind=parts)
     exact, exact_slope = (t.to(dtype).double().requires_grad_() for t in (added, slope))
     F.prelu(exact, exact_slope).backward(to_x.double())
-    assert torch.equal(result, exact.grad.to(dtype)) and layers.grid(x)[1] == len(parts)
+    assert torch.equal(result, exact.grad.to(dtype)) and len(parts) == 5
     torch.testing.assert_close(parts.sum().double(), exact_slope.grad[0], rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("num_blocks", [1, 3])
 def test_what_the_compiler_is_told_of_the_results_is_true(kernels, layers, num_blocks):
-    arguments = {
-        "x": images(2, 16, 5, 7, dtype=torch.float16),
-        "weights": (0.1 * torch.randn(2 * num_blocks, 16, 3, 3, 16, device=DEVICE)).half(),
-        "bias": torch.randn(2 * num_blocks, 16, device=DEVICE),
-        "slope": torch.rand(num_blocks, device=DEVICE),
-    }
-    y, kept = kernels.forward(*arguments.values())
-    x, weights, _, slope = arguments.values()
-    true = y, kept, *kernels.gradient(y, weights, slope, kept)
+    x = images(2, 16, 5, 7, dtype=torch.float16)
+    weights = [0.1 * images(16, 16, 3, 3, dtype=torch.float32) for _ in range(2 * num_blocks)]
+    biases = [torch.randn(16, device=DEVICE) for _ in weights]
+    slopes = [torch.rand(1, device=DEVICE) for _ in range(num_blocks)]
+    y, in_type, kept = kernels.forward(x, weights, biases, slopes)
+    true = y, in_type, kept, *kernels.gradient(y, in_type, slopes, kept)
+    for own, weight in zip(in_type, weights, strict=True):
+        assert torch.equal(own, weight.half().permute(0, 2, 3, 1))
     with torch._subclasses.FakeTensorMode() as fake:
-        x, weights, bias, slope = (fake.from_tensor(t) for t in arguments.values())
-        told_y, told_kept = kernels.forward_op(x, weights, bias, slope)
-        told = told_y, told_kept, *kernels.gradient_op(told_y, weights, slope, told_kept)
+        lists = ([fake.from_tensor(t) for t in each] for each in (weights, biases, slopes))
+        told = kernels.forward_op(fake.from_tensor(x), *lists)
+        told = *told, *kernels.gradient_op(told[0], told[1], [fake.from_tensor(t) for t in slopes], told[2])
     for one, other in zip(told, true, strict=True):
         assert (one.shape, one.stride(), one.dtype) == (other.shape, other.stride(), other.dtype)
 
