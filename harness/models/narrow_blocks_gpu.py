@@ -13,7 +13,7 @@ from harness.models.from_image_gpu import new_images
 from harness.models.narrow_gpu import grid, launch
 
 _PIECES = 4
-"""Of a layer's weights, which are cast at once: they would be more than a few processors' work."""
+"""Of a layer's weights, when all are cast at once: whole ones would be work for a few processors only."""
 
 
 def forward(

@@ -2,7 +2,7 @@
 
 What lies between the last two convolutions of SRGAN's generator is the largest tensor there is: a bias, a PReLU, and
 copies in the order of pixels and blocks. The compiler makes six kernels of that, forward and backward, of 194 us for 32
-images of 128 px on an H200. Here it is one each way, with the sums that the gradients of bias and slope need.
+images of 128 px on an H200. Here it is one each way, 36 and 64 us with the sums that bias' and slope's gradients need.
 """
 
 from __future__ import annotations

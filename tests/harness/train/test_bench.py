@@ -236,3 +236,16 @@ def test_a_measured_run_is_told_by_its_second_half_and_what_is_done_once(recipe,
         assert 0.0015 < run.step_s < 0.006 and 0.2 < run.once_s < 2
     pace = (moments[190] - moments[100]) / 90  # of the last phase
     assert run.step_s == pytest.approx(pace, abs=0.001)
+
+
+def test_what_a_step_moves_is_counted_with_real_and_generated_images_judged_apart():
+    """As before the compiler: batch norm written out for it is many operations, which an eager step does not do."""
+    phase = SimpleNamespace(judges_together=True)
+    assert bench._as_written(phase, lambda: phase.judges_together) is False
+    with pytest.raises(RuntimeError, match="inside"):
+        bench._as_written(phase, lambda: fail(RuntimeError("inside")))
+    assert phase.judges_together
+
+
+def fail(error: Exception) -> None:
+    raise error
