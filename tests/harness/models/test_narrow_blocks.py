@@ -61,9 +61,9 @@ def test_what_is_behind_a_convolution_is_computed_as_if_it_were_apart(layers, dt
     torch.testing.assert_close(parts.sum().double(), exact_slope.grad[0], rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("num_blocks", [1, 3])
+@pytest.mark.parametrize("num_blocks", [1, 2])
 def test_what_the_compiler_is_told_of_the_results_is_true(kernels, layers, num_blocks):
-    x = images(2, 16, 5, 7, dtype=torch.float16)
+    x = images(2, 16, 3, 4, dtype=torch.float16)
     weights = [0.1 * images(16, 16, 3, 3, dtype=torch.float32) for _ in range(2 * num_blocks)]
     biases = [torch.randn(16, device=DEVICE) for _ in weights]
     slopes = [torch.rand(1, device=DEVICE) for _ in range(num_blocks)]
@@ -79,8 +79,7 @@ def test_what_the_compiler_is_told_of_the_results_is_true(kernels, layers, num_b
         assert (one.shape, one.stride(), one.dtype) == (other.shape, other.stride(), other.dtype)
 
 
-@pytest.mark.parametrize("num_blocks", [1, 3])
-@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(("num_blocks", "frozen"), [(1, False), (1, True), (2, False)])
 def test_compiled_blocks_are_the_blocks(monkeypatch, layers, frozen, num_blocks):
     for module in (narrow, narrow_blocks):
         monkeypatch.setattr(
@@ -99,7 +98,7 @@ def test_compiled_blocks_are_the_blocks(monkeypatch, layers, frozen, num_blocks)
     blocks.to(DEVICE, memory_format=torch.channels_last).requires_grad_(not frozen)
     plain = copy.deepcopy(blocks).double()
     compiled = torch.compile(blocks.forward, fullgraph=True, backend="aot_eager")
-    image = images(2, 64, 5, 7, dtype=torch.float16)
+    image = images(2, 64, 3, 5, dtype=torch.float16)
     x, exact = image.clone().requires_grad_(), image.double().requires_grad_()
     with torch.autocast(DEVICE.type, torch.float16):
         y = compiled(x)
