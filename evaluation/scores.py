@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from evaluation.metrics import METRICS
 from evaluation.model import Model
@@ -101,7 +102,7 @@ class ScoreTable:
         """
         try:
             return cls._read(folder)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"{folder}: holds no score table ({reason}); run `harness evaluate` first.") from None
 

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import pandas as pd
+import pyarrow
 import pytest
 
 from evaluation.model import Model, baseline
@@ -56,4 +57,17 @@ def test_a_folder_without_a_table_is_refused_in_one_sentence(table: ScoreTable, 
     table.save(tmp_path)
     (tmp_path / SCORES_FILE).write_bytes(b"torn")
     with pytest.raises(InputError, match="holds no score table"):
+        ScoreTable.load(tmp_path)
+
+
+@pytest.mark.parametrize("error", [pyarrow.ArrowNotImplementedError, pyarrow.lib.ArrowCapacityError])
+def test_a_table_that_arrow_cannot_read_is_refused_as_well(table, tmp_path, monkeypatch, error) -> None:
+    """As a damaged one with integers of more bits than there are."""
+    table.save(tmp_path)
+
+    def read_parquet(path: Path) -> None:
+        raise error("Integers with more than 64 bits not implemented")
+
+    monkeypatch.setattr(pd, "read_parquet", read_parquet)
+    with pytest.raises(InputError, match=r"holds no score table \(Integers with more than 64 bits"):
         ScoreTable.load(tmp_path)
