@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.models.narrow import has_kernels, to_weights
+from harness.models.prelu import has_one_slope
 
 _NUM_WEIGHTS = 5
 """Of a block: weights and bias of each convolution, and the slope between them."""
@@ -25,8 +26,7 @@ def has_block_kernels(x_BCHW: Tensor, branch: nn.Sequential) -> bool:
     _, *between, last = _at_work(branch)
     return (
         len(between) == 1
-        and isinstance(between[0], nn.PReLU)
-        and between[0].num_parameters == 1
+        and has_one_slope(between[0])
         and isinstance(last, nn.Conv2d)
         and has_kernels(x_BCHW, last)
         and first.in_channels == first.out_channels == last.out_channels

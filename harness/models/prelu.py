@@ -27,6 +27,11 @@ class PReLU(nn.PReLU):
         return super().forward(input)
 
 
+def has_one_slope(layer: nn.Module) -> bool:
+    """Whether a layer is a PReLU with one slope for all channels."""
+    return isinstance(layer, nn.PReLU) and layer.num_parameters == 1
+
+
 class _OnCpu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:

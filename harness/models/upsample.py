@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from harness.models.conv import conv2d
 from harness.models.narrow import is_compiled_for_gpu
+from harness.models.prelu import has_one_slope
 from harness.models.shuffle import ConvShuffle
 from harness.models.to_image import ConvToImage
 
@@ -46,10 +47,12 @@ class ShuffleUpsample(nn.Module):
 
 def has_kernels(x_BCHW: Tensor, stage: ShuffleUpsample) -> bool:
     """Whether a stage is one with a PReLU of one slope, in compiled code for a GPU."""
-    activation, num_numbers = stage.activation, 4 * stage.conv.in_channels * x_BCHW[:, 0].numel()
-    is_plain = isinstance(activation, nn.PReLU) and activation.num_parameters == 1
+    num_channels = stage.conv.in_channels
     return (
-        is_compiled_for_gpu(x_BCHW) and is_plain and stage.conv.in_channels in _CHANNELS and num_numbers < _MOST_NUMBERS
+        is_compiled_for_gpu(x_BCHW)
+        and has_one_slope(stage.activation)
+        and num_channels in _CHANNELS
+        and 4 * num_channels * x_BCHW[:, 0].numel() < _MOST_NUMBERS
     )
 
 
