@@ -71,7 +71,6 @@ def _start(job: Job, dataset: str, cache_dir: str, threads: int) -> None:
     torch.set_num_threads(threads)
     networks = Networks(job.located, device_named(job.config.device))
     _WORKER = Worker(job, DatasetImages(dataset), ScoreCache(Path(cache_dir)), networks)
-    signal.signal(signal.SIGTERM, _stop)
 
 
 def _stop(*_: object) -> None:
@@ -82,6 +81,8 @@ def _stop(*_: object) -> None:
 
 
 def _run(unit: Unit) -> dict[str, str]:
+    # Not when the process starts, where there is nothing to clean up and the pool would print the exit's traceback.
+    signal.signal(signal.SIGTERM, _stop)
     if _WORKER is None:
         sys.exit(EXIT_SAVED)
     return _WORKER.run(unit)

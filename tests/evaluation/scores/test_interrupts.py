@@ -22,7 +22,7 @@ from evaluation.model import baseline
 from evaluation.report import write_report
 from evaluation.scores import ScoreTable
 from harness.data.pack import pack
-from harness.errors import InputError
+from harness.errors import EXIT_SAVED, InputError
 
 MODELS = [baseline("nearest"), baseline("bicubic")]
 
@@ -160,6 +160,34 @@ def test_a_stopped_evaluation_on_two_processes_ends_at_once_and_goes_on(how: str
     assert not half_written(out) and not (out / "scores.parquet").exists()
     table = evaluate(MODELS, config_of(packed), out)
     pd.testing.assert_frame_equal(table.images, evaluate(MODELS, config_of(packed), tmp_path / "fresh").images)
+
+
+STOPPED_AT_ONCE = """
+import os, signal, sys
+from pathlib import Path
+from evaluation.collect import evaluate
+from evaluation.config import EvaluateConfig
+from evaluation.model import baseline
+
+if __name__ == "__main__":
+    evaluate([baseline("nearest")], EvaluateConfig(dataset=sys.argv[1], scale=4, workers=2), Path(sys.argv[2]))
+else:  # in a process of the pool: told to stop in the moment in which it begins to listen
+    listen = signal.signal
+
+    def and_be_stopped(*arguments):
+        listen(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal = and_be_stopped
+"""
+
+
+def test_a_process_that_is_stopped_while_it_starts_ends_without_a_traceback(packed: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(STOPPED_AT_ONCE))
+    command = [sys.executable, script, packed, tmp_path / "out"]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert process.returncode == EXIT_SAVED and "Traceback" not in process.stderr, process.stderr
 
 
 def worker_of(parent: int) -> int:
