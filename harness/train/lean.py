@@ -1,27 +1,55 @@
-"""Adam without torch's compiler, which a process that compiles nothing need not import."""
+"""Adam and DDP without torch's compiler, which a process that compiles nothing need not import.
+
+Importing it takes a third of the time until a run's first step. Torch does so in functions that are marked as not to be
+compiled, to learn what that means; it keeps the answer on the function, where it is put here beforehand. A torch that
+does otherwise is not affected.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 _MARKED = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
 
 
 def _without_compiler(build: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
-    """The same optimiser, whose step and bookkeeping do not import `torch._dynamo`.
-
-    Importing it takes a third of the time until a run's first step. Torch does so in `step`, to mark a place where a
-    compiled step would be cut, and in the methods marked as not to be compiled, to learn what that means; it keeps
-    that answer on the function, where it is put here beforehand. A torch that does otherwise is not affected.
-    """
+    """The same optimiser, whose step (where a compiled one would be cut) and bookkeeping do not import the compiler."""
     for name in _MARKED:
-        plain = getattr(getattr(torch.optim.Optimizer, name, None), "__wrapped__", None)
-        if plain is not None and not hasattr(plain, "__dynamo_disable"):
-            plain.__dynamo_disable = plain
+        _mark(getattr(torch.optim.Optimizer, name, None))
     step: Any = getattr(build.step, "__wrapped__", build.step)
     return type(f"Lean{build.__name__}", (build,), {"step": torch.no_grad()(step)})
+
+
+def _mark(function: Any) -> None:
+    plain = getattr(function, "__wrapped__", None)
+    if plain is not None and not hasattr(plain, "__dynamo_disable"):
+        plain.__dynamo_disable = plain
+
+
+@contextmanager
+def ddp_without_compiler() -> Iterator[None]:
+    """Within it, DDP is made without asking the compiler, which is not imported yet, whether that reduces gradients.
+
+    It does where its configuration says so, and this project's never does. Forward passes do not import it either.
+    """
+    if "torch._dynamo" in sys.modules:
+        yield
+        return
+    _mark(getattr(DistributedDataParallel._inside_ddp_forward, "__wrapped__", None))
+    answer = SimpleNamespace(utils=SimpleNamespace(get_optimize_ddp_mode=lambda: "ddp_optimizer"))
+    vars(torch)["_dynamo"] = answer
+    try:
+        yield
+    finally:
+        if vars(torch).get("_dynamo") is answer:
+            del vars(torch)["_dynamo"]
 
 
 LeanAdam = _without_compiler(torch.optim.Adam)

@@ -14,6 +14,7 @@ from harness.errors import CheckpointError
 from harness.models.build import build_discriminator, build_generator
 from harness.train.checkpoint import Checkpoint
 from harness.train.ema import Ema
+from harness.train.lean import ddp_without_compiler
 from harness.train.ranks import Ranks
 from harness.train.start import load_start_weights
 
@@ -106,7 +107,7 @@ class Nets:
         """The module with its gradients averaged by DDP, which starts while the backward pass goes on."""
         handler = self._ranks.accelerator.ddp_handler
         on_device = [self._ranks.device.index] if self._ranks.device.type == "cuda" else None
-        with warnings.catch_warnings():
+        with ddp_without_compiler(), warnings.catch_warnings():
             # Newer torch renames broadcast_buffers; the older name also leaves the ranks' buffers apart at the start.
             warnings.simplefilter("ignore", FutureWarning)
             wrapped = DistributedDataParallel(module, device_ids=on_device, **(handler.to_kwargs() if handler else {}))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
+from unittest import mock
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from harness.train.lean import LeanAdam, LeanAdamW
+from harness.train.lean import LeanAdam, LeanAdamW, ddp_without_compiler
 
 
 @pytest.mark.parametrize(
@@ -30,12 +31,35 @@ def test_lean_adam_is_torchs_adam_bitwise(lean, plain, decay):
     assert torch.equal(*weights)
 
 
-def test_a_run_starts_without_the_compiler_and_pandas(launcher, recipe, tmp_path):
+PROGRAM = """
+import os
+import sys
+from pathlib import Path
+from harness.train.job import main
+from harness.upscale import Options, upscale
+
+assert main({run_file!r}) == 0
+assert len(upscale([{photo!r}], Path({out!r}) / os.environ["RANK"], Options(Path({run!r}))).written) == 1
+imported = {{"torch._dynamo", "torch._inductor", "pandas", "torchvision"}} & set(sys.modules)
+assert not imported, imported
+"""
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_a_run_and_its_use_start_without_the_compiler_and_pandas(launcher, recipe, tmp_path, num_ranks):
     short = [{**phase, "iterations": 2} for phase in recipe["phases"]]
     run_file = launcher.run_file({**recipe, "phases": short, "trackers": ["tensorboard"]}, tmp_path / "run")
-    program = (
-        f"import sys; from harness.train.job import main; code = main({str(run_file)!r});"
-        "print(code, sorted({'torch._dynamo', 'torch._inductor', 'pandas', 'torchvision'} & set(sys.modules)))"
-    )
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert said.split() == ["0", "[]"]
+    Image.new("RGB", (20, 20)).save(tmp_path / "photo.png")
+    names = {"run_file": run_file, "photo": tmp_path / "photo.png", "out": tmp_path / "large", "run": tmp_path / "run"}
+    program = PROGRAM.format(**{name: str(path) for name, path in names.items()})
+    ranks = launcher.start_ranks(program, num_ranks)
+    assert [rank.wait(timeout=120) for rank in ranks] == [0] * num_ranks
+
+
+def test_ddp_that_is_made_without_the_compiler_hears_what_it_would_say():
+    real = torch._dynamo.utils.get_optimize_ddp_mode()
+    with mock.patch.dict(sys.modules):
+        del sys.modules["torch._dynamo"]
+        with ddp_without_compiler():
+            assert torch._dynamo.utils.get_optimize_ddp_mode() == real
+    assert torch._dynamo is sys.modules["torch._dynamo"]
