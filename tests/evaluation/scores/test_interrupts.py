@@ -15,12 +15,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
-from evaluation.collect import evaluate
+from evaluation import parallel
+from evaluation.collect import evaluate, plan
 from evaluation.config import EvaluateConfig
 from evaluation.model import baseline
 from evaluation.report import write_report
 from evaluation.scores import ScoreTable
+from evaluation.work import Unit, Worker, all_units
 from harness.data.pack import pack
 from harness.errors import EXIT_SAVED, InputError
 
@@ -162,32 +165,23 @@ def test_a_stopped_evaluation_on_two_processes_ends_at_once_and_goes_on(how: str
     pd.testing.assert_frame_equal(table.images, evaluate(MODELS, config_of(packed), tmp_path / "fresh").images)
 
 
-STOPPED_AT_ONCE = """
-import os, signal, sys
-from pathlib import Path
-from evaluation.collect import evaluate
-from evaluation.config import EvaluateConfig
-from evaluation.model import baseline
-
-if __name__ == "__main__":
-    evaluate([baseline("nearest")], EvaluateConfig(dataset=sys.argv[1], scale=4, workers=2), Path(sys.argv[2]))
-else:  # in a process of the pool: told to stop in the moment in which it begins to listen
-    listen = signal.signal
-
-    def and_be_stopped(*arguments):
-        listen(*arguments)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    signal.signal = and_be_stopped
-"""
-
-
-def test_a_process_that_is_stopped_while_it_starts_ends_without_a_traceback(packed: str, tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(STOPPED_AT_ONCE))
-    command = [sys.executable, script, packed, tmp_path / "out"]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert process.returncode == EXIT_SAVED and "Traceback" not in process.stderr, process.stderr
+def test_a_process_listens_to_sigterm_from_its_first_unit_on(packed: str, tmp_path: Path, monkeypatch) -> None:
+    """Before, the pool would print the exit's traceback, and there is nothing to clean up."""
+    job, source = plan(MODELS, config_of(packed))
+    monkeypatch.setattr(parallel, "_WORKER", None)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        parallel._start(job, source.path, str(tmp_path / "cache"), torch.get_num_threads())
+        assert signal.getsignal(signal.SIGTERM) == before
+        begun: list[Unit] = []
+        monkeypatch.setattr(Worker, "run", lambda self, unit: (begun.append(unit), signal.raise_signal(signal.SIGTERM)))
+        for unit in all_units(job):
+            with pytest.raises(SystemExit) as left:
+                parallel._run(unit)
+            assert left.value.code == EXIT_SAVED
+        assert len(begun) == 1 < len(all_units(job))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def worker_of(parent: int) -> int:
