@@ -7,11 +7,11 @@ every file. It is written under a temporary name, fsynced and renamed; only then
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ import torch
 from harness import __version__
 from harness.errors import CheckpointError
 from harness.files import whole
-from harness.train.durable import HashedFile, safetensors_pieces, sync_folder, write_durably
+from harness.train.durable import HashedFile, safetensors_pieces, sha256_of, sync_folder, write_durably
 
 MANIFEST = "manifest.json"
 TRAINING_STATE = "training_state.pt"
@@ -150,9 +150,11 @@ def verify(path: Path) -> dict[str, Any]:
         CheckpointError: a file is missing, torn or changed.
     """
     manifest = read_manifest(path)
+    with ThreadPoolExecutor() as pool:  # hashing takes longest of all that a run does to go on
+        checked = {name: pool.submit(sha256_of, path / name) for name in manifest["files"]}
     for name, expected in manifest["files"].items():
         try:
-            actual = hashlib.sha256((path / name).read_bytes()).hexdigest()
+            actual = checked[name].result()
         except OSError as error:
             raise CheckpointError(
                 f"{path / name}: cannot be read ({error.strerror}); use another checkpoint."
