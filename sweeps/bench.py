@@ -106,17 +106,16 @@ def _ranks(ask: Ask, console: Console) -> Any:
     from harness.train.bench_ranks import measure_ranks
 
     table = Table(
-        "recipe", "phase", "ranks", "batch a rank", "one /s", "all /s", "of linear", "work", "agreeing", title="Ranks"
+        *("recipe", "phase", "ranks", "batch a rank", "one /s", "all /s", "of linear", "work", "agreeing", "start s"),
+        title="Ranks",
     )
     figures = []
     for name, config in _configs(ask.recipes or ("superaugan-ffhq",), ask.changes).items():
         with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
             f = measure_ranks(name, config, Path(folder), ask.ranks, ask.batch_size or 4)
         numbers = (f.num_ranks, f.rank_batch, f"{f.one_patches_s:.2f}", f"{f.all_patches_s:.2f}")
-        shares = (f.efficiency, f.work_efficiency)
-        table.add_row(
-            f.recipe, f.phase, *map(str, numbers), *(f"{share:.0%}" for share in shares), f"{f.agreement_share:.3%}"
-        )
+        shares = (f"{f.efficiency:.0%}", f"{f.work_efficiency:.0%}", f"{f.agreement_share:.3%}")
+        table.add_row(f.recipe, f.phase, *map(str, numbers), *shares, f"{f.start_s:.1f}")
         figures.append({**asdict(f), "efficiency": f.efficiency, "agreement_share": f.agreement_share})
     console.print(table)
     return figures

@@ -44,6 +44,8 @@ class RanksFigure:
     """A single rank's processor time for a step over that of one of several: what is left when nobody waits."""
     agreement_s: float
     """Seconds of one agreement on whether to stop."""
+    start_s: float
+    """Seconds from the start of all ranks' processes to the end of their first iteration."""
 
     @property
     def efficiency(self) -> float:
@@ -78,6 +80,7 @@ def measure_ranks(
         all_patches_s=num_ranks * rank_batch / several["step_s"],
         work_efficiency=one["work_s"] / several["work_s"],
         agreement_s=several["agreement_s"],
+        start_s=several["start_s"],
     )
 
 
@@ -86,7 +89,8 @@ def _measure(
 ) -> dict[str, float]:
     task = folder / f"ranks_{num_ranks}.json"
     values = prepared(config, data, num_ranks * rank_batch)
-    task.write_text(json.dumps({"config": values, "steps": steps, "out": str(folder)}), encoding="utf-8")
+    told = {"config": values, "steps": steps, "out": str(folder), "begun": time.time()}
+    task.write_text(json.dumps(told), encoding="utf-8")
     common = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -112,7 +116,7 @@ def _measure(
 
 
 def work(task: str) -> None:
-    """One rank's part: prints the shortest time of a whole iteration, and of an agreement."""
+    """One rank's part: prints the shortest time of a whole iteration and of an agreement, and when the first ended."""
     values: dict[str, Any] = json.loads(Path(task).read_text(encoding="utf-8"))
     config = RunConfig.model_validate(values["config"])
     if not torch.cuda.is_available():
@@ -123,28 +127,29 @@ def work(task: str) -> None:
     ranks = Ranks(config, values["out"])
     phase = Phase(config, len(config.phases) - 1, Nets(config, ranks), ranks)
     try:
-        step_s, work_s = _shortest_iteration(phase, ranks, values["steps"])
-        agreement_s = _shortest_agreement(ranks)
+        figures = _time_iterations(phase, ranks, values["steps"], values["begun"])
+        figures["agreement_s"] = _shortest_agreement(ranks)
         if ranks.is_main:
-            print(json.dumps({"step_s": step_s, "work_s": work_s, "agreement_s": agreement_s}), flush=True)
+            print(json.dumps(figures), flush=True)
         ranks.barrier()
     finally:
         phase.close()
         ranks.close()
 
 
-def _shortest_iteration(phase: Phase, ranks: Ranks, steps: int) -> tuple[float, float]:
-    """The shortest wall time and the shortest processor time (all threads of this rank) of a whole iteration."""
+def _time_iterations(phase: Phase, ranks: Ranks, steps: int, begun: float) -> dict[str, float]:
+    """The shortest wall and processor time (all threads) of a whole iteration, and when the first had ended."""
     stream, meter = phase.patches(phase.first_step), Meter()
     first = phase.first_step + phase.config.generator_every - 1
-    times = []
+    times, ends = [], []
     for _ in range(_WARM_UP_STEPS + steps):
         begin, begin_work = time.perf_counter(), time.process_time()
         meter.add(train_step(phase, next(stream), first, log_norms=False))
         finish(ranks.device)
         times.append((time.perf_counter() - begin, time.process_time() - begin_work))
+        ends.append(time.time())
     wall, work = zip(*times[_WARM_UP_STEPS:])
-    return min(wall), min(work)
+    return {"step_s": min(wall), "work_s": min(work), "start_s": ends[0] - begun}
 
 
 def _shortest_agreement(ranks: Ranks) -> float:
