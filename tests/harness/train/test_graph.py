@@ -63,6 +63,8 @@ class Tape(TorchDispatchMode):
 
 
 def tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):  # most results: looking for leaves would take longer than the operation
+        return [value]
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
