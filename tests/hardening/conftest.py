@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,8 +92,18 @@ def recipe(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported generator."""
-    config = RunConfig.model_validate({**RECIPE, "generator": GENERATOR})
-    path = tmp_path_factory.mktemp("run") / "generator.safetensors"
+    return exported(tmp_path_factory.mktemp("run"), GENERATOR)
+
+
+@pytest.fixture(scope="session")
+def few_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported generator that is quickly told in other words."""
+    return exported(tmp_path_factory.mktemp("few"), {"name": "espcn", "num_channels": [8, 4]})
+
+
+def exported(folder: Path, generator: dict[str, Any]) -> Path:
+    config = RunConfig.model_validate({**RECIPE, "generator": generator})
+    path = folder / "generator.safetensors"
     metadata = {"harness": json.dumps({"step": 2, "config": config.model_dump(mode="json")})}
     write_weights(path, build_generator(config.generator, config.scale).state_dict(), metadata)
     return path

@@ -27,6 +27,7 @@ class Inputs:
     packed: Path
     recipe: Path
     generator: Path
+    few_layers: Path
     weights: str
 
 
@@ -36,11 +37,12 @@ def inputs(
     packed: Path,
     recipe: Path,
     generator: Path,
+    few_layers: Path,
     toy_weights: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Inputs:
     monkeypatch.setitem(bench._MEASURE, "data", lambda recipes, console: [{"what": "x" * 5000}])
-    return Inputs(photos, packed, recipe, generator, toy_weights)
+    return Inputs(photos, packed, recipe, generator, few_layers, toy_weights)
 
 
 def prepared(name: str, out: Path, inputs: Inputs) -> None:
@@ -66,7 +68,7 @@ def command(name: str, out: Path, inputs: Inputs) -> list[object]:
         "export basicsr": [*exported, "basicsr", "--out", out / "g.pth"],
         "export esrgan-old": [*exported, "esrgan-old", "--out", out / "g.pth"],
         "export safetensors": [*exported, "safetensors", "--out", out / "g.safetensors"],
-        "export onnx": [*exported, "onnx", "--out", out / "g.onnx"],
+        "export onnx": ["export", inputs.few_layers, "--format", "onnx", "--out", out / "g.onnx"],
         "score": ["score", "--sr", photos, "--hr", photos, "--json", out / "scores.json"],
         "bench": ["bench", "data", "--json", out / "figures.json"],
         "weights fetch": ["weights", "fetch", inputs.weights],
