@@ -7,10 +7,10 @@ does otherwise is not affected.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -43,13 +43,24 @@ def ddp_without_compiler() -> Iterator[None]:
         yield
         return
     _mark(getattr(DistributedDataParallel._inside_ddp_forward, "__wrapped__", None))
-    answer = SimpleNamespace(utils=SimpleNamespace(get_optimize_ddp_mode=lambda: "ddp_optimizer"))
-    vars(torch)["_dynamo"] = answer
+    utils = _Unimported("torch._dynamo.utils", get_optimize_ddp_mode=lambda: "ddp_optimizer")
+    answer = vars(torch)["_dynamo"] = _Unimported("torch._dynamo", utils=utils)
     try:
         yield
     finally:
         if vars(torch).get("_dynamo") is answer:
             del vars(torch)["_dynamo"]
+
+
+class _Unimported:
+    """Stands for a module: has what it was given, and imports the module for anything else."""
+
+    def __init__(self, name: str, **given: Any) -> None:
+        self._name = name
+        vars(self).update(given)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self._name), name)
 
 
 LeanAdam = _without_compiler(torch.optim.Adam)
