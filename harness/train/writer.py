@@ -42,7 +42,7 @@ class HostCopier:
 
     def _walk(self, value: Any, path: str, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> Any:
         if isinstance(value, torch.Tensor):
-            pairs.append((self._buffer(value, path), value.detach()))
+            pairs.append((self._buffer(value, path), value.detach() if value.requires_grad else value))
             return pairs[-1][0]
         if isinstance(value, dict):
             return {key: self._walk(item, f"{path}/{key}", pairs) for key, item in value.items()}
