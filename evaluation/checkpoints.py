@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import safetensors
 from evaluation.model import Model
 from harness.config import RunConfig, load_run_config
 from harness.errors import CheckpointError
+from harness.files import sha256_of
 from harness.schema import parse
 
 FINAL_WEIGHTS = "generator.safetensors"
@@ -44,29 +44,20 @@ def find_weights(model: Model, latest: bool) -> Weights:
     if (folder / _MANIFEST).exists():
         return _of_checkpoint(folder)
     if folder.is_file():
-        return Weights(folder, file_sha256(folder), _exported_config(folder))
+        return Weights(folder, sha256_of(folder), _exported_config(folder))
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such run; train it first, or remove model '{model.name}'.")
     if _state(folder) == "done":
         problem = _damage(folder / FINAL_WEIGHTS)
         if problem is None:
             config = load_run_config(folder / "config.yaml")
-            return Weights(folder, file_sha256(folder / FINAL_WEIGHTS), config)
+            return Weights(folder, sha256_of(folder / FINAL_WEIGHTS), config)
         return _of_newest(folder, [f"{problem} The newest good checkpoint is used."])
     if not latest:
         raise CheckpointError(
             f"{folder}: is not finished ({_progress(folder)}); wait, or set evaluate.latest for its newest checkpoint."
         )
     return _of_newest(folder, [f"{model.name}: not finished ({_progress(folder)}); its newest checkpoint is used."])
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _of_newest(folder: Path, notes: list[str]) -> Weights:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness.errors import InputError
@@ -15,6 +16,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _BROKEN = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN}
 """A disk's trouble, or that of the network it hangs on."""
 _numbers = itertools.count()
+_BLOCK_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
@@ -50,6 +52,26 @@ def write_text(path: Path, text: str) -> None:
     """Replaces a small text file, so that a reader sees the old or the new one, never half of it; raises as `whole`."""
     with whole(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def sha256_of(path: Path, progress: Callable[[int, int], None] | None = None) -> str:
+    """The sha256 of a file, read block by block into the same memory; other threads run meanwhile.
+
+    Args:
+        progress: is called with the bytes done and those of the file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest, block, done = hashlib.sha256(), memoryview(bytearray(_BLOCK_BYTES)), 0
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        while count := file.readinto(block):
+            digest.update(block[:count])
+            done += count
+            if progress:
+                progress(done, size)
+    return digest.hexdigest()
 
 
 def not_written(path: Path, error: OSError) -> Exception:

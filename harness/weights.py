@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import urllib.error
 import urllib.request
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from harness.errors import InputError
-from harness.files import not_written
+from harness.files import not_written, sha256_of
 
 FOLDER_VARIABLE = "HARNESS_WEIGHTS"
 _CHUNK_BYTES = 1 << 20
@@ -163,22 +162,11 @@ def _locate(weights: Weights) -> Status:
 def _checked(status: Status, progress: Progress | None) -> Status:
     if status.path is None or status.problem is not None:
         return status
-    found = _sha256(status.path, progress)
+    found = sha256_of(status.path, progress)
     if found == status.weights.sha256:
         return status
     mend = f"delete it and run `harness weights fetch {status.weights.name}`"
     return Status(status.weights, status.path, f"{status.path}: has sha256 {found[:16]}..., not the published; {mend}.")
-
-
-def _sha256(path: Path, progress: Progress | None = None) -> str:
-    digest, done, size = hashlib.sha256(), 0, path.stat().st_size
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            done += len(chunk)
-            if progress:
-                progress(done, size)
-    return digest.hexdigest()
 
 
 def fetch(name: str, folder: Path | None = None, progress: Progress | None = None) -> Path:
@@ -193,7 +181,7 @@ def fetch(name: str, folder: Path | None = None, progress: Progress | None = Non
     """
     weights = lookup(name)
     target = (folder or folders()[0]) / weights.file_name
-    if target.is_file() and _sha256(target) == weights.sha256:
+    if target.is_file() and sha256_of(target) == weights.sha256:
         return target
     if "SLURM_JOB_ID" in os.environ:
         raise InputError(
@@ -246,7 +234,7 @@ def _download(weights: Weights, file: IO[bytes], progress: Progress | None) -> N
 
 
 def _accept(weights: Weights, part: Path, target: Path) -> None:
-    found = _sha256(part)
+    found = sha256_of(part)
     if found != weights.sha256:
         part.unlink()
         raise InputError(

@@ -16,6 +16,7 @@ from harness.data.reading import CropReader, ShardFile, checksum, decode_payload
 from harness.data.sidecar import Description
 from harness.data.store import LocalStore, Store, open_store
 from harness.errors import DataError, InputError
+from harness.files import sha256_of
 
 if TYPE_CHECKING:
     from harness.data.cache import NodeCache
@@ -70,7 +71,7 @@ class Dataset:
         description = sidecar.read_description(content, store.name(sidecar.DESCRIPTION_NAME))
         store.pin(description.fingerprint)
         index_path = store.keep(sidecar.INDEX_NAME, description.index_sha256)
-        found = sidecar.sha256_of(index_path)
+        found = sha256_of(index_path)
         if found != description.index_sha256:
             raise DataError(
                 f"{store.name(sidecar.INDEX_NAME)}: does not match {sidecar.DESCRIPTION_NAME} beside it; "

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.errors import DataError
-from harness.files import whole
+from harness.files import sha256_of, whole
 
 VERSION = 1
 INDEX_NAME = "index.parquet"
@@ -150,15 +150,6 @@ def write_index(table: pa.Table, path: Path) -> None:
     """Writes an index in row groups, so that a single key is found without reading them all."""
     repeated = ["class", "split", "shard", "extension", "source"]
     pq.write_table(table, path, compression="zstd", use_dictionary=repeated, row_group_size=ROW_GROUP)
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def read_texts(path: Path, name: str, row_N: np.ndarray) -> list[str]:

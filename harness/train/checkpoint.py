@@ -22,8 +22,8 @@ import torch
 
 from harness import __version__
 from harness.errors import CheckpointError
-from harness.files import whole
-from harness.train.durable import HashedFile, safetensors_pieces, sha256_of, sync_folder, write_durably
+from harness.files import sha256_of, whole
+from harness.train.durable import HashedFile, safetensors_pieces, sync_folder, write_durably
 
 MANIFEST = "manifest.json"
 TRAINING_STATE = "training_state.pt"

@@ -71,19 +71,6 @@ def write_durably(path: Path, fill: Callable[[HashedFile], Any]) -> str:
     return hashed.sha256
 
 
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file, read block by block into the same memory; other threads run meanwhile.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    digest, block = hashlib.sha256(), memoryview(bytearray(_BLOCK_BYTES))
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(block):
-            digest.update(block[:count])
-    return digest.hexdigest()
-
-
 def sync_folder(path: Path) -> None:
     """Waits until the names in a folder are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

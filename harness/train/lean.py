@@ -8,6 +8,7 @@ does otherwise is not affected.
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,13 +23,15 @@ _MARKED = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
 def _without_compiler(build: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
     """The same optimiser, whose step (where a compiled one would be cut) and bookkeeping do not import the compiler."""
     for name in _MARKED:
-        _mark(getattr(torch.optim.Optimizer, name, None))
+        _mark(torch.optim.Optimizer, name)
     step: Any = getattr(build.step, "__wrapped__", build.step)
     return type(f"Lean{build.__name__}", (build,), {"step": torch.no_grad()(step)})
 
 
-def _mark(function: Any) -> None:
-    plain = getattr(function, "__wrapped__", None)
+def _mark(owner: type, name: str) -> None:
+    """Puts the answer on a method, beneath whatever is wrapped around it."""
+    method: Any = getattr(owner, name, None)
+    plain: Any = inspect.unwrap(method) if method is not None else None
     if plain is not None and not hasattr(plain, "__dynamo_disable"):
         plain.__dynamo_disable = plain
 
@@ -42,7 +45,7 @@ def ddp_without_compiler() -> Iterator[None]:
     if "torch._dynamo" in sys.modules:
         yield
         return
-    _mark(getattr(DistributedDataParallel._inside_ddp_forward, "__wrapped__", None))
+    _mark(DistributedDataParallel, "_inside_ddp_forward")
     utils = _Unimported("torch._dynamo.utils", get_optimize_ddp_mode=lambda: "ddp_optimizer")
     answer = vars(torch)["_dynamo"] = _Unimported("torch._dynamo", utils=utils)
     try:

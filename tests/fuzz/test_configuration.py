@@ -114,7 +114,7 @@ def test_any_override_is_taken_or_refused(key: str, value: str) -> None:
         "seed: !!int x",
         "seed: !!timestamp x",
         "seed: " + "9" * 5000,
-        "x: " + "[" * 600,  # deeper than Python goes; its reader takes the square of it
+        "x: " + "[" * 600,  # deeper than Python recurses
         "a: &a [*a]",
         "a: &a [1,1,1,1,1,1,1,1,1]\n"
         + "".join(f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefg", "bcdefgh")),

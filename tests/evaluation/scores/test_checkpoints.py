@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from evaluation.checkpoints import file_sha256, find_weights
+from evaluation.checkpoints import find_weights
 from evaluation.collect import evaluate
 from evaluation.config import EvaluateConfig
 from evaluation.model import Model
@@ -71,7 +72,8 @@ def packed(write_images, tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_finished_run_is_its_final_weights(tmp_path: Path, packed: str) -> None:
     run = write_run(tmp_path / "run", packed, "done", (10, 20))
     found = find_weights(Model("net", "checkpoint", str(run)), latest=False)
-    assert (found.path, found.sha256) == (run, file_sha256(run / "generator.safetensors"))
+    expected = hashlib.sha256((run / "generator.safetensors").read_bytes()).hexdigest()
+    assert (found.path, found.sha256) == (run, expected)
     assert not found.notes
 
 
