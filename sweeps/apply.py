@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import yaml
 
 from harness.config import RunConfig
+from harness.errors import InputError
 from slurm.job import Job
 from sweeps.config import SweepConfig, dump_sweep
 from sweeps.layout import RunsFolder, SweepFolder, create_private, link_model, read_json, write_atomically
@@ -56,8 +57,11 @@ def compare(old: Plan | None, new: Plan) -> Changes:
 
 
 def last_plan(folder: SweepFolder) -> Plan | None:
-    """The plan that the sweep's folder holds, if any."""
-    return read_plan(folder.plan) if folder.plan.exists() else None
+    """The plan that the sweep's folder holds; None where there is none, or none that this version can read."""
+    try:
+        return read_plan(folder.plan)
+    except InputError:  # `harness sweep` is what mends it
+        return None
 
 
 def left_runs(folder: SweepFolder, plan: Plan) -> dict[str, list[str]]:

@@ -11,7 +11,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from harness.errors import EXIT_DONE, InputError
+from harness.errors import EXIT_DONE, EXIT_WRONG_INPUT, InputError
+from harness.screen import complain
 from sweeps.control import find_sweep_folder
 from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.ledger import Ledger, sweep_ledger
@@ -141,8 +142,16 @@ def print_status(runs_dir: str | Path, name: str | None, *, watch: bool, console
     folders = [find_sweep_folder(runs_dir, name)] if name or watch else list(RunsFolder(Path(runs_dir)).sweeps())
     if not folders:
         raise InputError(f"{runs_dir}: holds no sweep; start one with `harness sweep`.")
+    code = EXIT_DONE
     for folder in folders:
-        plan = read_plan(folder.plan)
+        try:
+            plan = read_plan(folder.plan)
+        except InputError as error:
+            if len(folders) == 1:
+                raise
+            complain(f"error: {error}")  # the others are shown all the same
+            code = EXIT_WRONG_INPUT
+            continue
         status = follow_sweep(folder, plan, console, poll_s) if watch else sweep_status(folder.runs, plan, Queues())
         show_status(console, status, folder, plan)
-    return EXIT_DONE
+    return code

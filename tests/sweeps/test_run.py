@@ -187,6 +187,21 @@ def test_status_of_all_sweeps_and_of_one(sweep_file: Path, tmp_path: Path, evalu
     assert print_status(runs, "mine", watch=True, console=Printed()) == EXIT_DONE
 
 
+def test_sweep_mends_a_plan_that_cannot_be_read_and_status_shows_the_others(
+    sweep_file: Path, tmp_path: Path, evaluated: list[Evaluation], capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    for name in ("a", "b"):
+        run_sweep(sweep_file, overrides=[f"name={name}"], cluster="local", runs_dir=runs, console=Printed())
+    (runs / "a" / "plan.json").write_text("")  # as a crash of the machine leaves it
+    console = Printed()
+    assert print_status(runs, None, watch=False, console=console) == EXIT_WRONG_INPUT
+    assert "100%" in console.text, "b can be shown"
+    assert "run `harness sweep` again" in capsys.readouterr().err
+    code = run_sweep(sweep_file, overrides=["name=a"], cluster="local", runs_dir=runs, console=Printed())
+    assert code == EXIT_DONE and print_status(runs, None, watch=False, console=Printed()) == EXIT_DONE
+
+
 def test_edited_file_reports_what_is_new_and_gone(
     sweep_file: Path, tmp_path: Path, evaluated: list[Evaluation]
 ) -> None:
@@ -364,11 +379,11 @@ def test_what_left_the_file_in_an_earlier_edit_can_still_be_cancelled(
 def test_process_that_trains_a_phase_of_another_sweep_too_is_stopped_with_its_own_sweep(
     sweep_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for overrides in (["name=other", "axes=[]"], []):
+    for overrides in (["name=other", "axes=[]", "phases.1.iterations=51"], []):
         planned = plan_sweep(sweep_file, overrides, tmp_path / "runs")
         store(planned.sweep, planned.plan, planned.folder)
-    for key in planned.plan.phases:
-        claim(planned.folder.runs.phase(key))
+        for key in planned.plan.phases:
+            claim(planned.folder.runs.phase(key))
     stopped: list[Owner] = []
     monkeypatch.setattr(control, "_stop_process", stopped.append)
     console = Printed()
