@@ -90,17 +90,16 @@ def cancel_left(folder: SweepFolder, plan: Plan, console: Console) -> None:
 
 
 def cancel_phases(folder: SweepFolder, keys: Iterable[str], console: Console) -> None:
-    """Cancels phases that no other sweep under the same runs folder needs.
+    """Cancels phases that no other sweep at work under the same runs folder needs.
 
     Raises:
         InputError: a process here trains them together with others; it can only be stopped as a whole.
     """
     queues, runs = Queues(), folder.runs
-    needed = {key for other in runs.sweeps() if other.path != folder.path for key in _phases_of(other)}
     owners = {key: phase_state(runs.phase(key), queues).owner for key in keys}
     held = {key: owner for key, owner in owners.items() if owner is not None}
-    for key in [key for key in held if key in needed]:
-        console.print(f"{key}: another sweep needs it; left to that one", markup=False)
+    for key, other in _needed_elsewhere(folder, held, queues, console).items():
+        console.print(f"{key}: another sweep needs it ({other}); left to that one", markup=False, soft_wrap=True)
         del held[key]
     cancel_jobs([owner for owner in held.values() if owner.job_id])
     rest = [key for key in _phases_of(folder) if key not in owners]
@@ -110,6 +109,33 @@ def cancel_phases(folder: SweepFolder, keys: Iterable[str], console: Console) ->
             raise InputError(f"{owner.shown} trains these together with {others[0]}; cancel the whole sweep instead.")
         _stop_process(owner)
     console.print(f"cancelled {len(held)} phases; `harness sweep` goes on with what had begun", markup=False)
+
+
+def _needed_elsewhere(folder: SweepFolder, held: Iterable[str], queues: Queues, console: Console) -> dict[str, str]:
+    """Those of the phases `held` that another sweep at work needs -> its name.
+
+    One that was cancelled itself needs nothing: of two sweeps, the second to be cancelled stops what both share.
+    """
+    found: dict[str, str] = {}
+    for other in folder.runs.sweeps():
+        if other.path == folder.path:
+            continue
+        try:
+            phases = _phases_of(other)
+        except InputError as error:
+            console.print(f"note: {error}", markup=False, soft_wrap=True)
+            continue
+        shared = [key for key in phases if key in set(held)]
+        if shared and _is_at_work(other, [key for key in phases if key not in shared], queues):
+            found |= dict.fromkeys(shared, other.name)
+    return found
+
+
+def _is_at_work(folder: SweepFolder, own: Iterable[str], queues: Queues) -> bool:
+    """Whether an evaluation of the sweep, or one of its `own` phases, is in a queue or being worked on."""
+    if evaluation_jobs(folder, queues):
+        return True
+    return any(phase_state(folder.runs.phase(key), queues).owner is not None for key in own)
 
 
 def _phases_of(folder: SweepFolder) -> list[str]:

@@ -31,7 +31,7 @@ from sweeps import queues as queues_module
 from sweeps.apply import claim_phases, store
 from sweeps.cluster import submit_plan
 from sweeps.config import SweepConfig
-from sweeps.control import cancel_phases
+from sweeps.control import cancel_phases, cancel_sweep
 from sweeps.evaluate import evaluate_here, evaluation_of
 from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.owner import Owner, this_process
@@ -287,14 +287,45 @@ def test_phase_that_another_sweep_needs_is_told_of_only_where_somebody_has_it(
 ) -> None:
     plan = plan_of(SEEDS)
     store(sweep_of(SEEDS), plan, sweep_folder)
-    store(sweep_of(SEEDS), plan, sweep_folder.runs.sweep("other"))
+    other = sweep_folder.runs.sweep("other")
+    store(sweep_of(SEEDS), plan, other)
     submit_plan(plan, sweep_folder, PROFILE, fresh())
+    submit_plan(plan, other, PROFILE, fresh())
     pretrain, *last = plan.phases
     finish(pretrain)
     console = Console(file=io.StringIO(), width=200)
     cancel_phases(sweep_folder, plan.phases, console)
     told = [line.partition(":")[0] for line in console.file.getvalue().splitlines() if "another sweep" in line]  # type: ignore[attr-defined]
     assert told == last and queue.cancelled == []
+
+
+def test_phase_of_two_sweeps_is_cancelled_with_the_second_of_them(
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue
+) -> None:
+    one, two = plan_of(SEEDS), plan_of({**SEEDS, "values": [2, 3]})
+    other = sweep_folder.runs.sweep("t")
+    for plan, folder in ((one, sweep_folder), (two, other)):
+        store(sweep_of(SEEDS), plan, folder)
+        submit_plan(plan, folder, PROFILE, fresh())
+    shared = next(key for key in list(one.phases)[1:] if key in two.phases)
+    cancel_sweep(sweep_folder, [], QUIET)
+    assert [states(two, other)[place] for place in (0, 1, 2)] == ["queued"] * 3, "the other sweep needs two of them"
+    assert phase_states(sweep_folder.runs, one, fresh())[shared].state == "queued"
+    cancel_sweep(other, [], QUIET)
+    assert queue.jobs == {}, "nobody needs them any more"
+
+
+def test_plan_of_another_sweep_that_cannot_be_read_keeps_nothing_from_being_cancelled(
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue
+) -> None:
+    plan = plan_of(SEEDS)
+    damaged = sweep_folder.runs.sweep("damaged")
+    for folder in (sweep_folder, damaged):
+        store(sweep_of(SEEDS), plan, folder)
+    submit_plan(plan, sweep_folder, PROFILE, fresh())
+    damaged.plan.write_text("")
+    cancel_sweep(sweep_folder, [], QUIET)
+    assert queue.jobs == {}
 
 
 SHARED = ClusterProfile(name="test", executor="slurm", max_parallel=3)
