@@ -17,7 +17,7 @@ from sweeps.lock import Claim, claim
 from sweeps.owner import JobAlive, Owner
 from sweeps.paths import absolute_within, with_absolute_paths
 from sweeps.plan import Plan, plan_json, read_plan
-from sweeps.state import PhaseState, blocked, phase_state
+from sweeps.state import PhaseState, blocked, phase_state, unless_ended
 
 RUN_FILE = "run.yaml"
 TRAIN_TARGET = "harness.train.job:main"
@@ -82,7 +82,7 @@ def store(sweep: SweepConfig, plan: Plan, folder: SweepFolder) -> None:
     Run files of finished phases are left as they are; those of others may change in how the run is watched. All
     folders can be entered by their owner alone.
     """
-    for place in (folder.runs.root, folder.runs.root / "phases", folder.path, folder.models):
+    for place in (folder.runs.root, folder.runs.phases, folder.path, folder.models):
         create_private(place)
     for key, config in plan.configs.items():
         if not (folder.runs.phase(key) / "generator.safetensors").exists():
@@ -138,7 +138,7 @@ def claim_phases(runs: RunsFolder, keys: Iterable[str], job_alive: JobAlive) -> 
     claims = Claims()
     for key in keys:
         folder = runs.phase(key)
-        result = claim(folder, job_alive=job_alive)
+        result = claim(folder, job_alive=unless_ended(folder, job_alive))
         if isinstance(result, Owner):
             claims.others[key] = result
         elif phase_state(folder, job_alive).state == "done":

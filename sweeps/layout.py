@@ -21,8 +21,12 @@ class RunsFolder:
 
     root: Path
 
+    @property
+    def phases(self) -> Path:
+        return self.root / PHASES
+
     def phase(self, key: str) -> Path:
-        return self.root / PHASES / key
+        return self.phases / key
 
     def sweep(self, name: str) -> SweepFolder:
         return SweepFolder(self, self.root / name)

@@ -55,6 +55,7 @@ def phase_state(folder: Path, job_alive: JobAlive) -> PhaseState:
     said, ending = status.get("state"), read_ending(folder)
     if said == "done" and (folder / "generator.safetensors").is_file():
         return PhaseState("done", None, status, ending)
+    job_alive = unless_ended(folder, job_alive)
     owner = holder(folder, job_alive) or submitted_job(folder, job_alive)
     if said == "running" and (owner is not None or _trainer_lives(status)):
         return PhaseState("running", owner, status, ending)
@@ -94,12 +95,27 @@ def unfinished(states: Iterable[PhaseState]) -> int:
 
 
 def submitted_job(folder: Path, job_alive: JobAlive) -> Owner | None:
-    """The SLURM job noted in the folder, if it lives: a submitter may have died before it handed its claim over."""
+    """The SLURM job noted in the folder, if it lives: a submitter may have died before it handed its claim over.
+
+    Where nobody can tell, it lives: a controller that is away for a moment ends nothing.
+    """
     note = _read_note(folder)
     if note is None or note.executor != "slurm":
         return None
     owner = Owner("", 0, "", note.job_id, note.slurm_conf)
-    return owner if job_alive(owner) else None
+    return None if unless_ended(folder, job_alive)(owner) is False else owner
+
+
+def unless_ended(folder: Path, job_alive: JobAlive) -> JobAlive:
+    """`job_alive`; but where nobody can tell, a job that noted in the folder that it left for good is gone."""
+
+    def known(owner: Owner) -> bool | None:
+        alive = job_alive(owner)
+        ending = read_ending(folder) if alive is None else None
+        left = ending is not None and ending.job_id == owner.job_id and ending.outcome != "back"
+        return False if left else alive
+
+    return known
 
 
 def _left_without_a_word(folder: Path) -> bool:

@@ -18,7 +18,7 @@ from slurm.submission import NOTE
 from sweeps.lock import claim
 from sweeps.owner import Owner
 from sweeps.plan import Plan
-from sweeps.state import PhaseState, blocked, last_error_line, note_failure, phase_state
+from sweeps.state import PhaseState, blocked, last_error_line, note_failure, phase_state, submitted_job
 
 WriteStatus = Callable[..., None]
 
@@ -29,6 +29,10 @@ def alive(owner: Owner) -> bool:
 
 def gone(owner: Owner) -> bool:
     return False
+
+
+def silent(owner: Owner) -> None:
+    """A cluster that does not answer."""
 
 
 def submit(folder: Path, executor: str = "slurm") -> None:
@@ -136,6 +140,20 @@ def test_note_of_the_last_job_decides_where_the_trainer_could_not(
     note_ending(tmp_path, Ending(job_id, 137, outcome, "why"))
     assert phase_state(tmp_path, gone).state == state
     assert phase_state(tmp_path, alive).state in ("queued", "running"), "it is in the queue again"
+
+
+@pytest.mark.parametrize(("outcome", "state"), [("back", "queued"), ("left", "saved"), ("failed", "failed")])
+def test_job_that_nobody_can_ask_about_lives_unless_it_noted_that_it_left_for_good(
+    tmp_path: Path, write_status: WriteStatus, outcome: Outcome, state: str
+) -> None:
+    submit(tmp_path)
+    write_status(tmp_path, state="saved")
+    claim(tmp_path, Owner("", 0, "", "5"))
+    assert submitted_job(tmp_path, silent) is not None and phase_state(tmp_path, silent).state == "queued"
+    note_ending(tmp_path, Ending("4", 1, outcome, "an earlier job"))
+    assert phase_state(tmp_path, silent).state == "queued"
+    note_ending(tmp_path, Ending("5", 1, outcome, "why"))
+    assert phase_state(tmp_path, silent).state == state
 
 
 def test_last_error_line_is_the_trainers_and_slurms_only_without_one(tmp_path: Path) -> None:
