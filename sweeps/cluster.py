@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from slurm.job import Job
@@ -10,6 +11,7 @@ from slurm.profile import ClusterProfile
 from sweeps.apply import claim_phases, jobs_for, pending, ready
 from sweeps.evaluate import evaluation_of
 from sweeps.layout import SweepFolder
+from sweeps.lock import alone
 from sweeps.owner import Owner
 from sweeps.plan import Plan
 from sweeps.queues import Queues, cancel_jobs
@@ -38,12 +40,23 @@ def submit_plan(
     *,
     retry_failed: bool = False,
     hold: bool = False,
+    on_wait: Callable[[Owner], None] = lambda other: None,
 ) -> Submitted:
     """Submits every phase that is not finished and that nobody has, parents before children.
+
+    One process at a time does so under a runs folder; another waits, and finds the jobs of the first in the queue.
+    `on_wait` is told for whom.
 
     Raises:
         ClusterError: sbatch refused.
     """
+    with alone(folder.runs.phases, on_wait):
+        return _submit(plan, folder, profile, queues, retry_failed, hold)
+
+
+def _submit(
+    plan: Plan, folder: SweepFolder, profile: ClusterProfile, queues: Queues, retry_failed: bool, hold: bool
+) -> Submitted:
     states = phase_states(folder.runs, plan, queues)
     queued = _queued_jobs(states)
     keys = ready(plan, pending(plan, states, retry_failed=retry_failed), states, queued)

@@ -13,7 +13,8 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -66,9 +67,30 @@ def claim(folder: Path, owner: Owner | None = None, job_alive: JobAlive = lambda
         current = _read(lock, number)
         if current is not None and _lives(lock, number, current, job_alive):
             return current
+        if _read(lock, number) != current:  # handed over just now, by a process that is gone since
+            continue
         if _make(lock, number + 1, owner):
             _forget_old(lock, number + 1)
             return Claim(lock / _name(number + 1), owner)
+
+
+@contextmanager
+def alone(folder: Path, on_wait: Callable[[Owner], None] = lambda other: None, poll_s: float = 0.2) -> Iterator[None]:
+    """Waits until no other process holds what lies in `folder`, and holds it over the block.
+
+    `on_wait` is called for each process that is waited for.
+    """
+    told = None
+    while isinstance(held := claim(folder), Owner):
+        if held != told:
+            told = held
+            on_wait(held)
+        time.sleep(poll_s)
+    try:
+        with Heartbeat(lambda: [held]):
+            yield
+    finally:
+        held.release()
 
 
 def holder(folder: Path, job_alive: JobAlive = lambda job: None) -> Owner | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SAVED, EXIT_WRONG_INPUT, InputError
+from harness.screen import say
 from slurm.profile import ClusterProfile, load_profile
 from sweeps.apply import Changes, compare, last_plan, store
 from sweeps.cluster import Submitted, submit_plan
@@ -180,7 +181,14 @@ def _on_this_machine(planned: Planned, profile: ClusterProfile, retry_failed: bo
 def _on_slurm(planned: Planned, profile: ClusterProfile, detach: bool, retry_failed: bool, console: Console) -> int:
     plan, folder = planned.plan, planned.folder
     queues = Queues()
-    submitted = submit_plan(plan, folder, profile, queues, retry_failed=retry_failed)
+    submitted = submit_plan(
+        plan,
+        folder,
+        profile,
+        queues,
+        retry_failed=retry_failed,
+        on_wait=lambda other: say(console, f"waiting for {other.shown}, which is submitting to {folder.runs.root}"),
+    )
     _tell_submitted(submitted, console)
     if detach:
         console.print(f"follow with: harness status --watch --runs {folder.runs.root}", markup=False, soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -188,6 +189,34 @@ def test_phase_that_a_process_trains_cannot_be_waited_for_by_a_job(
     submitted = submit_plan(plan, sweep_folder, PROFILE, fresh())
     assert submitted.phases == ()
     assert submitted.elsewhere == {pretrain: this_process()}
+
+
+def test_of_two_submissions_at_once_the_second_finds_the_jobs_of_the_first(
+    plan_of: PlanOf,
+    sweep_of: SweepOf,
+    sweep_folder: SweepFolder,
+    queue: FakeQueue,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = plan_of(SEEDS)
+    store(sweep_of(SEEDS), plan, sweep_folder)
+    submitting = threading.Event()
+
+    def slowly(*args: Any, **more: Any) -> dict[str, Submission]:
+        submitting.set()
+        time.sleep(0.5)
+        return queue.submit(*args, **more)
+
+    monkeypatch.setattr(cluster, "submit", slowly)
+    first = threading.Thread(target=submit_plan, args=(plan, sweep_folder, PROFILE, fresh()))
+    first.start()
+    assert submitting.wait(10)
+    waited_for: list[Owner] = []
+    second = submit_plan(plan, sweep_folder, PROFILE, fresh(), on_wait=waited_for.append)
+    first.join()
+    assert waited_for == [this_process()], "nobody waits without a word"
+    assert [len(jobs) for jobs, _ in queue.submitted] == [4, 0], "one evaluation, too"
+    assert {owner.job_id for owner in second.elsewhere.values()} == {"1", "2", "3"}
 
 
 def test_refused_submission_leaves_no_claim_behind(

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,37 @@ def test_late_release_does_not_free_what_another_took_over(tmp_path: Path) -> No
     old.release()
     assert holder(tmp_path) == this_process()
     assert new.holds and not old.holds
+
+
+def test_claim_handed_over_by_a_process_that_left_at_once_is_not_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, job = take(tmp_path), Owner("", 0, "", "5")
+
+    def look(owner: Owner, *rest: object) -> bool:
+        """Finds the process gone, which handed its claim over after it was read."""
+        if owner != job:
+            held.hand_over(job)
+        return owner == job
+
+    monkeypatch.setattr(lock_module, "is_alive", look)
+    assert claim(tmp_path, ELSEWHERE) == job
+
+
+def test_one_process_after_the_other_is_alone(tmp_path: Path) -> None:
+    code = f"""
+import sys, time
+from pathlib import Path
+from sweeps.lock import alone
+place = Path({str(tmp_path)!r})
+with alone(place, poll_s=0.01):
+    began = time.monotonic()
+    time.sleep(0.3)
+    print(began, time.monotonic())
+"""
+    children = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    times = sorted(tuple(map(float, child.communicate(timeout=30)[0].split())) for child in children)
+    assert all(ended <= began for (_, ended), (began, _) in pairwise(times)), times
 
 
 def test_old_claims_do_not_pile_up(tmp_path: Path) -> None:
