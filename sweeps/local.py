@@ -62,6 +62,8 @@ def train_here(
                 else:
                     on_poll()
                     time.sleep(_WAIT_S)
+            except KeyboardInterrupt:  # while it waits: the supervisor takes the signal itself
+                return LocalOutcome(True, tuple(failed))
             finally:
                 _release(claims, list(claims))
 

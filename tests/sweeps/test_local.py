@@ -20,6 +20,7 @@ from sweeps.apply import store
 from sweeps.config import SweepConfig, dump_sweep
 from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.local import train_here
+from sweeps.lock import claim
 from sweeps.plan import Plan
 from sweeps.queues import Queues
 from sweeps.status import sweep_status
@@ -90,6 +91,7 @@ from sweeps.config import load_sweep
 from sweeps.grid import expand
 from sweeps.layout import RunsFolder
 from sweeps.local import train_here
+from sweeps.lock import claim
 from sweeps.plan import Identify, make_plan
 from slurm.profile import ClusterProfile
 from pathlib import Path
@@ -152,6 +154,20 @@ def test_interrupted_sweep_frees_its_claims_and_goes_on_later(
     process.communicate(timeout=30)
     states = sweep_status(RunsFolder(sweep_folder.runs.root), plan, Queues()).states
     assert {state.state for state in states.values()} <= {"saved", "missing"}
+
+
+def test_interrupt_while_others_train_leaves_as_saved(
+    sweep_of: SweepOf, plan_of: PlanOf, sweep_folder: SweepFolder
+) -> None:
+    plan = plan_of()
+    store(sweep_of(), plan, sweep_folder)
+    for key in plan.phases:
+        claim(sweep_folder.runs.phase(key))
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    assert train_here(plan, sweep_folder, PROFILE, on_poll=interrupt).interrupted
 
 
 def _wait_for(condition: Callable[[], Any], timeout_s: float = 20) -> None:
