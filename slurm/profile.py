@@ -128,6 +128,10 @@ class ClusterProfile(BaseModel):
             )
         if self.executor == "local" and self.nodes != 1:
             raise ValueError(f"nodes {self.nodes} with executor local; use nodes 1, or executor slurm")
+        if self.executor == "local":
+            skipped = [key for key in _SLURM_ONLY if getattr(self, key) != type(self).model_fields[key].default]
+            if skipped:
+                raise ValueError(f"{skipped[0]} is for SLURM alone; write executor: slurm, or leave it out")
         if self.executor == "slurm" and self.signal_s >= 60 * self.time_min:
             raise ValueError(f"signal_s {self.signal_s} is not before the time limit of {self.time_min} min; lower it")
         return self
@@ -141,6 +145,11 @@ class ClusterProfile(BaseModel):
         return self.nodes * self.ranks_per_node
 
 
+# What the supervisor of this machine would skip without a word.
+_SLURM_ONLY = (
+    *("partition", "account", "qos", "constraint", "memory_gb", "time_min", "signal_s", "setup", "options"),
+    *("shared", "slurm_conf"),
+)
 # Options that the launcher decides: changing them would break stopping, logs or the job's shape.
 _OWN_OPTIONS = frozenset(
     [

@@ -62,6 +62,8 @@ def test_auto_is_slurm_where_a_controller_answers(monkeypatch, tmp_path):
         ("executor: slurm\noptions: {'mail type': END}\n", "'mail type' is not the long name of an sbatch option"),
         ("executor: slurm\ngpus_per_node: 4\ntasks_per_node: 2\n", "a task has one GPU; leave tasks_per_node out"),
         ("executor: local\nnodes: 2\n", "nodes 2 with executor local; use nodes 1, or executor slurm"),
+        ("partition: gpu\n", "partition is for SLURM alone; write executor: slurm, or leave it out"),
+        ("executor: local\nsetup: [module load cuda]\n", "setup is for SLURM alone"),
         ("executor: slurm\ntime_min: 1\n", "signal_s 90 is not before the time limit of 1 min; lower it"),
         ("- a\n", "expected keys and values"),
         ("a: [\n", "is not valid YAML"),
