@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal
 
-from slurm.errors import EXIT_DONE, EXIT_SAVED, has_died
+from slurm.errors import EXIT_DONE, EXIT_SAVED, ClusterError, has_died
 from slurm.job import Job, check_jobs, make_private, write_payload
 from slurm.launch import payload_of
 from slurm.profile import ClusterProfile
@@ -64,8 +64,8 @@ class _Running:
 class Supervisor:
     """Runs `jobs` in their order, `max_parallel` at a time; each is started again after a 75 or a death, bounded.
 
-    Use `run()`, or as a context manager `poll()` until it returns False. Leaving the context leaves no rank behind. A
-    death of the supervisor itself, even by SIGKILL, is noticed by the ranks: they save and leave.
+    Use `run()`, or as a context manager `poll()` until it returns False. Leaving the context lets the ranks save, and
+    leaves none behind. A death of the supervisor itself, even by SIGKILL, is noticed by the ranks: they save and leave.
     """
 
     def __init__(self, jobs: Sequence[Job], profile: ClusterProfile, folder: Path, *, stop_timeout_s: float = 60):
@@ -79,6 +79,7 @@ class Supervisor:
         """Whether a signal or `stop` ended it before the jobs were through."""
         self._running: dict[str, _Running] = {}
         self._ids = {job.name: f"local-{secrets.token_hex(4)}" for job in jobs}
+        self._asked_to_stop = False
         self._interrupts = 0
         self._kill_all_at = float("inf")
 
@@ -86,6 +87,9 @@ class Supervisor:
         """Runs until every job has ended, or until a signal; `on_poll` is called several times a second.
 
         SIGINT and SIGTERM stop the jobs: they save and leave, and are `stopped`. A second SIGINT kills them.
+
+        Raises:
+            ClusterError: the profile's Python or container cannot be started.
         """
         with self:
             while self.poll():
@@ -98,7 +102,7 @@ class Supervisor:
 
     def poll(self) -> bool:
         """Notices what ended and starts what can start; False once every job has ended."""
-        if self._interrupts and not self.interrupted:
+        if self._asked_to_stop and not self.interrupted:
             self.stop()
         if self._interrupts > 1 or time.monotonic() > self._kill_all_at:
             self._kill_all()
@@ -126,17 +130,17 @@ class Supervisor:
 
     def __exit__(self, *_: object) -> None:
         try:
-            if self._running:
-                self._kill_all()
-                while self._running:
-                    self.poll()
+            if self._running:  # an error: whatever it is, it must not cost what the jobs have not saved yet
+                self.stop()
+                while self.poll():
                     time.sleep(_POLL_S)
         finally:
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._interrupts += 1
+        self._asked_to_stop = True
+        self._interrupts += number == signal.SIGINT  # `harness cancel` may well be called twice
 
     def _block_orphaned(self) -> None:
         for name, state in self.states.items():
@@ -180,15 +184,19 @@ class Supervisor:
             open(own / f"{self._ids[name]}_{rank}_log.out", "ab") as output,
             open(own / f"{self._ids[name]}_{rank}_log.err", "ab") as errors,
         ):
-            # A session of its own: Ctrl-C reaches the supervisor alone, which then asks the ranks once.
-            return subprocess.Popen(
-                [*command, str(own / "payload.json")],
-                env=self._rank_environment(name, rank, port, slot),
-                stdin=subprocess.PIPE,  # closes when the supervisor ends, which the rank watches
-                stdout=output,
-                stderr=errors,
-                start_new_session=True,
-            )
+            try:
+                # A session of its own: Ctrl-C reaches the supervisor alone, which then asks the ranks once.
+                return subprocess.Popen(
+                    [*command, str(own / "payload.json")],
+                    env=self._rank_environment(name, rank, port, slot),
+                    stdin=subprocess.PIPE,  # closes when the supervisor ends, which the rank watches
+                    stdout=output,
+                    stderr=errors,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                why = f"{command[0]}: cannot be started ({error.strerror})"
+                raise ClusterError(f"{why}; mend python or container of the profile '{self.profile.name}'.") from None
 
     def _rank_environment(self, name: str, rank: int, port: int, slot: int) -> dict[str, str]:
         environment = client_variables(None)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from slurm.errors import ClusterError
 from slurm.job import Job
 from slurm.local import Supervisor
 from slurm.profile import ClusterProfile
@@ -129,7 +130,7 @@ def supervising(tmp_path):
         "states = Supervisor([job], ClusterProfile(tasks_per_node=2), Path(sys.argv[1]) / 'slurm').run()\n"
         "print(states['a'].state, states['a'].exit_code, flush=True)\n"
     )
-    job = counting(tmp_path, steps=100000)
+    job = counting(tmp_path, steps=100000, save_s=1)
     words = [sys.executable, "-c", script, str(job.folder), job.argument]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
     wait_for(lambda: min(count(tmp_path, rank=rank) for rank in (0, 1)) >= 3)
@@ -145,6 +146,33 @@ def test_an_interrupt_stops_the_ranks_which_save_first(supervising, tmp_path, nu
     for rank in (0, 1):
         assert (tmp_path / "a" / f"saved_{rank}").read_text() == str(count(tmp_path, rank=rank))
         assert not is_alive(starts(tmp_path, rank=rank)[0]["pid"])
+
+
+def test_asking_twice_to_stop_kills_nobody_who_is_saving(supervising, tmp_path):
+    for _ in range(3):
+        supervising.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+    assert supervising.communicate(timeout=20)[0].split() == ["stopped", "75"]
+    assert all((tmp_path / "a" / f"saved_{rank}").exists() for rank in (0, 1))
+
+
+def test_an_error_while_it_watches_lets_the_ranks_save(tmp_path):
+    def show(states):
+        if count(tmp_path) >= 5:
+            raise BrokenPipeError("whoever read the output is gone")
+
+    supervisor = Supervisor([counting(tmp_path, steps=100000)], ClusterProfile(), tmp_path / "slurm")
+    with pytest.raises(BrokenPipeError):
+        supervisor.run(show)
+    assert (tmp_path / "a" / "saved_0").read_text() == str(count(tmp_path))
+    assert not is_alive(starts(tmp_path)[0]["pid"])
+
+
+@pytest.mark.parametrize("what", [{"python": "/no/such/python"}, {"container": ["no-such-container", "exec"]}])
+def test_a_python_that_is_not_there_is_told_as_the_profiles(tmp_path, what):
+    supervisor = Supervisor([counting(tmp_path)], ClusterProfile(name="mine", **what), tmp_path / "slurm")
+    with pytest.raises(ClusterError, match=r"no.such-?.*: cannot be started .*mend python or container .* 'mine'"):
+        supervisor.run()
 
 
 def test_a_killed_supervisor_leaves_no_rank_behind(supervising, tmp_path):
