@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Literal
 
 from slurm.errors import EXIT_DONE, EXIT_SAVED, ClusterError, has_died
+from slurm.gpus import gpus_of_slot
 from slurm.job import Job, check_jobs, make_private, write_payload
 from slurm.launch import payload_of
 from slurm.profile import ClusterProfile
@@ -202,7 +203,7 @@ class Supervisor:
         environment = client_variables(None)
         gpus = self.profile.gpus_per_node
         if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu) for gpu in range(slot * gpus, (slot + 1) * gpus))
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus_of_slot(slot, gpus))
         return environment | {
             "SUBMITIT_EXECUTOR": "local",
             "SUBMITIT_LOCAL_JOB_ID": self._ids[name],

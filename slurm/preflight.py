@@ -13,6 +13,7 @@ from pathlib import Path
 
 from slurm.batches import Batch
 from slurm.errors import ClusterError
+from slurm.gpus import allowed_gpus, gpus_here
 from slurm.job import Job
 from slurm.launch import make_executor, task_command
 from slurm.profile import ClusterProfile
@@ -81,20 +82,13 @@ def _folder(folder: Path, need_gb: float) -> Iterator[str]:
         yield f"{existing}: has {free_gb:.1f} GiB free, the runs need about {need_gb:.1f}; free some, or give another."
 
 
-def gpus_here() -> int | None:
-    """How many GPUs this machine has; None where there are some that no device file counts."""
-    dev = Path("/dev")
-    nvidia = [device for device in dev.glob("nvidia*") if device.name.removeprefix("nvidia").isdecimal()]
-    uncounted = any((dev / name).exists() for name in ("kfd", "dxg"))  # AMD's, and those of a Windows host
-    return len(nvidia) if nvidia or not uncounted else None
-
-
 def _own_gpus(profile: ClusterProfile, there: int | None) -> Iterator[str]:
     wanted = profile.gpus_per_node * profile.max_parallel
     if there is not None and wanted > there:
         asked = f"gpus_per_node {profile.gpus_per_node} x max_parallel {profile.max_parallel}"
         has = there or "none"
-        yield f"profile '{profile.name}': {asked} GPUs are wanted here, but this machine has {has}; lower one of them."
+        who = "this machine has" if allowed_gpus() is None else "CUDA_VISIBLE_DEVICES leaves"
+        yield f"profile '{profile.name}': {asked} GPUs are wanted here, but {who} {has}; lower one of them."
 
 
 def _slurm(
