@@ -64,6 +64,7 @@ def expand(sweep: SweepConfig, classes_of: ClassesOf, source: str = "the sweep")
     kept = [point for point in points if not any(_matches(rule, dict(point.labels)) for rule in sweep.exclude)]
     if not kept:
         raise InputError(f"{source}: exclude leaves no run of {len(points)}; remove a rule.")
+    _check_settings(sweep, kept, source)
     runs = [_run(sweep, base, point, classes_of, source) for point in kept]
     _check_names(runs, source)
     return runs
@@ -235,6 +236,17 @@ def _check_axis_names(axes: tuple[AxisConfig, ...], source: str) -> None:
         raise InputError(f"{source}: two axes are named '{twice}'; rename one.")
     if sum(axis.per_class is not None for axis in flat) > 1:
         raise InputError(f"{source}: two axes go over the classes; keep one per_class axis.")
+
+
+def _check_settings(sweep: SweepConfig, points: list[_Choice], source: str) -> None:
+    """Nothing that is given may be without effect: runs would be called by what they were not trained with."""
+    given = [[key for key, _ in point.settings] for point in points]
+    twice = next((key for keys in given for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise InputError(f"{source}: two axes give '{twice}', of which one would have no effect; leave it to one.")
+    for wanted in sweep.set:
+        if all(any(f"{wanted}.".startswith(f"{key}.") for key in keys) for keys in given):
+            raise InputError(f"{source}: '{wanted}' is set, but an axis gives every run its own; change that axis.")
 
 
 def _check_excludes(sweep: SweepConfig, points: list[_Choice], source: str) -> None:

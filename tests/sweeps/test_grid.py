@@ -82,10 +82,30 @@ def test_excludes_match_labels_and_lists_of_labels(sweep_of: SweepOf) -> None:
 
 
 def test_axes_come_after_set_and_set_after_the_recipe(sweep_of: SweepOf) -> None:
-    runs = runs_of(sweep_of(SEEDS, set={"seed": 9, "ema_decay": 0.5}))
-    assert [run.config.seed for run in runs] == [0, 1, 2]
+    axis = {"name": "seed", "settings": {"one": {"seed": 1}, "as set": {}}}
+    runs = runs_of(sweep_of(axis, set={"seed": 9, "ema_decay": 0.5}))
+    assert [run.config.seed for run in runs] == [1, 9]
     assert {run.config.ema_decay for run in runs} == {0.5}
     assert [run.config.seed for run in runs_of(sweep_of())] == [0], "the recipe itself was changed"
+
+
+@pytest.mark.parametrize(
+    ("axes", "given", "said"),
+    [
+        ([SEEDS], {"seed": 9}, "'seed' is set, but an axis gives every run its own; change that axis"),
+        (
+            [{"name": "net", "key": "generator", "values": {"small": {"name": "srcnn"}}}],
+            {"generator.num_blocks": 2},
+            "'generator.num_blocks' is set, but",
+        ),
+        ([SEEDS, {"name": "again", "settings": {"a": {"seed": 7}, "b": {}}}], {}, "two axes give 'seed', of which one"),
+    ],
+)
+def test_setting_that_no_run_would_have_is_refused(
+    sweep_of: SweepOf, axes: list[dict[str, Any]], given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        runs_of(sweep_of(*axes, set=given))
 
 
 def test_data_replaces_the_path_of_every_source_and_keeps_their_filters(
