@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from harness.config import PhaseConfig, RunConfig, pretrained_networks
@@ -20,16 +21,23 @@ _BYTES_A_NUMBER = 4
 
 
 def preflight(plan: Plan, folder: SweepFolder, profile: ClusterProfile) -> list[str]:
-    """Every reason why the plan cannot run on this cluster; empty where there is none."""
+    """Every reason why what the plan has yet to train cannot run on this cluster; empty where there is none."""
+    plan = replace(plan, configs=_unfinished(plan, folder))
     configs = plan.configs.values()
     reasons = [*plan.missing.values(), *_sources(plan), *_weights(configs), *_batches(plan, profile)]
     reasons += networks.misfits(configs, plan.missing)
-    need_gb = 0.0 if reasons else estimated_gb(plan, folder)
+    need_gb = 0.0 if reasons else estimated_gb(plan)
     save_s = measured_save_s(plan, folder)
     reads = list(paths_to_read(plan))
-    jobs = len(plan.phases)
+    jobs = len(plan.configs)
     reasons += cluster_reasons(profile, folder.path, num_jobs=jobs, save_s=save_s, need_gb=need_gb, reads=reads)
     return list(dict.fromkeys(reasons))
+
+
+def _unfinished(plan: Plan, folder: SweepFolder) -> dict[str, RunConfig]:
+    """The configurations of the phases that have no result yet: those that have may not even fit this cluster."""
+    results = {key: folder.runs.phase(key) / "generator.safetensors" for key in plan.configs}
+    return {key: config for key, config in plan.configs.items() if not results[key].exists()}
 
 
 def paths_to_read(plan: Plan) -> Iterator[Path]:
@@ -106,15 +114,11 @@ def _batches(plan: Plan, profile: ClusterProfile) -> Iterator[str]:
         )
 
 
-def estimated_gb(plan: Plan, folder: SweepFolder) -> float:
-    """Space that the phases still need at the most, in GiB: their checkpoints, one being written, and the result."""
-    unfinished = {
-        key: config
-        for key, config in plan.configs.items()
-        if not (folder.runs.phase(key) / "generator.safetensors").exists()
-    }
+def estimated_gb(plan: Plan) -> float:
+    """Space that the phases need at the most, in GiB: their checkpoints, one being written, and the result."""
+    configs = plan.configs.values()
     total = 0
-    for config, (generator, discriminator) in zip(unfinished.values(), networks.sizes(unfinished.values())):
+    for config, (generator, discriminator) in zip(configs, networks.sizes(configs)):
         # weights, Adam's two moments, and for the generator its average
         checkpoint = _BYTES_A_NUMBER * (4 * generator + 3 * discriminator)
         total += checkpoint * (config.checkpoint.keep + 1) + _BYTES_A_NUMBER * generator

@@ -85,6 +85,14 @@ def test_runs_that_lack_the_same_ranks_give_one_reason(
     assert "phase 'pretrain' (3 of them): batch_size 6 cannot be shared by 4 ranks; make it a multiple of 4" in reason
 
 
+def test_phase_that_is_finished_is_asked_for_nothing(
+    sweep_of: SweepOf, sweep_folder: SweepFolder, photos: Path, finish: Callable[[str], None]
+) -> None:
+    plan = planned(sweep_of(data=str(photos), set={"phases.0.batch_size": 6}))
+    finish(next(iter(plan.phases)))
+    assert preflight(plan, sweep_folder, ClusterProfile(tasks_per_node=4)) == []
+
+
 def test_micro_batches_have_to_fit_too(sweep_of: SweepOf, sweep_folder: SweepFolder, photos: Path) -> None:
     plan = planned(sweep_of(data=str(photos), set={"phases.0.accumulate": 4}))
     (reason,) = preflight(plan, sweep_folder, ClusterProfile(tasks_per_node=2))
@@ -130,13 +138,13 @@ def test_patches_larger_than_the_samples_are_told_before_the_first_phase(
 def test_full_disk_is_refused_with_the_space_that_is_needed(
     sweep_of: SweepOf, sweep_folder: SweepFolder, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeps.preflight.estimated_gb", lambda plan, folder: 1e9)
+    monkeypatch.setattr("sweeps.preflight.estimated_gb", lambda plan: 1e9)
     (reason,) = preflight(planned(sweep_of(data=str(photos))), sweep_folder, LOCAL)
     assert "1000000000.0" in reason
 
 
 def test_estimated_space_is_what_the_checkpoints_of_a_phase_take(
-    sweep_of: SweepOf, sweep_folder: SweepFolder, photos: Path, recipe: dict[str, Any]
+    sweep_of: SweepOf, photos: Path, recipe: dict[str, Any]
 ) -> None:
     """Counted by hand from the two networks' state dicts."""
     from harness.models.build import build_discriminator, build_generator
@@ -148,7 +156,7 @@ def test_estimated_space_is_what_the_checkpoints_of_a_phase_take(
     plan = planned(sweep_of(data=str(photos)))
     pretrain = 4 * (4 * generator) * 3 + 4 * generator
     adversarial = 4 * (4 * generator + 3 * discriminator) * 3 + 4 * generator
-    assert estimated_gb(plan, sweep_folder) * 2**30 == pytest.approx(pretrain + adversarial)
+    assert estimated_gb(plan) * 2**30 == pytest.approx(pretrain + adversarial)
 
 
 def test_save_time_is_the_longest_from_signal_to_stop(
