@@ -111,11 +111,13 @@ class QueuedJob:
     submitted: str
     """ISO time without a zone, the cluster's."""
     started: str
+    script: str = ""
+    """Path of its sbatch file; empty where it is not known."""
 
 
 def queue(slurm_conf: str | None = None) -> dict[str, QueuedJob]:
     """The user's jobs that are queued or running, by SLURM's id (`ARRAY_PLACE` inside an array)."""
-    fields = "ArrayJobID,ArrayTaskID,State,Reason,NodeList,RestartCnt,SubmitTime,StartTime"
+    fields = "ArrayJobID,ArrayTaskID,State,Reason,NodeList,RestartCnt,SubmitTime,StartTime,Command"
     form = ",".join(f"{name}:|" for name in fields.split(","))
     words = ["squeue", "--noheader", "--array", "--user", str(os.getuid()), "--Format", form]
     text = ask(*words, slurm_conf=slurm_conf)
@@ -124,11 +126,11 @@ def queue(slurm_conf: str | None = None) -> dict[str, QueuedJob]:
 
 
 def _queued(line: str) -> QueuedJob:
-    array_id, place, state, reason, nodes, restarts, submitted, started = (
-        part.strip() for part in line.strip().removesuffix("|").split("|")
+    array_id, place, state, reason, nodes, restarts, submitted, started, script = (
+        part.strip() for part in line.strip().removesuffix("|").split("|", maxsplit=8)
     )
     job_id = array_id if place == "N/A" else f"{array_id}_{place}"
-    return QueuedJob(job_id, state, reason, nodes, int(restarts or 0), submitted, started)
+    return QueuedJob(job_id, state, reason, nodes, int(restarts or 0), submitted, started, script)
 
 
 def cancel(job_ids: Sequence[str], slurm_conf: str | None = None) -> None:

@@ -12,7 +12,7 @@ from sweeps.apply import claim_phases, jobs_for, pending, ready
 from sweeps.evaluate import evaluation_of
 from sweeps.layout import SweepFolder
 from sweeps.lock import alone
-from sweeps.owner import Owner
+from sweeps.owner import Owner, job_of
 from sweeps.plan import Plan
 from sweeps.queues import Queues, cancel_jobs
 from sweeps.shares import evaluation_jobs, queue_name, share_jobs
@@ -73,8 +73,7 @@ def _submit(
             [*jobs, *evaluation], profile, folder.jobs, label=queue_name(plan.sweep), submitted=known, hold=hold
         )
         for key in mine:
-            owner = Owner("", 0, "", submissions[key].job_id, submissions[key].slurm_conf)
-            claims.mine.pop(key).hand_over(owner)
+            claims.mine.pop(key).hand_over(job_of(submissions[key]))
         if evaluation:  # only now: had sbatch refused, nothing else would evaluate what is training
             cancel_jobs(waiting)
     finally:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from harness.process import process_start
+from slurm.submission import Submission
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Owner:
     job_id: str | None = None
     slurm_conf: str | None = None
     """The cluster of `job_id`, where it is not the machine's own."""
+    folder: str | None = None
+    """Where the job's sbatch file lies: SLURM gives ids again, at the latest when a cluster is set up anew."""
 
     @property
     def shown(self) -> str:
@@ -30,6 +33,11 @@ class Owner:
 
 JobAlive = Callable[[Owner], "bool | None"]
 """A SLURM job -> whether it is queued or running; None where nobody can tell."""
+
+
+def job_of(submission: Submission) -> Owner:
+    """The SLURM job of a submission."""
+    return Owner("", 0, "", submission.job_id, submission.slurm_conf, submission.folder)
 
 
 def this_process() -> Owner:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 from slurm.errors import ClusterError
 from slurm.queue import QueuedJob, cancel, queue
@@ -31,8 +32,7 @@ class Queues:
         if self._is_old(owner.slurm_conf) or self._may_have_missed(owner):
             self._ask(owner.slurm_conf)
             self._note_newest(owner.slurm_conf, owner.job_id)
-        jobs = self._jobs[owner.slurm_conf]
-        return None if jobs is None else owner.job_id in jobs
+        return None if self._jobs[owner.slurm_conf] is None else self._find(owner) is not None
 
     def job(self, owner: Owner) -> QueuedJob | None:
         """The owner's job as the queue shows it; None where it is none, or not there."""
@@ -40,7 +40,15 @@ class Queues:
             return None
         if self._is_old(owner.slurm_conf):
             self._ask(owner.slurm_conf)
-        return (self._jobs[owner.slurm_conf] or {}).get(owner.job_id)
+        return self._find(owner)
+
+    def _find(self, owner: Owner) -> QueuedJob | None:
+        """The owner's job in the last answer, and no other one that has its id by now."""
+        job = (self._jobs[owner.slurm_conf] or {}).get(str(owner.job_id))
+        if job is None or not job.script or owner.folder is None:
+            return job
+        # A folder's name has its time and chance in it; the path before it may be another on this machine.
+        return job if Path(job.script).parent.name == Path(owner.folder).name else None
 
     def _is_old(self, slurm_conf: str | None) -> bool:
         return time.monotonic() - self._asked.get(slurm_conf, float("-inf")) > self._ask_every_s

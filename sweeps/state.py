@@ -16,7 +16,7 @@ from slurm.errors import ClusterError
 from slurm.submission import Submission, read_submission
 from sweeps.layout import RunsFolder, read_json, write_atomically
 from sweeps.lock import holder
-from sweeps.owner import JobAlive, Owner
+from sweeps.owner import JobAlive, Owner, job_of
 from sweeps.plan import Plan
 
 State = Literal["missing", "queued", "running", "saved", "failed", "done"]
@@ -102,7 +102,7 @@ def submitted_job(folder: Path, job_alive: JobAlive) -> Owner | None:
     note = _read_note(folder)
     if note is None or note.executor != "slurm":
         return None
-    owner = Owner("", 0, "", note.job_id, note.slurm_conf)
+    owner = job_of(note)
     return None if unless_ended(folder, job_alive)(owner) is False else owner
 
 

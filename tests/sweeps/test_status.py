@@ -138,6 +138,18 @@ def test_cluster_that_does_not_answer_is_a_warning_not_a_death(
     assert "did not answer" in shown(status_view(status))
 
 
+def test_other_job_that_has_the_id_of_one_that_is_gone_is_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sweeps.owner import Owner
+
+    scripts = {"1": "/home/me/other.sh", "2": "/other/mount/jobs/20260101T000000-abc/submission.sh", "3": ""}
+    jobs = {job_id: QueuedJob(job_id, "RUNNING", "None", "n1", 0, "", "", path) for job_id, path in scripts.items()}
+    monkeypatch.setattr(queues_module, "queue", lambda conf: jobs)
+    queues = Queues()
+    owners = [Owner("", 0, "", job_id, None, "/runs/s/jobs/20260101T000000-abc") for job_id in scripts]
+    assert [queues(owner) for owner in owners] == [False, True, True]
+    assert [queues.job(owner) is not None for owner in owners] == [False, True, True]
+
+
 def test_queue_is_asked_once_for_many_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     from sweeps.owner import Owner
 
