@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from rich.console import (
     Console,
     ConsoleOptions,
@@ -12,7 +14,7 @@ from rich.console import (
     RenderResult,
 )
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from sweeps.apply import Changes
@@ -67,14 +69,17 @@ def print_changes(console: Console, changes: Changes, cancels_gone: bool = False
 
 def status_view(status: SweepStatus, max_lines: int | None = None) -> RenderableType:
     """The table of runs with a progress bar below; where not all fit into `max_lines`, running and failed runs stay."""
-    bar = Table.grid(padding=(0, 1))
+    bar = Table.grid("", Column(overflow="fold"), padding=(0, 1))
     bar.add_row(ProgressBar(status.steps_total, status.steps_done, width=40), summary(status))
     warnings = (Text(f"warning: {warning}", style="yellow") for warning in status.warnings)
     return Group(_RunTable(status, max_lines), bar, *warnings)
 
 
 class _RunTable:
-    """A row a run. Where the terminal is too narrow, the least telling columns go; names are folded, no number cut."""
+    """A row a run. Where the terminal is too narrow, the least telling columns go; names are folded, no number cut.
+
+    Where not even what is left fits into a table, it is a line a run, wrapped.
+    """
 
     def __init__(self, status: SweepStatus, max_lines: int | None) -> None:
         self._title = status.sweep
@@ -84,17 +89,30 @@ class _RunTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         widths = self._widths(options.max_width)
+        if sum(width + 3 for width in widths.values()) >= options.max_width:
+            yield from self._lines(widths, options.max_width)
+            return
         table = Table(title=self._title, title_justify="left", title_style="bold")
         for number, width in widths.items():
             head, justify = _COLUMNS[number]
             folds = head == "run"
             overflow: OverflowMethod = "fold" if folds else "ellipsis"
             table.add_column(head, justify=justify, no_wrap=not folds, overflow=overflow, width=width)
-        places = self._places_that_fit(widths[0])
+        places = self._places_that_fit([-(-cells[0].cell_len // widths[0]) for cells in self._cells])
         for place in places:
             style = "dim" if self._rows[place].state == "done" else ""
             table.add_row(*(self._cells[place][number] for number in widths), style=style)
         yield table
+        yield from self._rest(places)
+
+    def _lines(self, columns: Iterable[int], width: int) -> Iterator[Text]:
+        lines = [Text("  ").join(cells[number] for number in columns if cells[number]) for cells in self._cells]
+        places = self._places_that_fit([-(-line.cell_len // width) for line in lines])
+        yield Text(self._title, style="bold")
+        yield from (lines[place] for place in places)
+        yield from self._rest(places)
+
+    def _rest(self, places: list[int]) -> Iterator[Text]:
         if len(places) < len(self._rows):
             yield Text(f"and {len(self._rows) - len(places)} more runs")
 
@@ -117,12 +135,11 @@ class _RunTable:
     def _full_width(self, number: int) -> int:
         return max([len(_COLUMNS[number][0]), *(cells[number].cell_len for cells in self._cells)])
 
-    def _places_that_fit(self, name_width: int) -> list[int]:
+    def _places_that_fit(self, lines_of_each: list[int]) -> list[int]:
         """Places of the rows that are shown, in their order."""
         if self._max_lines is None:
             return list(range(len(self._rows)))
-        lines_a_row = max(-(-cells[0].cell_len // name_width) for cells in self._cells)
-        return _most_telling(self._rows, max(1, self._max_lines // lines_a_row))
+        return _most_telling(self._rows, max(1, self._max_lines // max(lines_of_each)))
 
 
 _COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (

@@ -295,3 +295,17 @@ def test_a_narrow_terminal_shows_fewer_columns_but_no_cut_number(
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in table and "time left" in table and " / " in table
     assert ("val PSNR" in table) == (width >= 80)
+
+
+@pytest.mark.parametrize("width", [20, 28, 36])
+def test_terminal_too_narrow_for_a_table_shows_a_line_a_run(
+    plan_of: PlanOf, sweep_folder: SweepFolder, write_status: WriteStatus, width: int
+) -> None:
+    plan = plan_of({"name": "seed", "key": "phases.0.iterations", "values": [1_000_000, 2_000_000]})
+    for key in plan.phases:
+        write_status(sweep_folder.runs.phase(key), state="running", step=123_456, updated=time.time())
+    console = Console(file=io.StringIO(), width=width)
+    console.print(status_view(sweep_status(sweep_folder.runs, plan, Queues())))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text and "123,456" in text and "2,000,050" in text and "running" in text
