@@ -139,10 +139,10 @@ def _age_s(lock: Path, number: int) -> float:
         now = probe.stat().st_mtime
         probe.unlink()
         return now - (lock / _name(number)).stat().st_mtime
-    except PermissionError:
-        return time.time() - (lock / _name(number)).stat().st_mtime
     except FileNotFoundError:
         return float("inf")
+    except OSError:  # no right to write there, a disk that is full or read-only: this machine's clock has to do
+        return time.time() - (lock / _name(number)).stat().st_mtime
 
 
 def _make(lock: Path, number: int, owner: Owner) -> bool:

@@ -78,6 +78,19 @@ def test_claim_from_another_machine_lives_by_its_heartbeat(tmp_path: Path) -> No
     assert holder(tmp_path) == ELSEWHERE
 
 
+@pytest.mark.parametrize("trouble", [errno.EROFS, errno.ENOSPC, errno.EACCES])
+def test_claim_from_another_machine_can_be_seen_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: int
+) -> None:
+    take(tmp_path, ELSEWHERE)
+
+    def touch(path: Path) -> None:
+        raise OSError(trouble, os.strerror(trouble), str(path))
+
+    monkeypatch.setattr(Path, "touch", touch)
+    assert holder(tmp_path) == ELSEWHERE
+
+
 def test_claim_of_a_job_lives_as_long_as_the_job(tmp_path: Path) -> None:
     take(tmp_path).hand_over(Owner("", 0, "", "17_3"))
     assert holder(tmp_path, lambda job: job.job_id == "17_3") is not None
