@@ -174,8 +174,6 @@ def read_nodes(partition: str) -> list[Node]:
 
 
 def _queue(config: dict[str, str], num_jobs: int) -> Iterator[str]:
-    if num_jobs > 1 and int(config.get("MaxArraySize", "1001")) < 2:
-        yield "this cluster allows no job arrays (MaxArraySize); ask for them, or submit runs one at a time."
     most = int(config.get("MaxJobCount", "10000"))
     if num_jobs > most:
         yield f"{num_jobs} jobs are more than the {most} that this cluster keeps (MaxJobCount); split the sweep."

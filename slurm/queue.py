@@ -93,9 +93,9 @@ def minutes(text: str) -> float:
 
 
 def max_array_size() -> int:
-    """SLURM's MaxArraySize: an array's places go from 0 to one less."""
+    """SLURM's MaxArraySize: an array's places go from 0 to one less. 1, that is single jobs, where it allows none."""
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"), re.MULTILINE)
-    return int(found.group(1)) if found else 1001
+    return max(1, int(found.group(1))) if found else 1001
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,15 @@ def test_arrays_dependencies_and_notes(sbatch, tmp_path):
     assert read_submission(tmp_path / "c2") == submissions["c2"]
 
 
+def test_cluster_without_job_arrays_gets_single_jobs(sbatch, tmp_path):
+    (sbatch.parent / "scontrol").write_text("#!/bin/sh\necho MaxArraySize = 0\n")
+    jobs = [Job("parent", tmp_path / "p", ""), *(Job(f"run{n}", tmp_path / str(n), "", ("parent",)) for n in (1, 2))]
+    submissions = launch.submit(jobs, ClusterProfile(executor="slurm"), tmp_path / "slurm")
+    assert [submission.job_id for submission in submissions.values()] == ["1", "2", "3"]
+    scripts = [Path(line.split()[-1]).read_text() for line in sbatch.read_text().splitlines()]
+    assert not any("--array" in text for text in scripts)
+
+
 def test_jobs_submitted_earlier_can_be_waited_for(sbatch, tmp_path):
     job = Job("child", tmp_path / "child", "", ("parent",))
     launch.submit([job], full_profile(), tmp_path / "slurm", submitted={"parent": "99_4"})
