@@ -17,13 +17,15 @@ from submitit.slurm.slurm import SlurmExecutor
 from slurm.batches import Batch, array_text, dependency_text, most_at_once, plan_batches
 from slurm.deferred import signals_deferred
 from slurm.errors import ClusterError
-from slurm.job import Job, Payload, make_private, write_payload
+from slurm.job import Job, Payload, make_private, write_payload, write_private
 from slurm.profile import ClusterProfile
 from slurm.queue import client_environment, max_array_size
 from slurm.submission import Submission, note_submission
 
 __all__ = ["Job", "Submission", "submit"]
 
+NOTED = "noted.txt"
+"""Ids of the sbatch calls of a submission whose jobs all have their notes, one a line."""
 # The batch shell must outlive the signals that end the ranks, or the job would end before they have saved.
 _OUTLIVE_SIGNALS = "trap : TERM USR2 INT"
 
@@ -56,6 +58,7 @@ def submit(
     if "%" in str(folder.absolute()):
         raise ClusterError(f"{folder}: SLURM replaces '%' in paths of logs; give a folder without it.")
     own = make_private(make_private(folder) / f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(3)}").absolute()
+    write_private(own / NOTED, "")
     ids = dict(submitted or {})
     batch_ids: dict[int, str] = {}
     submissions: dict[str, Submission] = {}
@@ -77,14 +80,21 @@ def _note_batch(batch: Batch, batch_id: str, script: str, profile: ClusterProfil
     noted = {}
     for place, job in batch.jobs.items():
         job_id = f"{batch_id}_{place}" if batch.is_array else batch_id
-        noted[job.name] = _describe(job, job_id, profile, own)
+        noted[job.name] = describe(job, job_id, profile, own)
         note_submission(job, noted[job.name], script)
+    with (own / NOTED).open("a") as file:
+        file.write(f"{batch_id}\n")
     return noted
 
 
-def _describe(job: Job, job_id: str, profile: ClusterProfile, own: Path) -> Submission:
-    conf = str(Path(profile.slurm_conf).absolute()) if profile.slurm_conf else None
-    return Submission(job.name, job_id, "slurm", profile.name, str(own), f"{job_id}_*_log.*", conf)
+def describe(job: Job, job_id: str, profile: ClusterProfile, own: Path) -> Submission:
+    """The note of a job that is in the queue under this id."""
+    return Submission(job.name, job_id, "slurm", profile.name, str(own), f"{job_id}_*_log.*", conf_of(profile))
+
+
+def conf_of(profile: ClusterProfile) -> str | None:
+    """The cluster's slurm.conf, as notes name it; None where it is the system's."""
+    return str(Path(profile.slurm_conf).absolute()) if profile.slurm_conf else None
 
 
 def _submit_batch(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from slurm.adopt import adopt
 from slurm.job import Job
-from slurm.launch import submit
+from slurm.launch import conf_of, submit
 from slurm.profile import ClusterProfile
 from sweeps.apply import claim_phases, jobs_for, pending, ready
 from sweeps.evaluate import evaluation_of
@@ -57,6 +58,7 @@ def submit_plan(
 def _submit(
     plan: Plan, folder: SweepFolder, profile: ClusterProfile, queues: Queues, retry_failed: bool, hold: bool
 ) -> Submitted:
+    adopt(folder.jobs, profile, queues.jobs(conf_of(profile)))
     states = phase_states(folder.runs, plan, queues)
     queued = _queued_jobs(states)
     keys = ready(plan, pending(plan, states, retry_failed=retry_failed), states, queued)

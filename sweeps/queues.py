@@ -42,6 +42,12 @@ class Queues:
             self._ask(owner.slurm_conf)
         return self._find(owner)
 
+    def jobs(self, slurm_conf: str | None) -> list[QueuedJob]:
+        """All jobs of the user in a cluster's queue; none where it does not answer."""
+        if self._is_old(slurm_conf):
+            self._ask(slurm_conf)
+        return list((self._jobs[slurm_conf] or {}).values())
+
     def _find(self, owner: Owner) -> QueuedJob | None:
         """The owner's job in the last answer, and no other one that has its id by now."""
         job = (self._jobs[owner.slurm_conf] or {}).get(str(owner.job_id))

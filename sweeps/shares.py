@@ -16,6 +16,7 @@ from slurm.job import Job
 from slurm.launch import submit
 from slurm.profile import ClusterProfile
 from sweeps.layout import SweepFolder, create_private
+from sweeps.lock import alone
 from sweeps.owner import Owner
 from sweeps.queues import Queues, cancel_jobs
 from sweeps.state import last_error_line, submitted_job
@@ -84,7 +85,8 @@ def measure_on_cluster(
     num_shares = min(profile.max_parallel, len(models))
     label = queue_name(folder.name) + "-evaluate-now"
     jobs = _jobs(place, folder, models, config, num_shares, label, ())
-    submit(jobs, profile, folder.jobs, label=label)
+    with alone(folder.runs.phases):
+        submit(jobs, profile, folder.jobs, label=label)
     cancel_jobs(earlier)  # only now: had sbatch refused, nothing else would measure
     _wait(jobs, remaining, progress, queues, ask_every_s)
 

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 import slurm.launch as launch
+from slurm.adopt import adopt
 from slurm.batches import Batch
 from slurm.errors import ClusterError
 from slurm.job import Job, read_payload
 from slurm.profile import ClusterProfile
+from slurm.queue import QueuedJob
 from slurm.submission import read_submission
 
 GOLDEN = Path(__file__).parent / "golden_sbatch.sh"
@@ -100,7 +102,7 @@ def test_no_value_is_run_by_the_shell_that_reads_the_sbatch_file(sbatch, tmp_pat
 def test_nothing_that_is_written_is_a_pickle(sbatch, tmp_path):
     launch.submit([Job("a", tmp_path / "a", "")], full_profile(), tmp_path / "slurm")
     files = [path for path in tmp_path.rglob("*") if path.is_file() and "tools" not in path.parts]
-    assert {path.suffix for path in files} <= {".json", ".sh"}
+    assert {path.suffix for path in files} <= {".json", ".sh", ".txt"}
     assert not [path for path in files if path.read_bytes().startswith(b"\x80")]
 
 
@@ -124,6 +126,25 @@ def test_arrays_dependencies_and_notes(sbatch, tmp_path):
     assert "#SBATCH --dependency=aftercorr:1\n" in texts[1]
     assert "#SBATCH --dependency=afterok:2\n" in texts[2] and "--array" not in texts[2]
     assert read_submission(tmp_path / "c2") == submissions["c2"]
+
+
+def test_jobs_whose_submitter_was_killed_before_their_notes_are_noted_later(sbatch, tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    jobs, profile, folder = [Job(name, tmp_path / name, "") for name in "ab"], full_profile(), tmp_path / "slurm"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(launch, "_note_batch", killed)
+        launch.submit(jobs, profile, folder)
+    script = sbatch.read_text().split()[-1]
+    queued = [QueuedJob(f"1_{place}", "PENDING", "None", "", 0, "", "", script) for place in (0, 1)]
+    queued.append(QueuedJob("2", "PENDING", "None", "", 0, "", "", "/home/me/other.sh"))
+    assert adopt(folder, profile, queued) == ["a", "b"]
+    assert [read_submission(job.folder).job_id for job in jobs] == ["1_0", "1_1"]
+    launch.submit(jobs[:1], profile, folder)
+    queued.append(QueuedJob("2", "PENDING", "None", "", 0, "", "", sbatch.read_text().split()[-1]))
+    assert adopt(folder, profile, queued) == [], "what has its notes, or is noted for another job, stays as it is"
+    assert read_submission(jobs[0].folder).job_id == "2"
 
 
 def test_cluster_without_job_arrays_gets_single_jobs(sbatch, tmp_path):
