@@ -30,7 +30,7 @@ class Submitted:
     evaluation: str | None
     """SLURM id of the job that gathers the scores; None where it was in the queue already, or nothing is trained."""
     elsewhere: dict[str, Owner]
-    """Phases that somebody else has; where that is not a job, nothing can wait for them here."""
+    """Phases that a process, or a job in another queue, has: nothing can wait for them here."""
 
 
 def submit_plan(
@@ -60,11 +60,11 @@ def _submit(
 ) -> Submitted:
     adopt(folder.jobs, profile, queues.jobs(conf_of(profile)))
     states = phase_states(folder.runs, plan, queues)
-    queued = _queued_jobs(states)
+    queued = _to_wait_for(_held(states), queues, profile)
     keys = ready(plan, pending(plan, states, retry_failed=retry_failed), states, queued)
     waiting = evaluation_jobs(folder, queues)  # before the new ones leave their notes in the same folders
     claims = claim_phases(folder.runs, keys, queues)
-    queued |= {key: owner.job_id for key, owner in claims.others.items() if owner.job_id}
+    queued |= _to_wait_for(claims.others, queues, profile)
     mine = ready(plan, claims.mine, states, queued)
     done = {key for key, state in states.items() if state.state == "done"}
     jobs = jobs_for(folder.runs, plan, mine, done)
@@ -82,18 +82,21 @@ def _submit(
         for claimed in claims.mine.values():
             claimed.release()
     ids = [submissions[job.name].job_id for job in evaluation]
-    return Submitted(tuple(mine), ids[-1] if ids else None, _held_elsewhere(states) | claims.others)
+    others = {key: owner for key, owner in (_held(states) | claims.others).items() if key not in queued}
+    return Submitted(tuple(mine), ids[-1] if ids else None, others)
 
 
-def _queued_jobs(states: dict[str, PhaseState]) -> dict[str, str]:
-    """Phases that are in the queue already, with their SLURM ids."""
-    owners = {key: state.owner for key, state in states.items() if state.state in ("queued", "running")}
-    return {key: owner.job_id for key, owner in owners.items() if owner is not None and owner.job_id}
-
-
-def _held_elsewhere(states: dict[str, PhaseState]) -> dict[str, Owner]:
+def _held(states: dict[str, PhaseState]) -> dict[str, Owner]:
+    """Phases that somebody has already."""
     found = {key: state.owner for key, state in states.items() if state.state in ("queued", "running")}
     return {key: owner for key, owner in found.items() if owner is not None}
+
+
+def _to_wait_for(held: dict[str, Owner], queues: Queues, profile: ClusterProfile) -> dict[str, str]:
+    """Those of the phases that a job in the profile's own queue has, with its id: no other can be waited for there."""
+    conf = conf_of(profile)
+    own = {key: owner for key, owner in held.items() if owner.job_id and owner.slurm_conf == conf}
+    return {key: str(owner.job_id) for key, owner in own.items() if queues.job(owner) is not None}
 
 
 def _evaluation(

@@ -206,14 +206,10 @@ def _on_slurm(planned: Planned, profile: ClusterProfile, detach: bool, retry_fai
 def _tell_submitted(submitted: Submitted, console: Console) -> None:
     evaluation = f", evaluation as job {submitted.evaluation}" if submitted.evaluation else ""
     console.print(f"submitted {len(submitted.phases)} phases{evaluation}", markup=False)
-    here = {key: owner for key, owner in submitted.elsewhere.items() if owner.job_id is None}
-    if here:
-        owner = next(iter(here.values()))
-        console.print(
-            f"{len(here)} phases are being trained by {owner.shown}; run the same command again when it is through",
-            markup=False,
-            soft_wrap=True,
-        )
+    if submitted.elsewhere:
+        count, owner = len(submitted.elsewhere), next(iter(submitted.elsewhere.values()))
+        again = "run the same command again when it is through"
+        say(console, f"{count} phases are being trained by {owner.shown}; {again}")
 
 
 def _report(folder: SweepFolder, status: SweepStatus, profile: ClusterProfile, console: Console) -> int:

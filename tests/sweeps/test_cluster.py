@@ -24,6 +24,7 @@ from harness.data.pack import pack
 from slurm.devcluster import DevCluster, why_not, why_not_installed
 from slurm.errors import ClusterError
 from slurm.job import Job
+from slurm.launch import conf_of
 from slurm.profile import ClusterProfile
 from slurm.queue import QueuedJob, ask, client_environment
 from slurm.submission import Submission, note_submission
@@ -80,7 +81,9 @@ class FakeQueue:
             self.last_id += 1
             job_id = str(self.last_id)
             self.jobs[job_id] = QueuedJob(job_id, "PENDING", "None", "", 0, "", "")
-            found[job.name] = Submission(job.name, job_id, "slurm", "test", str(folder), f"{job_id}_*_log.*", None)
+            found[job.name] = Submission(
+                job.name, job_id, "slurm", "test", str(folder), f"{job_id}_*_log.*", conf_of(profile)
+            )
             note_submission(job, found[job.name], None)
         return found
 
@@ -176,7 +179,21 @@ def test_other_sweep_waits_for_the_jobs_of_the_first(
     assert submitted.phases == (own,)
     assert {job.name: job.after for job in jobs} == {own: (pretrain,), "s-evaluate": (shared, own)}
     assert known == {pretrain: "1", shared: "3"}
-    assert set(submitted.elsewhere) == {pretrain, shared}
+    assert submitted.elsewhere == {}, "all of it can be waited for"
+
+
+def test_job_of_another_cluster_is_not_waited_for_by_its_number(
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue
+) -> None:
+    plan = plan_of(SEEDS)
+    pretrain = next(iter(plan.phases))
+    store(sweep_of(SEEDS), plan, sweep_folder)
+    submit_plan(plan, sweep_folder, PROFILE.model_copy(update={"slurm_conf": "/etc/other.conf"}), fresh())
+    for job_id in ("2", "3"):  # its children were cancelled
+        del queue.jobs[job_id]
+    submitted = submit_plan(plan, sweep_folder, PROFILE, fresh())
+    assert set(submitted.elsewhere) == {pretrain} and submitted.phases == ()
+    assert all(job.after == () for job in queue.submitted[-1][0]), "job 1 of this cluster is another one"
 
 
 def test_phase_that_a_process_trains_cannot_be_waited_for_by_a_job(
@@ -215,8 +232,8 @@ def test_of_two_submissions_at_once_the_second_finds_the_jobs_of_the_first(
     second = submit_plan(plan, sweep_folder, PROFILE, fresh(), on_wait=waited_for.append)
     first.join()
     assert waited_for == [this_process()], "nobody waits without a word"
+    assert second.phases == () and second.elsewhere == {}
     assert [len(jobs) for jobs, _ in queue.submitted] == [4, 0], "one evaluation, too"
-    assert {owner.job_id for owner in second.elsewhere.values()} == {"1", "2", "3"}
 
 
 def test_refused_submission_leaves_no_claim_behind(
