@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from itertools import pairwise
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -154,11 +155,11 @@ def test_claim_made_behind_a_stale_listing_counts_for_nothing(tmp_path: Path, mo
     assert claim(tmp_path, ELSEWHERE) == this_process()
 
 
-def _race(folder: str, start: float, queue: multiprocessing.Queue[bool]) -> None:
+def _race(folder: str, start: float, queue: multiprocessing.Queue[bool], all_have_tried: Event) -> None:
     while time.time() < start:
         pass
     queue.put(isinstance(claim(Path(folder)), Claim))
-    time.sleep(1.0)  # stay alive until all have tried
+    all_have_tried.wait(60)  # a claim of one that has left may be taken over
 
 
 @pytest.mark.parametrize("before", ["nobody", "a dead owner", "a released claim"])
@@ -169,11 +170,12 @@ def test_of_eight_processes_that_want_it_at_once_one_gets_it(tmp_path: Path, bef
         take(tmp_path).release()
     context = multiprocessing.get_context("fork")
     queue: multiprocessing.Queue[bool] = context.Queue()
-    start = time.time() + 0.3
-    racers = [context.Process(target=_race, args=(str(tmp_path), start, queue)) for _ in range(8)]
+    start, all_have_tried = time.time() + 0.3, context.Event()
+    racers = [context.Process(target=_race, args=(str(tmp_path), start, queue, all_have_tried)) for _ in range(8)]
     for racer in racers:
         racer.start()
     won = [queue.get(timeout=30) for _ in racers]
+    all_have_tried.set()
     for racer in racers:
         racer.join()
     assert sum(won) == 1
