@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -111,7 +111,9 @@ def cancel_phases(folder: SweepFolder, keys: Iterable[str], console: Console) ->
     console.print(f"cancelled {len(held)} phases; `harness sweep` goes on with what had begun", markup=False)
 
 
-def _needed_elsewhere(folder: SweepFolder, held: Iterable[str], queues: Queues, console: Console) -> dict[str, str]:
+def _needed_elsewhere(
+    folder: SweepFolder, held: Mapping[str, Owner], queues: Queues, console: Console
+) -> dict[str, str]:
     """Those of the phases `held` that another sweep at work needs -> its name.
 
     One that was cancelled itself needs nothing: of two sweeps, the second to be cancelled stops what both share.
@@ -125,7 +127,7 @@ def _needed_elsewhere(folder: SweepFolder, held: Iterable[str], queues: Queues, 
         except InputError as error:
             console.print(f"note: {error}", markup=False, soft_wrap=True)
             continue
-        shared = [key for key in phases if key in set(held)]
+        shared = [key for key in phases if key in held]
         if shared and _is_at_work(other, [key for key in phases if key not in shared], queues):
             found |= dict.fromkeys(shared, other.name)
     return found
