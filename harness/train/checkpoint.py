@@ -97,12 +97,17 @@ def write_checkpoint(folder: Path, snapshot: Snapshot) -> Path:
     return final
 
 
-def remove_old(folder: Path, keep: int) -> None:
-    """Removes all but the newest `keep` checkpoints, and what killed writers left behind.
+def remove_old(folder: Path, keep: int, newest: int) -> None:
+    """Removes all but the `keep` newest checkpoints up to that of step `newest`, and what killed writers left behind.
 
+    Those ahead of it go as well: a run that writes behind them could not use them, and they must not count as kept.
     Renamed first: a kill in the middle leaves nothing that looks like a checkpoint and is none.
     """
-    for path in checkpoint_folders(folder)[keep:]:
+    there, written = checkpoint_folders(folder), step_folder(folder, newest)
+    kept = [path for path in there if path <= written][:keep]
+    for path in there:
+        if path in kept:
+            continue
         doomed = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         shutil.rmtree(doomed, ignore_errors=True)
         with contextlib.suppress(OSError):
@@ -112,8 +117,9 @@ def remove_old(folder: Path, keep: int) -> None:
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, newest first, unverified."""
-    return sorted((path for path in folder.glob(f"{_PREFIX}*") if path.is_dir()), reverse=True)
+    """The checkpoints in a folder, newest first, unverified; what else lies there, as a copy of one, is none."""
+    found = (path for path in folder.glob(f"{_PREFIX}*") if path.name[len(_PREFIX) :].isdecimal() and path.is_dir())
+    return sorted(found, reverse=True)
 
 
 def newest_good(folder: Path, on_bad: Callable[[str], None] | None = None) -> Path | None:

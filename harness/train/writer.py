@@ -111,7 +111,7 @@ class CheckpointWriter:
             if self._before:
                 self._before()
             write_checkpoint(self._folder, snapshot)
-            remove_old(self._folder, self._keep)
+            remove_old(self._folder, self._keep, snapshot.step)
         except Exception as error:  # whatever it is, the training thread must hear of it
             self.failed = error
         if self._on_written:

@@ -6,6 +6,7 @@ import copy
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -123,8 +124,30 @@ def test_a_full_disk_keeps_the_older_checkpoints_and_the_run(tmp_path, monkeypat
 def test_older_checkpoints_are_removed_only_after_the_new_one_is_there(tmp_path):
     for step in range(1, 5):
         write_checkpoint(tmp_path, snapshot(step))
-        remove_old(tmp_path, keep=2)
+        remove_old(tmp_path, keep=2, newest=step)
         assert [int(p.name[5:]) for p in checkpoint_folders(tmp_path)] == [step, step - 1][:step]
+
+
+def test_a_bad_checkpoint_ahead_of_the_run_never_counts_as_kept(tmp_path):
+    """A run that went back behind it would lose what it writes, and with it all."""
+    for step in (200, 300):
+        write_checkpoint(tmp_path, snapshot(step))
+    (step_folder(tmp_path, 300) / "generator.safetensors").write_bytes(b"torn")
+    assert newest_good(tmp_path) == step_folder(tmp_path, 200)
+    writer = CheckpointWriter(tmp_path, keep=1)
+    writer.start(snapshot(250))
+    writer.wait()
+    assert checkpoint_folders(tmp_path) == [newest_good(tmp_path)] == [step_folder(tmp_path, 250)]
+
+
+def test_a_users_copy_of_a_checkpoint_is_neither_continued_from_nor_removed(tmp_path):
+    write_checkpoint(tmp_path, snapshot(1))
+    copied = tmp_path / "step_best"
+    shutil.copytree(step_folder(tmp_path, 1), copied)
+    write_checkpoint(tmp_path, snapshot(2))
+    remove_old(tmp_path, keep=1, newest=2)
+    assert newest_good(tmp_path) == step_folder(tmp_path, 2) and copied.is_dir()
+    assert checkpoint_folders(tmp_path) == [step_folder(tmp_path, 2)]
 
 
 def test_a_manifest_cannot_name_files_elsewhere(tmp_path):
