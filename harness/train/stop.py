@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -59,17 +60,18 @@ class StopAgreement:
         self._world_size = world_size
         self._largest = largest
         self._next_step = 0
-        self._last_step = 0
-        self._last_time = time.monotonic()
+        self._last_step = math.inf
+        self._last_time = 0.0
 
     def reached(self, step: int) -> bool:
         """Whether to save and leave now, the same answer on every rank; `step` is the number of steps done."""
         if self._world_size == 1:
             return self._flag.is_set
-        if self._last_step <= step < self._next_step:  # before the last one after a roll back
+        is_first = step < self._last_step  # of all, or after a roll back
+        if not is_first and step < self._next_step:
             return False
-        now = time.monotonic()
-        step_s = (now - self._last_time) / max(1, step - self._last_step)
+        # Of a first one no step's time is known yet, so the next comes after one step.
+        step_s = AGREE_EVERY_S if is_first else (time.monotonic() - self._last_time) / max(1, step - self._last_step)
         stop, slowest_s = self._largest([float(self._flag.is_set), step_s])
         self._last_step, self._last_time = step, time.monotonic()
         self._next_step = step + max(1, min(1000, int(AGREE_EVERY_S / max(slowest_s, 1e-6))))

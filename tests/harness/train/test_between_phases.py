@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,18 @@ def test_ranks_agree_again_after_a_roll_back():
     agreement.reached(10_001)
     agreement.reached(5_000)
     assert len(asked) == 2
+
+
+def test_ranks_of_a_resumed_run_look_for_a_signal_again_after_its_first_step():
+    """The steps before it took no time of this start, so they say nothing of how long one takes."""
+    asked = []
+    agreement = StopAgreement(StopFlag(), 2, lambda values: asked.append(values) or values)
+    agreement.reached(100_000)
+    time.sleep(0.05)
+    agreement.reached(100_001)
+    assert len(asked) == 2 and asked[1][1] >= 0.05
+    agreement.reached(100_011)
+    assert len(asked) == 3
 
 
 @pytest.mark.parametrize(("form", "real", "fake"), [("least_squares", 1.0, 0.01), ("vanilla", 5.0, -5.0)])
