@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
@@ -25,6 +25,7 @@ from harness.errors import CheckpointError
 from harness.files import sha256_of, whole
 from harness.train.durable import HashedFile, safetensors_pieces, sync_folder, write_durably
 
+T = TypeVar("T")
 MANIFEST = "manifest.json"
 TRAINING_STATE = "training_state.pt"
 _PREFIX = "step_"
@@ -100,14 +101,12 @@ def write_checkpoint(folder: Path, snapshot: Snapshot) -> Path:
 def remove_old(folder: Path, keep: int, newest: int) -> None:
     """Removes all but the `keep` newest checkpoints up to that of step `newest`, and what killed writers left behind.
 
-    Those ahead of it go as well: a run that writes behind them could not use them, and they must not count as kept.
-    Renamed first: a kill in the middle leaves nothing that looks like a checkpoint and is none.
+    Those ahead of it go as well: they were bad, or the run would not be here, and must not count as kept. Renamed
+    first: a kill in the middle leaves nothing that looks like a checkpoint and is none.
     """
-    there, written = checkpoint_folders(folder), step_folder(folder, newest)
-    kept = [path for path in there if path <= written][:keep]
-    for path in there:
-        if path in kept:
-            continue
+    there = checkpoint_folders(folder)
+    kept = [path for path in there if path <= step_folder(folder, newest)][:keep]
+    for path in set(there) - set(kept):
         doomed = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         shutil.rmtree(doomed, ignore_errors=True)
         with contextlib.suppress(OSError):
@@ -124,28 +123,34 @@ def checkpoint_folders(folder: Path) -> list[Path]:
 
 def newest_good(folder: Path, on_bad: Callable[[str], None] | None = None) -> Path | None:
     """The newest checkpoint whose files are all there and unchanged; each bad one is told to `on_bad`."""
-    for path in checkpoint_folders(folder):
-        try:
-            verify(path)
-        except CheckpointError as error:
-            if on_bad:
-                on_bad(f"{error} The one before is used.")
-            continue
+
+    def verified(path: Path) -> Path:
+        verify(path)
         return path
-    return None
+
+    return _newest(folder, verified, on_bad)
 
 
 def read_newest(folder: Path, on_bad: Callable[[str], None] | None = None) -> Checkpoint | None:
     """The newest checkpoint of a run that training can continue from; each one that is no use is told to `on_bad`."""
-    for path in checkpoint_folders(folder):
+
+    def read(path: Path) -> Checkpoint:
+        checkpoint = read_checkpoint(path)
+        _check_state(checkpoint)
+        return checkpoint
+
+    return _newest(folder, read, on_bad)
+
+
+def _newest(folder: Path, read: Callable[[Path], T], on_bad: Callable[[str], None] | None) -> T | None:
+    """What `read` makes of the newest checkpoint that it raises no CheckpointError of."""
+    paths = checkpoint_folders(folder)
+    for path in paths:
         try:
-            checkpoint = read_checkpoint(path)
-            _check_state(checkpoint)
+            return read(path)
         except CheckpointError as error:
             if on_bad:
-                on_bad(f"{error} The one before is used.")
-            continue
-        return checkpoint
+                on_bad(f"{error} {'There is none before it.' if path == paths[-1] else 'The one before is used.'}")
     return None
 
 

@@ -15,7 +15,8 @@ from harness.errors import CheckpointError
 from harness.models.build import build_generator
 from harness.models.foreign import is_foreign, read_foreign_weights
 from harness.schema import parse
-from harness.train.checkpoint import newest_good, read_manifest, verify
+from harness.screen import complain
+from harness.train.checkpoint import MANIFEST, newest_good, read_manifest, verify
 
 if TYPE_CHECKING:
     from harness.config import RunConfig
@@ -55,13 +56,10 @@ def read_start_weights(path: Path, name: str = "generator") -> dict[str, torch.T
         CheckpointError: it cannot be read.
     """
     if path.is_dir():
-        folder = _checkpoint_in(path)
-        if folder is None:
-            return _read_safetensors(path / EXPORTED)[0]
-        verify(folder)
-        return _read_safetensors(
-            folder / ("generator_ema.safetensors" if name == "generator" else f"{name}.safetensors")
-        )[0]
+        if name == "generator" and _is_finished(path):
+            return _read_export(path / EXPORTED)[0]
+        file = "generator_ema" if name == "generator" else name
+        return _read_safetensors(_checkpoint_in(path)[0] / f"{file}.safetensors")[0]
     if path.suffix == ".safetensors":
         weights, _ = _read_safetensors(path)
         if not is_foreign(weights):
@@ -72,17 +70,12 @@ def read_start_weights(path: Path, name: str = "generator") -> dict[str, torch.T
 def _read_generator(path: Path) -> tuple[dict[str, torch.Tensor], RunConfig]:
     from harness.config import RunConfig
 
-    if (path.is_dir() and not (path / EXPORTED).exists()) or (path / "manifest.json").exists():
-        folder = _checkpoint_in(path)
-        if folder is None:
-            raise CheckpointError(f"{path}: holds neither {EXPORTED} nor a checkpoint; give a run's folder.")
-        manifest = verify(folder)
+    if path.is_dir() and not _is_finished(path):
+        folder, manifest = _checkpoint_in(path)
         weights, _ = _read_safetensors(folder / "generator_ema.safetensors")
-        return weights, parse(RunConfig, manifest["config"], str(folder / "manifest.json"))
+        return weights, parse(RunConfig, manifest["config"], str(folder / MANIFEST))
     file = path / EXPORTED if path.is_dir() else path
-    weights, metadata = _read_safetensors(file)
-    if "harness" not in metadata:
-        raise CheckpointError(f"{file}: carries no configuration, so it is no export of this project; give one.")
+    weights, metadata = _read_export(file)
     try:
         values = json.loads(metadata["harness"])["config"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -90,12 +83,33 @@ def _read_generator(path: Path) -> tuple[dict[str, torch.Tensor], RunConfig]:
     return weights, parse(RunConfig, values, str(file))
 
 
-def _checkpoint_in(path: Path) -> Path | None:
-    """The checkpoint that a folder is, or the newest good one of a run folder."""
-    if (path / "manifest.json").exists():
-        read_manifest(path)
-        return path
-    return newest_good(path / "checkpoints")
+def _is_finished(folder: Path) -> bool:
+    """Whether it is the folder of a run that has ended, whose export stands above its checkpoints."""
+    return (folder / EXPORTED).exists() and not (folder / MANIFEST).exists()
+
+
+def _checkpoint_in(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint that a folder is, or the newest good one of a run folder, and its manifest.
+
+    Raises:
+        CheckpointError: it is damaged, or there is none.
+    """
+    if (path / MANIFEST).exists():
+        return path, verify(path)
+    folder = newest_good(path / "checkpoints", on_bad=lambda reason: complain(f"warning: {reason}"))
+    if folder is None:
+        raise CheckpointError(f"{path}: holds neither {EXPORTED} nor a checkpoint; give a run's folder.")
+    return folder, read_manifest(folder)
+
+
+def _read_export(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Raises:
+    CheckpointError: the file cannot be read, or this project did not export it.
+    """
+    weights, metadata = _read_safetensors(file)
+    if "harness" not in metadata:
+        raise CheckpointError(f"{file}: carries no configuration, so it is no export of this project; give one.")
+    return weights, metadata
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
