@@ -17,6 +17,10 @@ class InputError(ValueError):
     """
 
 
+class NotWritten(InputError):
+    """A place that cannot be written; the sentence names it."""
+
+
 class DataError(InputError):
     """A dataset, shard or sample that cannot be used; the sentence names the file and, where known, the key."""
 

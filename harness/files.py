@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from harness.errors import InputError
+from harness.errors import NotWritten
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _BROKEN = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN}
@@ -29,7 +29,7 @@ def whole(path: Path, sync: bool = False) -> Iterator[Path]:
         sync: wait until the content is on the disk, so that not even a power failure leaves half of it.
 
     Raises:
-        InputError: nothing can be written there: no such place, no right to it.
+        NotWritten: nothing can be written there: no such place, no right to it.
         OSError: the disk is full, or fails; it carries the file's name.
     """
     temporary = path.parent / f".{path.stem[:30]}.{os.getpid()}.{next(_numbers)}.part{path.suffix}"
@@ -78,7 +78,7 @@ def not_written(path: Path, error: OSError) -> Exception:
     """What to raise where `path` could not be written: the user's mistake, or a disk that is full or broken."""
     if error.errno in _FULL | _BROKEN:
         return OSError(error.errno, error.strerror, str(path))
-    return InputError(f"{path}: cannot be written ({error.strerror or error}); name another place.")
+    return NotWritten(f"{path}: cannot be written ({error.strerror or error}); name another place.")
 
 
 def _wait_for_the_disk(path: Path) -> None:

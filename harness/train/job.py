@@ -19,7 +19,11 @@ from harness.files import not_written, write_text
 from harness.schema import Section, parse, read_yaml
 from harness.train.lost import lost_a_rank
 
-_NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
+_NO_PLACE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG,  # full
+    errno.EROFS, errno.EACCES, errno.EPERM,  # without rights
+    errno.EIO, errno.ESTALE,  # broken
+}  # fmt: skip
 _CONFIG = "config.yaml"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from harness.config import RunConfig
-from harness.errors import InputError, TrainingError
+from harness.errors import InputError
 from harness.files import write_text
 from harness.process import process_start
 from harness.train.ranks import Ranks
@@ -70,7 +70,6 @@ class RunLog:
         self._status_path = out / "status.json"
         self._events = out / "events.jsonl"
         self._before = self._read_status()
-        self._has_written = False
         self._status: dict[str, Any] = {
             "pid": os.getpid(),
             "pid_started": process_start(os.getpid()),
@@ -142,22 +141,10 @@ class RunLog:
                 file.write(json.dumps(row) + "\n")
 
     def status(self, **changes: Any) -> None:
-        """Updates status.json.
-
-        Raises:
-            InputError: the run's folder cannot be written.
-            TrainingError: it no longer can, which is nobody's wrong input.
-        """
+        """Updates status.json."""
         self._status.update(changes, updated=time.time())
-        if not self._writes:
-            return
-        try:
+        if self._writes:
             write_text(self._status_path, json.dumps(self._status))
-        except InputError as error:
-            if self._has_written:
-                raise TrainingError(f"no longer possible: {error}") from error
-            raise
-        self._has_written = True
 
     def started(self, step: int) -> None:
         """The event of a start, with how far the start before it had come: a killed run cannot tell that itself."""

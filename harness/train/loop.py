@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from harness.errors import EXIT_DONE, EXIT_SAVED, CheckpointError, NetworksTooLarge, TrainingError
+from harness.errors import EXIT_DONE, EXIT_SAVED, CheckpointError, NetworksTooLarge, NotWritten, TrainingError
 from harness.precision import NOTE
 from harness.train.checkpoint import Checkpoint, write_weights
 from harness.train.fit import check_phases
@@ -49,14 +49,8 @@ def train(stretch: Stretch) -> int:
         run.log.start_trackers(run.step, stretch.config)
         run.log.started(run.step)
         run.log.status(state="running", step=run.step, total_steps=run.last_step, first_step=run.first_step)
-        try:
+        with _failures_told(run):
             return _train_phases(run)
-        except Exception as error:
-            run.writer.wait()
-            if not lost_a_rank(error):
-                run.log.event("failed", run.step, error=str(error))
-                run.log.status(state="failed", step=run.step, error=f"{type(error).__name__}: {error}")
-            raise
     finally:
         ranks.close()
         flag.restore()
@@ -78,6 +72,27 @@ def _told_when_too_large() -> Iterator[None]:
             "out of memory while the networks were built; take a smaller generator or discriminator, or a device "
             "with more memory."
         ) from None
+
+
+@contextmanager
+def _failures_told(run: Run) -> Iterator[None]:
+    """Around the training: what ends it is told in the run's folder as well, where that is possible.
+
+    Raises:
+        TrainingError: what could be written at the start no longer can, which is nobody's wrong input.
+    """
+    try:
+        try:
+            yield
+        except NotWritten as error:
+            raise TrainingError(f"no longer possible: {error}") from error
+    except Exception as error:
+        run.writer.wait()
+        if not lost_a_rank(error):
+            with suppress(OSError, NotWritten):  # on a full disk the reason itself matters more
+                run.log.event("failed", run.step, error=str(error))
+                run.log.status(state="failed", step=run.step, error=f"{type(error).__name__}: {error}")
+        raise
 
 
 def _train_phases(run: Run) -> int:

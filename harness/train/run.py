@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,9 +122,8 @@ class Run:
         self.writer.wait()
         error = self.writer.failed
         if any(self.ranks.largest([float(error is not None)])):
-            raise TrainingError(
-                f"{self.stretch.out}: the checkpoint of step {self.step} could not be written ({error})."
-            )
+            why = f" ({error})" if error is not None else ""  # rank 0 alone knows it
+            raise TrainingError(f"{self.stretch.out}: the checkpoint of step {self.step} could not be written{why}.")
 
     def roll_back(self, reason: NonFinite) -> None:
         """Goes back to the newest good checkpoint; the learning rate is halved from there on.
@@ -170,11 +170,12 @@ class Run:
 
     def _on_written(self, step: int, save_s: float) -> None:
         error = self.writer.failed
-        if error is None:
-            blocked = {"blocked_s": self.blocked_s, "blocked_cpu_s": self.blocked_cpu_s}
-            self.log.event("checkpoint", step, save_s=save_s, **blocked)
-        else:
-            self.log.event("checkpoint_failed", step, error=str(error))
+        with suppress(OSError):  # a full disk, which the training thread meets at its next row
+            if error is None:
+                blocked = {"blocked_s": self.blocked_s, "blocked_cpu_s": self.blocked_cpu_s}
+                self.log.event("checkpoint", step, save_s=save_s, **blocked)
+            else:
+                self.log.event("checkpoint_failed", step, error=str(error))
 
     def _report_failed_write(self) -> None:
         if self.writer.failed is not None:

@@ -8,18 +8,17 @@ import os
 import signal
 import subprocess
 import time
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from harness.errors import InputError, TrainingError
+from harness.errors import TrainingError
 from harness.process import process_start
 from harness.train.cadence import mean_time_between_stops, steps_between_saves
 from harness.train.config import CheckpointConfig, OptimizerConfig, WatchConfig
 from harness.train.ema import Ema
-from harness.train.log import Meter, RunLog
+from harness.train.log import Meter
 from harness.train.lost import lost_a_rank
 from harness.train.schedule import learning_rate_at
 from harness.train.stop import AGREE_EVERY_S, StopAgreement, StopFlag
@@ -223,17 +222,3 @@ def test_ranks_agree_rarely_and_at_the_same_steps():
     every = AGREE_EVERY_S / step_s
     assert stopped and 17 <= stopped[0] <= 17 + every
     assert len(asked) / 2 <= 1 + stopped[0] / every
-
-
-def test_a_folder_that_can_no_longer_be_written_is_a_failure_and_no_wrong_input(tmp_path):
-    ranks = SimpleNamespace(is_main=True, world_size=1)
-    (tmp_path / "status.json").mkdir()
-    with pytest.raises(InputError, match="name another place"):
-        RunLog(tmp_path, ranks).status(state="running")
-    (tmp_path / "status.json").rmdir()
-    log = RunLog(tmp_path, ranks)
-    log.status(state="running")
-    (tmp_path / "status.json").unlink()
-    (tmp_path / "status.json").mkdir()
-    with pytest.raises(TrainingError, match=r"no longer possible: .*status\.json: cannot be written"):
-        log.status(state="running")
