@@ -118,9 +118,13 @@ class RunLog:
                 os.fsync(file.fileno())
 
     def cut_back(self, step: int) -> None:
-        """Removes the metrics of steps after `step`: they will be made again."""
+        """Removes the metrics of steps after `step`, also from TensorBoard's curves: they will be made again."""
         if not self._writes or not self._metrics.exists():
             return
+        for tracker in self._ranks.accelerator.trackers:  # after a roll back; at a start there are none yet
+            if tracker.name == "tensorboard":
+                tracker.writer.close()
+                tracker.writer.purge_step = step + 1  # of the file that it opens next
         text = self._metrics.read_text(encoding="utf-8", errors="replace")  # a torn end may hold anything
         kept = [line for line in text.splitlines() if _step_of(line) <= step]
         write_text(self._metrics, "".join(line + "\n" for line in kept))
@@ -145,6 +149,21 @@ class RunLog:
         self._status.update(changes, updated=time.time())
         if self._writes:
             write_text(self._status_path, json.dumps(self._status))
+
+    def rolled_back(self, step: int, count: int) -> None:
+        """Notes that a run went back to the checkpoint of `step`, which does not know of it, for the `count`-th time.
+
+        A start that comes before the next checkpoint asks `rollbacks_to`.
+        """
+        self.status(rolled_back={"step": step, "count": count})
+
+    def rollbacks_to(self, step: int) -> int:
+        """How often a run had gone back when it last went back to the checkpoint of `step`; 0 where it did not."""
+        noted = self._before.get("rolled_back")
+        if not isinstance(noted, dict) or noted.get("step") != step or not isinstance(noted.get("count"), int):
+            return 0
+        self._status["rolled_back"] = noted
+        return noted["count"]
 
     def started(self, step: int) -> None:
         """The event of a start, with how far the start before it had come: a killed run cannot tell that itself."""

@@ -84,6 +84,9 @@ class Run:
         elif self.config.init_from is not None:
             self.nets.start_from(self.config.init_from)
         self._agree_on_step()
+        if self.has_checkpoint:  # a kill may have come after a roll back, before the next checkpoint told of it
+            known = max(self.rollbacks, self.log.rollbacks_to(self.step))
+            self.rollbacks = int(self.ranks.largest([float(known)])[0])
         self.log.cut_back(self.step)
 
     def save(self, phase: Phase, number: int) -> None:
@@ -146,6 +149,7 @@ class Run:
         self.rollbacks = rollbacks
         self.meter = Meter()
         self.log.cut_back(self.step)
+        self.log.rolled_back(self.step, rollbacks)
 
     def _agree_on_step(self) -> None:
         """Raises:

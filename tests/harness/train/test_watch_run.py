@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from harness.config import RunConfig
-from harness.errors import EXIT_DONE, EXIT_FAILURE
+from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SAVED
 from harness.train import checkpoint, loop, run
 from harness.train.checkpoint import newest_good
 from harness.train.job import train_recipe
@@ -35,6 +39,19 @@ def poison(monkeypatch: pytest.MonkeyPatch, at_step: int, times: int) -> None:
         return scalars
 
     monkeypatch.setattr(loop, "train_step", step)
+
+
+def stops_at(number: int) -> Any:
+    """A step that is asked to stop once."""
+    real, asked = loop.train_step, []
+
+    def step(phase, patches, now, log_norms):
+        if now == number and not asked:
+            asked.append(now)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(phase, patches, now, log_norms)
+
+    return step
 
 
 def events(out: Path, name: str) -> list[dict[str, Any]]:
@@ -95,6 +112,55 @@ def test_rolling_back_ends_after_the_allowed_times(recipe, tmp_path, monkeypatch
     watch = {"on_non_finite": "rollback", "max_rollbacks": 2}
     assert train_recipe(short(recipe, watch=watch), tmp_path / "run") == EXIT_FAILURE
     assert len(events(tmp_path / "run", "rollback")) == 2
+
+
+def test_a_kill_after_a_roll_back_does_not_make_it_forgotten(recipe, tmp_path, monkeypatch):
+    """Else a run that always diverges could be killed and go back for ever."""
+    real, out = loop.train_step, tmp_path / "run"
+
+    class Killed(BaseException):
+        pass
+
+    def step(phase, patches, number, log_norms):
+        if number == 12 and events(out, "rollback"):
+            raise Killed
+        return real(phase, patches, number, log_norms)
+
+    poison(monkeypatch, at_step=17, times=99)
+    poisoned = loop.train_step
+    monkeypatch.setattr(loop, "train_step", lambda *args: (step if args[2] == 12 else poisoned)(*args))
+    config = short(recipe, watch={"on_non_finite": "rollback", "max_rollbacks": 2})
+    for _ in range(2):  # the second time before anything could be saved
+        with pytest.raises(Killed):
+            train_recipe(config, out)
+    monkeypatch.setattr(loop, "train_step", poisoned)
+    assert train_recipe(config, out) == EXIT_FAILURE
+    assert len(events(out, "rollback")) == 2
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert rows[9]["learning_rate/generator"] == pytest.approx(1e-3)
+    assert rows[10]["learning_rate/generator"] == pytest.approx(0.25e-3)
+
+
+def test_what_was_noted_of_another_checkpoint_changes_no_rate(recipe, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "status.json").write_text(json.dumps({"rolled_back": {"step": 10, "count": 3}}))
+    monkeypatch.setattr(loop, "train_step", stops_at(15))
+    assert train_recipe(short(recipe), out) == EXIT_SAVED
+    for path in (out / "checkpoints").glob("step_*15"):
+        shutil.rmtree(path)
+    assert train_recipe(short(recipe), out) == EXIT_DONE
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert {row["learning_rate/generator"] for row in rows} == {1e-3}
+
+
+def test_tensorboard_shows_each_step_once_after_a_roll_back(recipe, tmp_path, monkeypatch):
+    poison(monkeypatch, at_step=17, times=1)
+    config = short(recipe, watch={"on_non_finite": "rollback"}, trackers=["tensorboard"])
+    assert train_recipe(config, tmp_path / "run") == EXIT_DONE
+    shown = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "tiny")).Reload().Scalars("learning_rate/generator")
+    assert [point.step for point in shown] == list(range(1, 31))
+    assert [point.value for point in shown[9:11]] == pytest.approx([1e-3, 0.5e-3])
 
 
 def test_a_real_divergence_is_noticed(recipe, tmp_path, capfd):
