@@ -11,6 +11,7 @@ from harness.errors import InputError
 from harness.models.transfer import last_convolutions
 from harness.train.nets import Nets
 from harness.train.ranks import Ranks
+from harness.train.shortage import building_networks
 from harness.train.validate import first_images
 from harness.weights import find
 
@@ -39,7 +40,8 @@ def check_phases(config: RunConfig, numbers: list[int], nets: Nets, ranks: Ranks
             raise InputError(f"phase '{phase.name}': {error}") from None
         opened.add(sources)
     if nets.discriminator is None and any(config.phases[number].adversarial for number in numbers[1:]):
-        nets.new_discriminator()
+        with building_networks():
+            nets.new_discriminator()
 
 
 def check_batch(config: RunConfig, phase: PhaseConfig, ranks: Ranks) -> None:

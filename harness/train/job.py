@@ -148,9 +148,21 @@ def _coded(train: Callable[[], int]) -> int:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return EXIT_FAILURE
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _NO_PLACE:
-            name = error.filename or "the output folder"
-            print(f"error: {name}: {error.strerror}; free space or mend its rights.", file=sys.stderr, flush=True)
-            return EXIT_FAILURE
-        traceback.print_exc()
-        return EXIT_LOST_RANK if lost_a_rank(error) else EXIT_FAILURE
+        sentence = _told_of_machine(error)
+        if sentence is None:
+            traceback.print_exc()
+            return EXIT_LOST_RANK if lost_a_rank(error) else EXIT_FAILURE
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        return EXIT_FAILURE
+
+
+def _told_of_machine(error: Exception) -> str | None:
+    """What the machine lacks, in a sentence; None where it is something else."""
+    from harness.train.shortage import is_out_of_memory
+
+    if isinstance(error, OSError) and error.errno in _NO_PLACE:
+        return f"{error.filename or 'the output folder'}: {error.strerror}; free space or mend its rights."
+    if is_out_of_memory(error):
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return f"out of memory ({first}); free some of it, or use a machine with more."
+    return None

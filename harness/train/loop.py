@@ -7,17 +7,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from harness.errors import EXIT_DONE, EXIT_SAVED, CheckpointError, NetworksTooLarge, NotWritten, TrainingError
+from harness.errors import EXIT_DONE, EXIT_SAVED, CheckpointError, NotWritten, TrainingError
 from harness.precision import NOTE
 from harness.train.checkpoint import Checkpoint, write_weights
 from harness.train.fit import check_phases
 from harness.train.lost import lost_a_rank
-from harness.train.memory import explain_out_of_memory, is_out_of_memory
+from harness.train.memory import explain_out_of_memory
 from harness.train.pace import Pace
 from harness.train.patches import Patches
 from harness.train.phase import Phase
 from harness.train.ranks import Ranks
 from harness.train.run import Run, Stretch
+from harness.train.shortage import building_networks, is_out_of_memory
 from harness.train.start import EXPORTED
 from harness.train.steps import Scalars, train_step
 from harness.train.stop import StopFlag
@@ -40,10 +41,10 @@ def train(stretch: Stretch) -> int:
     flag = StopFlag()
     flag.install()
     try:
-        with _told_when_too_large():
+        with building_networks():
             run = Run(stretch, ranks, flag)
             run.restore()
-            check_phases(run.config, run.phases_ahead, run.nets, ranks)
+        check_phases(run.config, run.phases_ahead, run.nets, ranks)
         if ranks.is_main and stretch.config.precision == "bf16" and not ranks.bf16:
             print(f"note: this {ranks.device.type} {NOTE}", flush=True)
         run.log.start_trackers(run.step, stretch.config)
@@ -54,24 +55,6 @@ def train(stretch: Stretch) -> int:
     finally:
         ranks.close()
         flag.restore()
-
-
-@contextmanager
-def _told_when_too_large() -> Iterator[None]:
-    """Around the building of networks.
-
-    Raises:
-        NetworksTooLarge: they do not fit in memory.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise NetworksTooLarge(
-            "out of memory while the networks were built; take a smaller generator or discriminator, or a device "
-            "with more memory."
-        ) from None
 
 
 @contextmanager
@@ -185,8 +168,7 @@ def _step(run: Run, phase: Phase, stream: Iterator[Patches], step: int, log_norm
 
 
 def _open_phase(run: Run, number: int) -> Phase:
-    with _told_when_too_large():
-        phase = Phase(run.config, number, run.nets, run.ranks)
+    phase = Phase(run.config, number, run.nets, run.ranks)
     restored, run.restored = run.restored, None
     if restored is not None and run.step > phase.first_step:
         _continue_phase(run, phase, restored)

@@ -15,20 +15,13 @@ from harness.config import RunConfig
 from harness.errors import TrainingError
 from harness.train.phase import Patches, Phase
 from harness.train.ranks import Ranks
+from harness.train.shortage import is_out_of_memory
 from harness.train.steps import update
 
-_WORDS = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _MARGIN = 0.95
 """Share of the memory that a step may plan with: allocators cut it into pieces."""
 _PROBES = ((2, 4), (1, 2))
 """Patches of the two measurements; the second pair where the first does not fit."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on the device or on the host."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)
 
 
 def explain_out_of_memory(error: BaseException, config: RunConfig, phase: Phase, ranks: Ranks) -> TrainingError:

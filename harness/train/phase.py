@@ -37,6 +37,7 @@ from harness.train.nets import Nets
 from harness.train.patches import Patches, held_patches, made_ahead, measure_images
 from harness.train.ranks import Ranks
 from harness.train.schedule import learning_rate_at
+from harness.train.shortage import building_networks
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class Phase:
             world_size=ranks.world_size,
         )
         self._prepare = Prepare(config.data, config.scale, config.seed)
-        self.losses = build_losses(self.config.losses, ranks.device)
+        with building_networks():
+            self.losses = build_losses(self.config.losses, ranks.device)
         self.augment = build_augment(self.config.augment, config.seed).to(ranks.device)
         self.noise_std = torch.zeros((), device=ranks.device)
         """Deviation of the instance noise in this step."""
@@ -89,7 +91,8 @@ class Phase:
         self.measure_images: Callable[..., tuple[torch.Tensor, torch.Tensor]] = measure_images
         self.judges_together = False
         """Whether the discriminator sees real and generated images in one pass, which pays where it is compiled."""
-        self._build_networks()
+        with building_networks():
+            self._build_networks()
         compiler = compiler_for(config.compile, ranks, self.config.iterations, config.channels_last)
         for network in filter(None, (nets.generator, nets.discriminator)):
             unfuse(network)  # what a phase before had compiled

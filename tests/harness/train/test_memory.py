@@ -11,15 +11,16 @@ import torch
 
 from harness.config import RunConfig
 from harness.errors import EXIT_FAILURE
-from harness.train import loop, memory, nets
+from harness.train import fit, loop, memory, nets, phase, validate
 from harness.train.job import train_recipe
-from harness.train.memory import Needs, is_out_of_memory
+from harness.train.memory import Needs
+from harness.train.shortage import is_out_of_memory
 
 CPU_MESSAGE = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
 
 
-def big(recipe, **phase) -> RunConfig:
-    phases = [{**recipe["phases"][1], "batch_size": 64, "iterations": 4, **phase}]
+def big(recipe, **changes) -> RunConfig:
+    phases = [{**recipe["phases"][1], "batch_size": 64, "iterations": 4, **changes}]
     return RunConfig.model_validate({**recipe, "phases": phases, "validation": {"max_images": 0}})
 
 
@@ -101,3 +102,18 @@ def test_networks_that_do_not_fit_are_told_in_one_sentence_and_leave_nothing(
     assert said.count("\n") == 1 and "Traceback" not in said
     assert "out of memory while the networks were built; take a smaller generator or discriminator" in said
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("what", [(fit, "open_sources"), (phase, "PatchLoader"), (validate, "_pair")])
+def test_data_that_does_not_fit_is_not_told_as_too_large_networks(recipe, tmp_path, monkeypatch, capfd, what):
+    def fails(*args, **kwargs):
+        raise MemoryError("Unable to allocate 9 GiB for an array")
+
+    monkeypatch.setattr(*what, fails)
+    more = {"sources": [{**recipe["data"]["sources"][0], "classes": ["lake"]}]}
+    phases = [{**recipe["phases"][0], "iterations": 1}, {**recipe["phases"][1], **more}]
+    config = RunConfig.model_validate({**recipe, "phases": phases})
+    assert train_recipe(config, tmp_path / "run") == EXIT_FAILURE
+    assert capfd.readouterr().err == (
+        "error: out of memory (Unable to allocate 9 GiB for an array); free some of it, or use a machine with more.\n"
+    )
