@@ -72,8 +72,8 @@ def _train_file(run: RunFile) -> int:
 def _own_folder(out: Path, config: RunConfig, is_phase: bool) -> Iterator[None]:
     """A run folder of this run, held against other trainers; rank 0 does both for all ranks.
 
-    Wrong input, or too large networks, leave nothing behind of a run that had not begun, so that the mended command
-    may use the folder.
+    A run that ends before it has trained a step to keep leaves no configuration behind, so that the mended command may
+    use the folder; and nothing at all where the input was wrong, or the networks too large.
     """
     existed, begun = out.exists(), (out / _CONFIG).exists()
     if _rank() != 0:
@@ -85,14 +85,14 @@ def _own_folder(out: Path, config: RunConfig, is_phase: bool) -> Iterator[None]:
         try:
             prepare_folder(out, config, is_phase)
             yield
-        except (InputError, NetworksTooLarge):
+        except (InputError, TrainingError) as error:
             if not any((out / name).exists() for name in ("checkpoints", "metrics.jsonl")):
-                _forget(out, existed, begun)
+                _forget(out, existed or not isinstance(error, (InputError, NetworksTooLarge)), begun)
             raise
 
 
-def _forget(out: Path, existed: bool, begun: bool) -> None:
-    if not existed:
+def _forget(out: Path, keeps_rest: bool, begun: bool) -> None:
+    if not keeps_rest:
         shutil.rmtree(out, ignore_errors=True)
     elif not begun:
         (out / _CONFIG).unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from harness.config import RunConfig
-from harness.errors import EXIT_FAILURE
+from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_WRONG_INPUT
 from harness.train import fit, loop, memory, nets, phase, validate
 from harness.train.job import train_recipe
 from harness.train.memory import Needs
@@ -60,6 +61,21 @@ def test_a_step_that_does_not_fit_ends_the_run_with_a_batch_that_would(
     assert said.count("\n") == 1 and "Traceback" not in said
     assert f"out of memory with {64 // accumulate} patches at a time" in said and "about 9 fit" in said
     assert "accumulate=8" in said and f"batch_size={9 * accumulate}" in said
+
+
+def test_the_batch_that_would_fit_may_be_trained_in_the_same_folder(recipe, tmp_path, monkeypatch):
+    real, out = loop.train_step, tmp_path / "run"
+
+    def fails(phase, *args):
+        if phase.config.accumulate == 1:
+            raise MemoryError
+        return real(phase, *args)
+
+    monkeypatch.setattr(loop, "train_step", fails)
+    assert train_recipe(big(recipe), out) == EXIT_FAILURE
+    assert json.loads((out / "status.json").read_text())["state"] == "failed"
+    assert train_recipe(big(recipe, accumulate=2), out) == EXIT_DONE
+    assert train_recipe(big(recipe), out) == EXIT_WRONG_INPUT  # now it is that other run's
 
 
 def test_a_real_shortage_is_explained_by_measuring(recipe, tmp_path):
