@@ -170,6 +170,8 @@ def _step(run: Run, phase: Phase, stream: Iterator[Patches], step: int, log_norm
 def _open_phase(run: Run, number: int) -> Phase:
     phase = Phase(run.config, number, run.nets, run.ranks)
     restored, run.restored = run.restored, None
+    if restored is not None:
+        _check_data(run, phase, number, restored)
     if restored is not None and run.step > phase.first_step:
         _continue_phase(run, phase, restored)
     elif run.step == phase.first_step:
@@ -178,12 +180,19 @@ def _open_phase(run: Run, number: int) -> Phase:
     return phase
 
 
-def _continue_phase(run: Run, phase: Phase, restored: Checkpoint) -> None:
-    if restored.manifest.get("dataset_fingerprint") != phase.loader.fingerprint:
+def _check_data(run: Run, phase: Phase, number: int, restored: Checkpoint) -> None:
+    """Raises:
+    CheckpointError: the checkpoint's phase, be it this or one before, had other data under the same sources.
+    """
+    has_same_sources = run.config.sources(restored.training["phase"]) == run.config.sources(number)
+    if has_same_sources and restored.manifest.get("dataset_fingerprint") != phase.loader.fingerprint:
         raise CheckpointError(
             f"{run.stretch.out}: was trained on other data than lie under the sources now, so it cannot be "
             f"continued exactly; put the data back, or give another output folder."
         )
+
+
+def _continue_phase(run: Run, phase: Phase, restored: Checkpoint) -> None:
     try:
         phase.load_state_dict(restored.training["phase_state"])
         run.meter.load_state_dict(restored.training["meter"], run.ranks.device)

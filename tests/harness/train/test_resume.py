@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from harness.data.pack import pack
 from harness.errors import EXIT_DONE, EXIT_SAVED, EXIT_WRONG_INPUT
 from harness.train import job
 from harness.train.checkpoint import checkpoint_folders, verify
@@ -84,6 +86,22 @@ def test_continuing_with_another_configuration_is_refused(launcher, recipe, tmp_
     assert job.main(launcher.run_file(another, tmp_path / "run", phase=0)) == EXIT_WRONG_INPUT
     assert "seed: 0 -> 1" in capsys.readouterr().err
     assert job.main(launcher.run_file(harmless, tmp_path / "run", phase=0)) == EXIT_DONE
+
+
+def test_a_phase_on_the_same_sources_is_refused_other_data_than_the_one_before_had(launcher, recipe, tmp_path, capsys):
+    """Where data lies may change; what it holds is looked at also where a phase has no checkpoint of its own yet."""
+    for name in ("hill", "lake"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(8):
+            Image.effect_noise((64, 64), 10 + i).convert("RGB").save(tmp_path / "images" / name / f"{i}.png")
+    pack([tmp_path / "images"], tmp_path / "other", tile_px=48, workers=1)
+    other = {**recipe, "data": {**recipe["data"], "sources": [{"path": str(tmp_path / "other")}]}}
+    assert job.main(launcher.run_file(recipe, tmp_path / "run", phase=0)) == EXIT_DONE
+    assert job.main(launcher.run_file(other, tmp_path / "run")) == EXIT_WRONG_INPUT
+    assert "was trained on other data than lie under the sources now" in capsys.readouterr().err
+    own = {**recipe, "phases": [recipe["phases"][0], {**recipe["phases"][1], "sources": other["data"]["sources"]}]}
+    parent = str(tmp_path / "run")
+    assert job.main(launcher.run_file(own, tmp_path / "own", phase=1, parent=parent)) == EXIT_DONE
 
 
 def kill_at_random(process: Any, out: Path, source: random.Random) -> None:
