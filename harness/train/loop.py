@@ -23,7 +23,7 @@ from harness.train.start import EXPORTED
 from harness.train.steps import Scalars, train_step
 from harness.train.stop import StopFlag
 from harness.train.validate import Validation
-from harness.train.watch import NonFinite, Watch
+from harness.train.watch import NonFinite
 
 
 def train(stretch: Stretch) -> int:
@@ -101,7 +101,6 @@ def _train_phase(run: Run, number: int) -> int:
     """One phase from where the run stands: EXIT_DONE at its end, EXIT_SAVED after a stop signal."""
     phase = _open_phase(run, number)
     validation = Validation(run.config, run.config.sources(number), run.nets, run.ranks)
-    watch = Watch(run.config.watch)
     pace = Pace(run, phase)
     reserve_at = run.step + phase.config.generator_every  # by then the optimisers have their states
     try:
@@ -119,7 +118,7 @@ def _train_phase(run: Run, number: int) -> int:
 
             row = _log_row(run, phase, step) if logs else {}
             if row:
-                watch.check(done, row)
+                phase.watch.check(done, row)
             if _is_due(done, run.config.validation.every, phase.last_step):
                 row |= _validate(run, validation, pace)
             if row:

@@ -38,6 +38,7 @@ from harness.train.patches import Patches, held_patches, made_ahead, measure_ima
 from harness.train.ranks import Ranks
 from harness.train.schedule import learning_rate_at
 from harness.train.shortage import building_networks
+from harness.train.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Phase:
         self.last_step = self.first_step + self.config.iterations
         self.nets = nets
         self.learning_rate_factor = 1.0
+        self.watch = Watch(config.watch)
         self._ranks = ranks
         self._first_position = config.first_position(number)
         self._memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
@@ -179,6 +181,7 @@ class Phase:
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "augment": self.augment.state_dict(),
             "learning_rate_factor": self.learning_rate_factor,
+            "perfect_since": self.watch.perfect_since,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -188,6 +191,7 @@ class Phase:
             optimizer.load_state_dict({"state": state["optimizers"][name]["state"], "param_groups": groups})
         self.augment.load_state_dict(state["augment"])
         self.learning_rate_factor = state["learning_rate_factor"]
+        self.watch.perfect_since = state.get("perfect_since")
         self._values.clear()
 
     def _state(self) -> list[torch.Tensor]:

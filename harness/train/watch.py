@@ -16,7 +16,8 @@ class Watch:
 
     def __init__(self, config: WatchConfig) -> None:
         self._config = config
-        self._perfect_since: int | None = None
+        self.perfect_since: int | None = None
+        """Step of the first row since which the discriminator was right about everything."""
 
     def check(self, step: int, row: dict[str, float]) -> None:
         """Raises:
@@ -39,12 +40,12 @@ class Watch:
         if accuracy is None or not self._config.perfect_discriminator_steps:
             return
         if accuracy < 1.0:
-            self._perfect_since = None
+            self.perfect_since = None
             return
-        self._perfect_since = step if self._perfect_since is None else self._perfect_since
-        if step - self._perfect_since >= self._config.perfect_discriminator_steps:
+        self.perfect_since = step if self.perfect_since is None else self.perfect_since
+        if step - self.perfect_since >= self._config.perfect_discriminator_steps:
             raise TrainingError(
-                f"step {step}: the discriminator was right about every image for {step - self._perfect_since} steps, "
+                f"step {step}: the discriminator was right about every image for {step - self.perfect_since} steps, "
                 f"so the generator learns nothing from it; use label smoothing, instance noise or augmentation."
             )
 

@@ -184,10 +184,16 @@ def test_a_discriminator_that_is_always_right_stops_the_run(recipe, tmp_path, mo
         return real(phase, patches, number, log_norms) | {"d/accuracy": torch.tensor(1.0)}
 
     monkeypatch.setattr(loop, "train_step", always_right)
-    watch = {"perfect_discriminator_steps": 10}
-    assert train_recipe(short(recipe, watch=watch), tmp_path / "run") == EXIT_FAILURE
-    assert "right about every image for 10 steps" in capfd.readouterr().err
+    config = short(recipe, watch={"perfect_discriminator_steps": 10})
+    assert train_recipe(config, tmp_path / "run") == EXIT_FAILURE
+    said = capfd.readouterr().err
+    assert "step 11: the discriminator was right about every image for 10 steps" in said
     assert newest_good(tmp_path / "run" / "checkpoints") is not None
+    # As early in a run that was interrupted on the way.
+    monkeypatch.setattr(loop, "train_step", stops_at(5))
+    assert train_recipe(config, tmp_path / "stopped") == EXIT_SAVED
+    assert train_recipe(config, tmp_path / "stopped") == EXIT_FAILURE
+    assert capfd.readouterr().err == said
 
 
 def test_wrong_input_leaves_no_folder_that_would_refuse_the_mended_run(recipe, tmp_path):
