@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.data.config import Kernel
 from harness.data.degrade import KERNELS, crop_to_multiple, degrade_image
 from harness.data.images import encode_png, read_image
-from harness.data.survey import Skipped, judge
+from harness.data.survey import Skipped, files_below, judge
 from harness.errors import DataError, InputError
 from harness.files import whole
 
@@ -31,11 +31,11 @@ def degrade_folder(
     kernel: Kernel = "matlab-bicubic",
     progress: Callable[[int, int], None] | None = None,
 ) -> DegradeSummary:
-    """Writes `out_dir/STEM.png` for every image below `hr_dir` (subfolders are kept). Grey images stay grey.
+    """Writes `out_dir/STEM.png` for every image below `hr_dir`. Subfolders are kept, links followed; grey stays grey.
 
     Raises:
-        InputError: no such folder, an unknown kernel or scale, two images for one output name, an output in an
-            image's place, or an output folder that cannot be written.
+        InputError: no such folder or one that cannot be listed, an unknown kernel or scale, two images for one output
+            name, an output in an image's place, or an output folder that cannot be written.
         DataError: none of the files is a usable image.
     """
     if kernel not in KERNELS:
@@ -44,7 +44,7 @@ def degrade_folder(
         raise InputError(f"--scale {scale} is not allowed; give for example 2, 4 or 8.")
     if not hr_dir.is_dir():
         raise InputError(f"{hr_dir}: is not a folder; give a folder of images.")
-    files = sorted(path for path in hr_dir.rglob("*") if path.is_file())
+    files = list(files_below(hr_dir))
     usable, skipped, too_small = _usable(files, scale)
     targets = _targets(usable, hr_dir, out_dir)
     cropped: list[str] = []

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,31 +48,53 @@ def find_files(sources: Sequence[Path]) -> list[tuple[str, str, str]]:
     The first folder level below a source is the class; files directly in a source belong to a class named after it.
 
     Raises:
-        InputError: a source is no folder, or two folders of different names would become one class.
+        InputError: a source is no folder, a folder cannot be listed, or two folders of different names would become
+            one class.
     """
-    found = []
+    found = set()
     folders: dict[str, str] = {}
     for source in sources:
         if not source.is_dir():
             raise InputError(f"{source}: is not a folder; give a folder of images or of class folders.")
-        for folder, subfolders, names in os.walk(source, followlinks=True):
-            subfolders[:] = sorted(name for name in subfolders if not _leads_back(Path(folder), name))
-            for name in sorted(names):
-                below = (Path(folder) / name).relative_to(source)
-                top = below.parts[0] if len(below.parts) > 1 else source.resolve().name
-                name_of_class = class_name_of(top)
-                if folders.setdefault(name_of_class, top) != top:
-                    raise InputError(
-                        f"{source}: the folders '{folders[name_of_class]}' and '{top}' would both be the class "
-                        f"'{name_of_class}'; rename one."
-                    )
-                found.append((name_of_class, str(Path(folder) / name), f"{source.resolve().name}/{below}"))
-    return sorted(set(found))
+        name_of_source = source.resolve().name
+        for path in files_below(source):
+            below = path.relative_to(source)
+            top = below.parts[0] if len(below.parts) > 1 else name_of_source
+            name_of_class = class_name_of(top)
+            if folders.setdefault(name_of_class, top) != top:
+                raise InputError(
+                    f"{source}: the folders '{folders[name_of_class]}' and '{top}' would both be the class "
+                    f"'{name_of_class}'; rename one."
+                )
+            found.add((name_of_class, str(path), f"{name_of_source}/{below}"))
+    return sorted(found)
 
 
-def _leads_back(folder: Path, name: str) -> bool:
-    """Whether a subfolder is a link to a folder that it lies in."""
-    return (folder / name).is_symlink() and folder.resolve().is_relative_to((folder / name).resolve())
+def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Everything below a folder that is no folder, sorted. Links are followed, but not in circles.
+
+    Args:
+        above: the real folders that were passed on the way to this one.
+
+    Raises:
+        InputError: a folder cannot be listed (to leave it out would make another dataset).
+    """
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted((entry.name, entry.is_symlink(), _is_folder(entry)) for entry in entries)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be listed ({error.strerror}); mend its rights, or take it out.") from None
+    passed = (*above, folder.resolve())
+    for name, is_link, is_folder in found:
+        path = folder / name
+        if not is_folder:
+            yield path
+        elif not (is_link and any(real.is_relative_to(path.resolve()) for real in passed)):
+            yield from files_below(path, passed)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return os.path.isdir(entry) if entry.is_symlink() else entry.is_dir()  # which raises where links go in circles
 
 
 def class_name_of(folder: str) -> str:
@@ -84,6 +107,8 @@ def judge(file: tuple[str, str, str], smallest_px: int) -> SourceImage | Skipped
     """Reads a file, hashes it and looks at its header."""
     class_name, path, source = file
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would wait for somebody who writes to it
+            return Skipped(path, "is no regular file")
         content = Path(path).read_bytes()
         header = images.read_header(content, path)
     except DataError as error:
@@ -103,6 +128,8 @@ def try_decoding(image: SourceImage) -> Skipped | None:
         images.decode(Path(image.path).read_bytes(), image.path)
     except DataError as error:
         return Skipped(image.path, _reason(error, image.path))
+    except OSError as error:
+        return Skipped(image.path, f"cannot be read ({error.strerror})")
     return None
 
 

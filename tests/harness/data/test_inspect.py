@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,6 +95,17 @@ def test_a_folder_is_degraded_as_its_images_are(tmp_path, make_image):
     assert [item.path for item in summary.skipped] == [str(folder / "colour.txt")]
     assert np.array_equal(read_image(tmp_path / "lr" / "colour.png"), degrade_image(colour[:40], 4))
     assert np.array_equal(read_image(tmp_path / "lr" / "sub" / "grey.png"), degrade_image(grey, 4))
+
+
+def test_degrading_follows_links_and_lists_broken_ones(tmp_path, make_image):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(encode_png(make_image(0, 40, 40)))
+    (tmp_path / "hr").mkdir()
+    (tmp_path / "hr" / "linked").symlink_to(tmp_path / "photos")
+    (tmp_path / "hr" / "gone.png").symlink_to("nowhere.png")
+    summary = degrade_folder(tmp_path / "hr", tmp_path / "lr", scale=4)
+    assert [Path(item.path).name for item in summary.skipped] == ["gone.png"]
+    assert read_image(tmp_path / "lr" / "linked" / "a.png").shape == (10, 10, 3)
 
 
 def test_degrading_refuses_what_it_cannot_do(tmp_path, make_image):

@@ -1,0 +1,57 @@
+"""Which files a pack or a degradation finds, in folders as people have them."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from harness.data.folders import degrade_folder
+from harness.data.pack import pack
+from harness.data.survey import files_below
+from harness.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make_image) -> Path:
+    """Three class folders with an image each."""
+    for seed, name in enumerate("abc"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        Image.fromarray(make_image(seed, 40, 40)).save(tmp_path / "in" / name / f"{name}.png")
+    return tmp_path / "in"
+
+
+def test_folders_that_link_to_each_other_are_walked_once_on_each_way(folder):
+    for name in "abc":
+        for other in set("abc") - {name}:
+            (folder / name / f"to_{other}").symlink_to(f"../{other}")
+    ways = [path.relative_to(folder).as_posix() for path in files_below(folder)]
+    below_a = ["a/a.png", "a/to_b/b.png", "a/to_b/to_c/c.png", "a/to_c/c.png", "a/to_c/to_b/b.png"]
+    assert [way for way in ways if way.startswith("a/")] == below_a
+    assert len(ways) == 15
+
+
+def test_a_folder_that_cannot_be_listed_is_refused_and_not_left_out(folder, tmp_path, monkeypatch):
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if Path(path) == folder / "b":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(InputError, match=r"in/b: cannot be listed \(Permission denied\); mend its rights"):
+        pack([folder], tmp_path / "out", tile_px=32, workers=1)
+    with pytest.raises(InputError, match=r"in/b: cannot be listed"):
+        degrade_folder(folder, tmp_path / "lr", scale=2)
+    assert not (tmp_path / "out").exists() and not (tmp_path / "lr").exists()
+
+
+def test_a_pipe_among_the_images_is_listed_and_not_waited_for(folder, tmp_path):
+    os.mkfifo(folder / "a" / "pipe.png")
+    summary = pack([folder], tmp_path / "out", tile_px=32, workers=1)
+    assert [(Path(item.path).name, item.reason) for item in summary.skipped] == [("pipe.png", "is no regular file")]
