@@ -66,7 +66,7 @@ def find_files(sources: Sequence[Path]) -> list[tuple[str, str, str]]:
                     f"{source}: the folders '{folders[name_of_class]}' and '{top}' would both be the class "
                     f"'{name_of_class}'; rename one."
                 )
-            found.add((name_of_class, str(path), f"{name_of_source}/{below}"))
+            found.add((name_of_class, str(path), storable(f"{name_of_source}/{below}")))
     return sorted(found)
 
 
@@ -101,6 +101,11 @@ def class_name_of(folder: str) -> str:
     """A folder's name as a class name: letters of any script, digits, `-` and `_`, at most 40 bytes of UTF-8."""
     kept = re.sub(r"[^\w-]+", "_", unicodedata.normalize("NFC", folder))
     return kept.encode("utf-8", "replace")[:40].decode("utf-8", "ignore") or "_"
+
+
+def storable(name: str) -> str:
+    """A name that the sidecar can hold: bytes that are no UTF-8 (Python's lone surrogates) become `\\udcXX`."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def judge(file: tuple[str, str, str], smallest_px: int) -> SourceImage | Skipped:

@@ -7,11 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from harness.data.folders import degrade_folder
 from harness.data.pack import pack
+from harness.data.shards import Dataset
 from harness.data.survey import files_below
 from harness.errors import InputError
 
@@ -55,3 +57,12 @@ def test_a_pipe_among_the_images_is_listed_and_not_waited_for(folder, tmp_path):
     os.mkfifo(folder / "a" / "pipe.png")
     summary = pack([folder], tmp_path / "out", tile_px=32, workers=1)
     assert [(Path(item.path).name, item.reason) for item in summary.skipped] == [("pipe.png", "is no regular file")]
+
+
+def test_images_whose_names_are_no_utf_8_are_packed(folder, tmp_path):
+    os.rename(folder / "a" / "a.png", os.fsencode(folder / "a") + b"/caf\xe9.png")
+    os.rename(folder / "b", os.fsencode(folder) + b"/\xff")
+    summary = pack([folder], tmp_path / "out", tile_px=40, workers=1)
+    dataset = Dataset.open(summary.path)
+    assert sorted(dataset.sources(np.arange(3))) == [r"in/\udcff/b.png", r"in/a/caf\udce9.png", "in/c/c.png"]
+    assert dataset.classes == ["_", "a", "c"]
