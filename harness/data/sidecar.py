@@ -112,9 +112,9 @@ def fingerprint_of(table: pa.Table) -> str:
 
 
 def count_images(samples: list[Sample]) -> dict[str, dict[str, dict[str, int]]]:
-    """Split -> class -> number of source images and of samples."""
+    """Split -> class -> number of source images (different by content, as for splits and fractions) and of samples."""
     num_samples = Counter((sample.split, sample.class_name) for sample in samples)
-    sources = {(sample.split, sample.class_name, sample.source) for sample in samples}
+    sources = {(sample.split, sample.class_name, sample.source_hash) for sample in samples}
     num_images = Counter((split, class_name) for split, class_name, _ in sources)
     counts: dict[str, dict[str, dict[str, int]]] = {}
     for (split, class_name), number in sorted(num_samples.items()):

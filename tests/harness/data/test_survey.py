@@ -66,3 +66,13 @@ def test_images_whose_names_are_no_utf_8_are_packed(folder, tmp_path):
     dataset = Dataset.open(summary.path)
     assert sorted(dataset.sources(np.arange(3))) == [r"in/\udcff/b.png", r"in/a/caf\udce9.png", "in/c/c.png"]
     assert dataset.classes == ["_", "a", "c"]
+
+
+def test_images_of_one_name_from_two_sources_count_as_two(tmp_path, make_image):
+    sources = [tmp_path / "summer" / "HR", tmp_path / "winter" / "HR"]
+    for seed, source in enumerate(sources):
+        source.mkdir(parents=True)
+        Image.fromarray(make_image(seed, 40, 80)).save(source / "0001.png")
+    summary = pack(sources, tmp_path / "out", tile_px=40, workers=1)
+    assert (summary.num_images, summary.num_samples) == (2, 4)
+    assert summary.counts == {"train": {"HR": {"images": 2, "samples": 4}}}
