@@ -82,7 +82,9 @@ def index(
     console = make_console()
     with progress_bar(console, "indexing") as progress:
         found = index_shards(folder, val=val, test=test, seed=seed, progress=progress)
-    say(console, f"{folder}: {found.num_samples} samples in {found.num_shards} shards")
+    _say_skipped(console, found.skipped)
+    shards = f"{found.num_samples} samples in {found.num_shards} shards"
+    say(console, f"{folder}: {shards}, {len(found.skipped)} skipped")
 
 
 @app.command()

@@ -14,7 +14,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from harness.data import images, sidecar
@@ -22,7 +22,7 @@ from harness.data.reading import checksum, npy_layout
 from harness.data.shards import EXTENSIONS
 from harness.data.sidecar import Sample
 from harness.data.split import SPLITS, assign_splits, count_or_share
-from harness.data.survey import Skipped, class_name_of
+from harness.data.survey import Skipped, class_name_of, storable
 from harness.data.tar import Member, list_members
 from harness.errors import DataError, InputError
 
@@ -117,9 +117,11 @@ def _read_shard(shard: Path) -> Iterator[Sample | Skipped]:
     """The samples of a shard, in the order of their images."""
     groups: dict[str, dict[str, Member]] = defaultdict(dict)
     for member in list_members(shard):
-        key, extension = split_name(member.name)
+        key, extension = split_name(storable(member.name))
         if extension.split(".")[-1] in PICKLED:
             raise DataError(f"{shard}: sample '{key}' has a pickled member '.{extension}', which is never read.")
+        if extension in groups[key]:
+            raise DataError(f"{shard}: has the member '{member.name}' twice; give the samples different keys.")
         groups[key][extension] = member
     with shard.open("rb") as file:
         for key, members in groups.items():
@@ -155,12 +157,12 @@ def _describe(file: Any, shard: Path, key: str, extension: str, members: dict[st
         found = images.read_header(content, name)
         height, width, grey = found.height, found.width, found.grey
     said = about.get("source_sha256") or about.get("source")  # either tells the tiles of one image
-    digest = str(said) if said else hashlib.sha256(content).hexdigest()
+    digest = storable(str(said)) if said else hashlib.sha256(content).hexdigest()
     return Sample(
         key=key,
         class_name=str(about.get("class") or _folder_of(key)),
         split=str(about.get("split", "")),
-        source=str(about.get("source") or key),
+        source=storable(str(about.get("source") or key)),
         source_hash=_hash_of(digest),
         shard=shard.name,
         extension=extension,
@@ -199,7 +201,7 @@ def _content(file: Any, member: Member) -> bytes:
 
 
 def _folder_of(key: str) -> str:
-    folder = key.rpartition("/")[0].rpartition("/")[2]
+    folder = PurePosixPath(key).parent.name  # `./KEY`, as `tar -c .` writes it, lies in no folder
     return class_name_of(folder) if folder else "all"
 
 

@@ -199,6 +199,29 @@ def test_the_same_key_twice_is_refused(tmp_path, make_image):
         tar_of(tmp_path / f"{name}.tar", {"x.png": png(make_image)})
     with pytest.raises(DataError, match=r"the key 'x' is in a\.tar and in b\.tar"):
         index(tmp_path)
+    (tmp_path / "b.tar").unlink()
+    with tarfile.open(tmp_path / "a.tar", "a") as archive:
+        archive.addfile(tarfile.TarInfo("x.png"), io.BytesIO())
+    with pytest.raises(DataError, match=r"a\.tar: has the member 'x\.png' twice; give the samples different keys"):
+        index(tmp_path)
+
+
+def test_what_lies_in_no_folder_is_of_the_class_all_however_tar_names_it(tmp_path, make_image):
+    names = ["./a.png", "b.png", "./hill/c.png", "hill/d.png"]
+    tar_of(tmp_path / "a.tar", {name: png(make_image, seed) for seed, name in enumerate(names)})
+    index(tmp_path, val=0, test=0)
+    dataset = Dataset.open(tmp_path)
+    assert [dataset.classes[code] for code in dataset.class_code] == ["all", "all", "hill", "hill"]
+
+
+def test_names_that_are_no_utf_8_are_indexed(tmp_path, make_image):
+    about = {"x.png": png(make_image, 1), "x.json": rb'{"source": "\udcff"}'}
+    tar_of(tmp_path / "a.tar", {"caf\udce9.png": png(make_image), **about})
+    index(tmp_path, val=0, test=0)
+    dataset = Dataset.open(tmp_path)
+    assert dataset.keys(np.arange(2)) == [r"caf\udce9", "x"]
+    assert dataset.sources(np.arange(2)) == [r"caf\udce9", r"\udcff"]
+    assert inspect(str(tmp_path), verify=True).problems == []
 
 
 def test_folders_without_shards_are_refused(tmp_path):
