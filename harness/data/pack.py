@@ -32,6 +32,8 @@ from harness.files import write_text
 Progress = Callable[[int, int], None]
 
 _BUILDING = ".building"
+_JUDGED_AT_ONCE = 32
+"""Files that a worker is given to read and hash; images to decode are given one by one."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def pack(
 
     Raises:
         InputError, DataError: wrong options, nothing to pack, or an `out` that holds something else.
+        TrainingError: a worker was killed.
     """
     options = Options(codec, tile_px, shard_mb, count_or_share(val, "--val"), count_or_share(test, "--test"), seed)
     workers = num_workers(workers)
@@ -96,7 +99,9 @@ def pack(
 def _survey(files: list[tuple[str, str, str]], options: Options, run: Run) -> tuple[list[SourceImage], list[Skipped]]:
     """Usable images with splits. Held-out ones are decoded here, so that a damaged one leaves no gap in its split."""
     smallest_px = options.tile_px or survey.SMALLEST_PX
-    judged = sorted(run(partial(_judge, smallest_px=smallest_px), files), key=lambda pair: pair[0])
+    judged = sorted(
+        run(partial(_judge, smallest_px=smallest_px), files, chunk=_JUDGED_AT_ONCE), key=lambda pair: pair[0]
+    )
     found, skipped = survey.without_duplicates(item for _, item in judged)
     sound: set[str] = set()
     while True:

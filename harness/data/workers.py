@@ -7,11 +7,12 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from typing import Any
 
-from harness.errors import InputError
+from harness.errors import InputError, TrainingError
 
 Run = Callable[..., Iterator[Any]]
 
@@ -29,27 +30,40 @@ def num_workers(wanted: int | None) -> int:
 
 @contextmanager
 def pool(workers: int, num_jobs: int | None = None) -> Iterator[Run]:
-    """Yields `run(function, items) -> results in the order in which they are done`.
+    """Yields `run(function, items, chunk=1) -> results in the order in which they are done`.
 
+    A worker is given `chunk` items at a time: handing over a single one takes a third of a millisecond of this process.
     Workers are started afresh, not forked: a fork would copy the caller's threads' locks. Ctrl-C is the caller's alone:
     a worker ends what it has begun, and is given nothing more.
+
+    Raises:
+        TrainingError: a worker was killed.
     """
     workers = min(workers, num_jobs) if num_jobs is not None else workers
     if workers <= 1:
-        yield lambda function, items: map(function, items)
+        yield lambda function, items, chunk=1: map(function, items)
         return
     executor = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
 
-    def run(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    def run(function: Callable[[Any], Any], items: Sequence[Any], chunk: int = 1) -> Iterator[Any]:
+        parts = [items[first : first + chunk] for first in range(0, len(items), chunk)]
         with deaf_to_interrupts():  # workers are started here, and inherit it
-            futures = [executor.submit(function, item) for item in items]
+            futures = [executor.submit(_each, function, part) for part in parts]
         for future in as_completed(futures):
-            yield future.result()
+            yield from future.result()
 
     try:
         yield run
+    except BrokenProcessPool:
+        raise TrainingError(
+            "a worker was killed (out of memory?); run it again with fewer --workers: it continues."
+        ) from None
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _each(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    return [function(item) for item in items]
 
 
 @contextmanager
