@@ -3,7 +3,8 @@
 - grey (and 1-bit, grey with alpha): repeated to three channels, and remembered as grey, because it is scored as grey;
 - 16 bits a channel: the upper 8 bits; palette, CMYK, YCbCr: converted to RGB (colour profiles are not applied);
 - alpha: composited on black; EXIF orientation: applied; several frames: the first;
-- truncated, damaged, too large (Pillow's bound against decompression bombs), or no image: refused.
+- truncated, damaged, floating point, whole numbers beyond 16 bits, too large (Pillow's bound against decompression
+  bombs), or no image: refused.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 _TURNED = frozenset({5, 6, 7, 8})
 _EXIF_ORIENTATION = 0x0112
+_PNG_MAY_BE_TURNED = (b"eXIf", b"Raw profile type exif", b"tiff:Orientation")
+"""What stands somewhere in a PNG whose orientation Pillow reads: its chunk, or a text of older programs or of XMP."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +47,16 @@ def read_header(content: bytes, name: str) -> Header:
     """
     with _open(content, name) as image:
         width, height = image.size
-        if _orientation(image, name) in _TURNED:
+        if _orientation(image, content, name) in _TURNED:
             width, height = height, width
         return Header(height, width, image.mode in _GREY_MODES)
 
 
-def _orientation(image: Image.Image, name: str) -> int | None:
-    """The EXIF orientation; of a PNG only where it stands before the pixels (else Pillow would decode them all)."""
-    if image.format == "PNG" and "exif" not in image.info:
+def _orientation(image: Image.Image, content: bytes, name: str) -> int | None:
+    """The EXIF orientation that the size does not tell yet, as it does of a TIFF; few PNGs are decoded for it."""
+    if image.format == "TIFF":
+        return None
+    if image.format == "PNG" and not any(mark in content for mark in _PNG_MAY_BE_TURNED):
         return None
     try:
         return image.getexif().get(_EXIF_ORIENTATION)
@@ -153,7 +158,9 @@ def _open(content: bytes, name: str) -> Image.Image:
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
         values = np.asarray(image).astype(np.int64)
-        return Image.fromarray((np.clip(values, 0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+        if values.min() < 0 or values.max() > 65535:
+            raise DataError(f"{name}: holds values beyond 16 bits, of no stated range; convert it to 8 or 16 bits.")
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise DataError(f"{name}: holds floating-point values of no stated range; convert it to 8 or 16 bits.")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,44 @@ def test_exif_orientation_is_applied():
     assert (header.height, header.width) == (30, 20)
 
 
+def turned_pngs() -> dict[str, bytes]:
+    """A PNG that is to be turned by 90 degrees, as each kind of program says so, before the pixels and behind them."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    block, plain = exif.tobytes(), saved(Image.fromarray(COLOUR))
+    xmp = b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    said = {
+        "exif": (b"eXIf", block.removeprefix(b"Exif\0\0")),
+        "text": (
+            b"zTXt",
+            b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n%8d\n%s\n" % (len(block), block.hex().encode())),
+        ),
+        "xmp": (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp),
+    }
+    chunks = {
+        name: len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+        for name, (kind, data) in said.items()
+    }
+    places = {"before": 33, "behind": len(plain) - 12}
+    return {f"{n} {p}": plain[:at] + chunk + plain[at:] for n, chunk in chunks.items() for p, at in places.items()}
+
+
+@pytest.mark.parametrize("said", turned_pngs())
+def test_the_header_of_a_png_knows_every_turn_that_decoding_applies(said):
+    content = turned_pngs()[said]
+    assert np.array_equal(decode(content, "x"), np.rot90(COLOUR, -1))
+    header = read_header(content, "x")
+    assert (header.height, header.width) == (30, 20)
+
+
+def test_a_turned_tiff_has_the_size_that_it_is_decoded_to():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = saved(Image.fromarray(COLOUR), "TIFF", exif=exif)
+    header = read_header(content, "x")
+    assert (header.height, header.width) == decode(content, "x").shape[:2] == (30, 20)
+
+
 @pytest.mark.parametrize("cut", [30, 200, -30])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_truncated_images_are_refused_by_name(kind, cut):
@@ -86,9 +125,12 @@ def test_truncated_images_are_refused_by_name(kind, cut):
         decode(content[:cut], "holiday.img")
 
 
-def test_floating_point_and_foreign_formats_are_refused():
+def test_floating_point_more_than_16_bits_and_foreign_formats_are_refused():
     with pytest.raises(DataError, match="floating-point"):
         decode(saved(Image.fromarray(GREY.astype(np.float32)), "TIFF"), "x")
+    for values in (GREY.astype(np.int32) * 2**20, GREY.astype(np.int32) - 300):
+        with pytest.raises(DataError, match="beyond 16 bits"):
+            decode(saved(Image.fromarray(values), "TIFF"), "x")
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
     with pytest.raises(DataError, match="is not an image"):
         decode(postscript, "x")
