@@ -40,6 +40,8 @@ _ABOUT_THE_FILE = frozenset(
 """TIFF's tags of the baseline and its extensions that say how pixels are stored, and embedded blocks."""
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _STRIP_ROWS = 256
+_LONGEST_EDGE = {".webp": 16_383, ".jpg": 65_500, ".jpeg": 65_500}
+_LONGEST_EXIF_OF_A_JPEG = 65_533
 _OPTIONS: dict[str, dict[str, Any]] = {
     ".png": {"compress_level": 4},
     ".jpg": {"quality": 95, "subsampling": 0},
@@ -189,8 +191,8 @@ def upright(array: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def check_writable(path: Path, picture: Picture) -> None:
-    """That the format of `path` can hold what the picture has.
+def check_writable(path: Path, picture: Picture, scale: int = 1) -> None:
+    """That the format of `path` can hold what the picture has, once it is enlarged by `scale`.
 
     Raises:
         DataError: it cannot; the sentence says what can.
@@ -204,6 +206,13 @@ def check_writable(path: Path, picture: Picture) -> None:
         raise DataError(f"{path}: {suffix} would lose the 16 bits a channel; write .png.")
     if picture.alpha is not None and suffix not in _WITH_ALPHA:
         raise DataError(f"{path}: {suffix} would lose the alpha channel; write .png.")
+    edge = scale * max(picture.pixels.shape[:2])
+    if edge > _LONGEST_EDGE.get(suffix, edge):
+        raise DataError(
+            f"{path}: {suffix} holds at most {_LONGEST_EDGE[suffix]:,} px a side, not {edge:,}; write .png."
+        )
+    if suffix in (".jpg", ".jpeg") and len(picture.exif or b"") > _LONGEST_EXIF_OF_A_JPEG:
+        raise DataError(f"{path}: {suffix} would lose the EXIF block, which is too long for it; write .png.")
 
 
 def write_picture(path: Path, picture: Picture) -> None:

@@ -164,7 +164,7 @@ def _open_tiled(path: Path, options: Options, say: Callable[[str], None]) -> Til
 def _upscale_file(job: Job, enlarge: Enlarge, scale: int, options: Options, progress: TileProgress) -> list[Path]:
     check_writable(job.target, Picture(np.empty((0, 0), np.uint8)))
     picture = read_picture(job.source)
-    check_writable(job.target, picture)
+    check_writable(job.target, picture, scale)
     _check_memory(job.source, picture, scale)
     written = []
     for sample in range(options.samples):

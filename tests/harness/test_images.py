@@ -112,12 +112,24 @@ def test_profile_of_another_colour_space_is_not_kept(tmp_path):
         ("a.jpg", Picture(values(4, 4, dtype=np.uint16)), "16 bits"),
         ("a.gif", Picture(values(4, 4, 3)), "256 colours"),
         ("a.xyz", Picture(values(4, 4)), "no known image format"),
+        ("a.webp", Picture(values(1, 16_384)), r"at most 16,383 px a side, not 16,384; write \.png"),
+        ("a.jpg", Picture(values(65_501, 1)), "at most 65,500 px a side, not 65,501"),
+        ("a.jpg", Picture(values(4, 4), exif=bytes(65_534)), "EXIF block, which is too long"),
     ],
 )
 def test_format_that_would_lose_something_is_refused(tmp_path, name, picture, words):
     with pytest.raises(DataError, match=words):
         write_picture(tmp_path / name, picture)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "picture", [Picture(values(1, 16_383)), Picture(values(2, 2), exif=b"II*\0\x08" + bytes(65_528))]
+)
+def test_what_a_format_can_just_hold_is_written(tmp_path, picture):
+    for name in ("a.webp", "a.jpg"):
+        write_picture(tmp_path / name, picture)
+        assert read_picture(tmp_path / name).pixels.shape[:2] == picture.pixels.shape
 
 
 def test_damaged_files_are_one_sentence(tmp_path):

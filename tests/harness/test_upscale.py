@@ -235,6 +235,13 @@ def test_format_that_cannot_hold_alpha_fails_for_that_file_alone(tmp_path):
     assert [path.name for path in summary.written] == ["b.jpg"] and "alpha" in summary.failures[0].reason
 
 
+def test_an_image_that_its_format_could_not_hold_once_larger_is_refused_before_it_is_computed(tmp_path, monkeypatch):
+    write_picture(tmp_path / "in" / "a.png", Picture(np.zeros((2, 4096, 3), np.uint8)))
+    monkeypatch.setattr("harness.upscale.enlarge_picture", lambda *_: pytest.fail("computed"))
+    summary = upscale([str(tmp_path / "in")], tmp_path / "out", Options(method="nearest", scale=4, format="webp"))
+    assert "at most 16,383 px a side, not 16,384" in summary.failures[0].reason
+
+
 def test_another_projects_file_upscales_as_spandrel_does(tmp_path, folder):
     import spandrel
     from spandrel.architectures.ESRGAN import ESRGAN
