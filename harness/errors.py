@@ -25,6 +25,10 @@ class DataError(InputError):
     """A dataset, shard or sample that cannot be used; the sentence names the file and, where known, the key."""
 
 
+class UnreachableError(DataError):
+    """Data that cannot be had now: a network that does not answer, a cache without room. The data is not to blame."""
+
+
 class CheckpointError(InputError):
     """A checkpoint that cannot be used; the sentence names the file."""
 

@@ -11,20 +11,18 @@ import errno
 import fcntl
 import hashlib
 import os
-import queue
 import tempfile
-import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from harness.data.reading import ShardFile
-from harness.errors import DataError
+from harness.errors import DataError, UnreachableError
+from harness.files import FULL
 
 _CHUNK_BYTES = 8 << 20
-_SMALL_BYTES = 64 << 20
-_OPEN_ATTEMPTS = 5
-_PREFETCH_THREADS = 4
+_PAUSES_S: tuple[float, ...] = (1.0, 5.0, 25.0)
+"""Before a fetch is tried again. fsspec calls much of a network's trouble "not found", so that is tried again, too."""
 
 
 class NodeCache:
@@ -55,7 +53,8 @@ class NodeCache:
             version: what tells another content under the same URL apart.
 
         Raises:
-            DataError: it cannot be fetched, has another size, or does not fit the cache.
+            UnreachableError: it cannot be fetched, or does not fit the cache.
+            DataError: it has another size.
         """
         path = self.path_of(url, version)
         if self._touch(path, size):
@@ -83,24 +82,21 @@ class NodeCache:
         part = path.with_name(path.name + ".part")
         with self._reserved(part, size or 0) as target:
             try:
-                found = _copy(url, target)
+                found = _copied(url, target)
+                if size is not None and found != size:
+                    raise DataError(f"{url}: has {found} bytes instead of {size}; upload or pack it again.")
             except DataError:
                 part.unlink()
                 raise
-            except Exception as error:  # every fsspec back end raises its own kinds
-                part.unlink()
-                raise DataError(f"{url}: cannot be fetched ({_reason(error)}); check the URL and network.") from None
-            if size is not None and found != size:
-                part.unlink()
-                raise DataError(f"{url}: has {found} bytes instead of {size}; upload or pack it again.")
-            target.flush()
             with self._locked(self.folder / ".evict"):  # or whoever counts the files might see neither name
                 os.replace(part, path)
 
     def _reserved(self, part: Path, size: int) -> BinaryIO:
         """A new file that counts `size` bytes, after the least recently used files that nobody has open made room."""
         if size > self.limit_bytes:
-            raise DataError(f"{part.name}: {size} bytes exceed the cache of {self.limit_bytes}; raise data.cache_gb.")
+            raise UnreachableError(
+                f"{part.name}: {size} bytes exceed the cache of {self.limit_bytes}; raise data.cache_gb."
+            )
         with self._locked(self.folder / ".evict"):
             part.unlink(missing_ok=True)
             files = sorted(self._files(), key=lambda entry: entry[1])
@@ -109,7 +105,7 @@ class NodeCache:
                 if total + size > self.limit_bytes and _remove_unless_open(path):
                     total -= length
             if total + size > self.limit_bytes:
-                raise DataError(
+                raise UnreachableError(
                     f"{self.folder}: the shards in use fill the cache of {self.limit_bytes} bytes; "
                     "raise data.cache_gb, lower data.window, or pack smaller shards."
                 )
@@ -136,74 +132,32 @@ class NodeCache:
             os.close(fd)
 
 
-class RemoteStore:
-    """A dataset behind an fsspec URL."""
+def _copied(url: str, target: BinaryIO) -> int:
+    """As `_copy`, tried again after some pauses: a network's short trouble must not end a training of weeks.
 
-    def __init__(self, url: str, cache: NodeCache, version: str = "") -> None:
-        self.url = url
-        self.cache = cache
-        self.version = version
-        self.remote = True
-        self._wanted: queue.Queue[tuple[str, int]] = queue.Queue()
-        self._asked: set[str] = set()
-        self._kept: list[ShardFile] = []
-        self._threads: list[threading.Thread] = []
-
-    def pin(self, version: str) -> None:
-        self.version = version
-
-    def name(self, file: str) -> str:
-        return f"{self.url}/{file}"
-
-    def read(self, file: str) -> bytes:
-        url = self.name(file)
+    Raises:
+        UnreachableError: it is still in trouble, or the disk is full.
+    """
+    for pause_s in (*_PAUSES_S, None):
         try:
-            with open_url(url) as source:
-                return source.read(_SMALL_BYTES)
+            target.seek(0)
+            found = _copy(url, target)
+            target.truncate()
+            return found
         except DataError:
             raise
         except Exception as error:  # every fsspec back end raises its own kinds
-            raise DataError(
-                f"{url}: cannot be read ({_reason(error)}); check the URL, or run `harness pack` and upload the folder."
-            ) from None
-
-    def keep(self, file: str, version: str) -> Path:
-        path = self.cache.fetch(self.name(file), None, version)
-        self._kept.append(self._opened(file, None, version))
-        return path
-
-    def open_shard(self, file: str, size: int) -> ShardFile:
-        """The fetched shard, marked as in use until it is closed."""
-        return self._opened(file, size, self.version)
-
-    def _opened(self, file: str, size: int | None, version: str) -> ShardFile:
-        for _ in range(_OPEN_ATTEMPTS):  # it may be evicted between the two, and is fetched again
-            path = self.cache.fetch(self.name(file), size, version)
-            try:
-                shard = ShardFile(path, path.stat().st_size if size is None else size)
-                fcntl.flock(shard.fd, fcntl.LOCK_SH)  # whoever fetched or evicts it holds it for a moment only
-                if path.exists():
-                    return shard
-            except (DataError, FileNotFoundError):
-                continue
-        raise DataError(f"{self.name(file)}: is evicted from {self.cache.folder} again and again; raise data.cache_gb.")
-
-    def prefetch(self, files: Iterable[tuple[str, int]]) -> None:
-        """Fetches files that will be wanted soon, in threads of its own; a failure shows when the file is read."""
-        for file, size in files:
-            if file not in self._asked:
-                self._asked.add(file)
-                self._wanted.put((file, size))
-        while len(self._threads) < _PREFETCH_THREADS:
-            self._threads.append(threading.Thread(target=self._work, name="prefetch", daemon=True))
-            self._threads[-1].start()
-
-    def _work(self) -> None:
-        while True:
-            file, size = self._wanted.get()
-            with contextlib.suppress(DataError):  # the reader meets the same error and reports it
-                self.cache.fetch(self.name(file), size, self.version)
-            self._asked.discard(file)
+            if isinstance(error, OSError) and error.errno in FULL:
+                where = Path(target.name).parent
+                raise UnreachableError(
+                    f"{where}: the cache's disk is full ({error.strerror}); free space, or set SR_CACHE_DIR to another."
+                ) from None
+            if pause_s is None:
+                raise UnreachableError(
+                    f"{url}: cannot be fetched ({reason(error)}); check the URL and network."
+                ) from None
+            time.sleep(pause_s)
+    raise AssertionError
 
 
 def _copy(url: str, target: BinaryIO) -> int:
@@ -247,6 +201,7 @@ def _remove_unless_open(path: Path) -> bool:
         os.close(fd)
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """An error's kind and first line, for messages."""
     text = str(error).splitlines()
     return f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__

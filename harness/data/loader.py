@@ -20,7 +20,7 @@ from harness.data.config import DataConfig, SourceConfig
 from harness.data.order import EpochOrder, Mixture
 from harness.data.reading import CropReader
 from harness.data.shards import Dataset
-from harness.errors import DataError, InputError
+from harness.errors import DataError, InputError, UnreachableError
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +119,7 @@ class PatchLoader:
 
         Raises:
             DataError: a sample is bad and `on_bad_sample` is `stop`; it names the shard and the key.
+            UnreachableError: a remote shard cannot be fetched.
         """
         if self.data.read_threads == 0:
             reader = self._new_reader()
@@ -242,8 +243,8 @@ class PatchLoader:
         self, readers: list[CropReader], position: int, source: int, sample: int, out_HX: np.ndarray, error: DataError
     ) -> None:
         """Fills the slot from another sample of the source, drawn from the position alone, or passes the error on."""
-        if self.data.on_bad_sample == "stop":
-            raise error
+        if self.data.on_bad_sample == "stop" or isinstance(error, UnreachableError):
+            raise error  # what is read must not depend on the network
         with self._lock:
             self.replaced += 1
             first_time = (source, sample) not in self._reported
@@ -258,6 +259,8 @@ class PatchLoader:
             try:
                 readers[source].read(int(other[0]), int(top_B[0]), int(left_B[0]), out_HX)
                 return
+            except UnreachableError:
+                raise
             except DataError:
                 continue
         raise DataError(f"{_SUBSTITUTES} substitutes for one bad sample were bad too; the first was: {error}")

@@ -106,6 +106,7 @@ def open_store(path: str, cache: NodeCache | None) -> Store:
         raise DataError(f"{path}: URLs of this kind are not read; give a folder or one of {', '.join(SCHEMES)}.")
     if scheme == "file":
         return LocalStore(Path(rest))
-    from harness.data.cache import NodeCache, RemoteStore
+    from harness.data.cache import NodeCache
+    from harness.data.remote import RemoteStore
 
     return RemoteStore(path.rstrip("/"), cache or NodeCache.default())

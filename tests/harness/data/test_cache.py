@@ -1,0 +1,102 @@
+"""The node's cache where the network or the disk is in trouble."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from typing import Any
+
+import fsspec
+import pytest
+
+from harness.data import cache
+from harness.data.cache import NodeCache
+from harness.data.loader import PatchLoader
+from harness.errors import DataError, UnreachableError
+
+
+class Network:
+    """Stands between the cache and fsspec: raises the given errors first, each once."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.asked = 0
+
+    def __call__(self, url: str) -> Any:
+        self.asked += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return fsspec.open(url, "rb").open()
+
+
+class BreaksOff(io.BytesIO):
+    """Gives some bytes, and then an error instead of the rest."""
+
+    def read(self, *_: Any) -> bytes:
+        if self.tell():
+            raise ConnectionResetError("reset by peer")
+        return super().read()
+
+
+@pytest.fixture
+def pauses_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that were made, without waiting for them."""
+    made: list[float] = []
+    monkeypatch.setattr(cache.time, "sleep", made.append)
+    return made
+
+
+@pytest.fixture
+def url() -> Any:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/shards/a.tar", b"0123456789")
+    yield "memory://shards/a.tar"
+    memory.rm("/shards", recursive=True)
+
+
+def test_a_short_trouble_of_the_network_is_waited_for(tmp_path, monkeypatch, url, pauses_s):
+    network = Network(ConnectionResetError("reset by peer"), FileNotFoundError(url), TimeoutError())
+    monkeypatch.setattr(cache, "open_url", network)
+    assert NodeCache(tmp_path, 1000).fetch(url, 10, "v").read_bytes() == b"0123456789"
+    assert (network.asked, pauses_s) == (4, [1.0, 5.0, 25.0])
+
+
+def test_what_a_broken_connection_left_is_overwritten(tmp_path, monkeypatch, url, pauses_s):
+    sources = [BreaksOff(b"another text, and a longer one"), io.BytesIO(b"0123456789")]
+    monkeypatch.setattr(cache, "open_url", lambda _: sources.pop(0))
+    assert NodeCache(tmp_path, 1000).fetch(url, None, "v").read_bytes() == b"0123456789"
+
+
+def test_a_lasting_trouble_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, url, pauses_s):
+    monkeypatch.setattr(cache, "open_url", Network(*[ConnectionResetError("reset by peer")] * 4))
+    with pytest.raises(UnreachableError, match=r"a\.tar: cannot be fetched \(ConnectionResetError: reset by peer\)"):
+        NodeCache(tmp_path, 1000).fetch(url, 10, "v")
+    assert [path.suffix for path in tmp_path.iterdir() if not path.name.startswith(".")] == [".lock"]
+
+
+def test_a_full_disk_is_named_and_not_waited_for(tmp_path, monkeypatch, url, pauses_s):
+    monkeypatch.setattr(cache, "open_url", Network(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    with pytest.raises(UnreachableError, match=rf"{tmp_path}: the cache's disk is full \(No space left on device\)"):
+        NodeCache(tmp_path, 1000).fetch(url, 10, "v")
+    assert pauses_s == []
+
+
+def test_another_size_is_the_datas_fault_and_not_waited_for(tmp_path, url, pauses_s):
+    with pytest.raises(DataError, match="has 10 bytes instead of 11") as caught:
+        NodeCache(tmp_path, 1000).fetch(url, 11, "v")
+    assert not isinstance(caught.value, UnreachableError) and pauses_s == []
+
+
+@pytest.mark.parametrize("first_is_bad", [False, True])
+def test_samples_that_cannot_be_reached_are_never_replaced(packed_npy, data_config, monkeypatch, first_is_bad):
+    data = data_config(packed_npy, on_bad_sample="replace")
+    loader = PatchLoader(data, data.sources, seed=0, batch_size=4)
+    errors: list[DataError] = [DataError("damaged")] if first_is_bad else []
+
+    def read(*_: Any) -> None:
+        raise errors.pop() if errors else UnreachableError("no network")
+
+    monkeypatch.setattr("harness.data.reading.CropReader.read", read)
+    with pytest.raises(UnreachableError, match="no network"):
+        next(loader.batches(0))
