@@ -73,6 +73,8 @@ class Dataset:
         index_path = store.keep(sidecar.INDEX_NAME, description.index_sha256)
         found = sha256_of(index_path)
         if found != description.index_sha256:
+            if store.remote:
+                index_path.unlink(missing_ok=True)  # fetched while it was being uploaded, say: it is fetched anew
             raise DataError(
                 f"{store.name(sidecar.INDEX_NAME)}: does not match {sidecar.DESCRIPTION_NAME} beside it; "
                 "copy both again, or run `harness index`."

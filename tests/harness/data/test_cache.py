@@ -13,6 +13,7 @@ import pytest
 from harness.data import cache
 from harness.data.cache import NodeCache
 from harness.data.loader import PatchLoader
+from harness.data.shards import Dataset
 from harness.errors import DataError, UnreachableError
 
 
@@ -100,3 +101,16 @@ def test_samples_that_cannot_be_reached_are_never_replaced(packed_npy, data_conf
     monkeypatch.setattr("harness.data.reading.CropReader.read", read)
     with pytest.raises(UnreachableError, match="no network"):
         next(loader.batches(0))
+
+
+def test_an_index_that_was_fetched_before_its_upload_ended_is_fetched_anew(packed_npy, tmp_path):
+    memory = fsspec.filesystem("memory")
+    memory.put(str(packed_npy), "/late", recursive=True)
+    try:
+        memory.pipe("/late/index.parquet", b"the index of an earlier dataset")
+        with pytest.raises(DataError, match=r"does not match dataset\.json"):
+            Dataset.open("memory://late", NodeCache(tmp_path, 10**9))
+        memory.put(str(packed_npy / "index.parquet"), "/late/index.parquet")
+        assert Dataset.open("memory://late", NodeCache(tmp_path, 10**9)).num_samples
+    finally:
+        memory.rm("/late", recursive=True)
