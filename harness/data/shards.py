@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from harness import random
 from harness.data import sidecar
-from harness.data.reading import CropReader, ShardFile, checksum, decode_payload
+from harness.data.reading import ShardFile, checksum, decode_payload
 from harness.data.sidecar import Description
 from harness.data.store import LocalStore, Store, open_store
 from harness.errors import DataError, InputError
@@ -160,14 +160,6 @@ class Dataset:
         content = shard.read(int(self.length[index]), int(self.offset[index]))
         self.check_content(index, content)
         return content
-
-    def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """A crop of a sample, uint8 height x width x 3; of raw tiles only the crop's rows are read."""
-        if top < 0 or left < 0 or top + height > self.height[index] or left + width > self.width[index]:
-            raise InputError(f"{self.describe(index)}: the crop does not lie inside the sample.")
-        out_HX = np.empty((height, width * 3), np.uint8)
-        CropReader(self).read(index, top, left, out_HX)
-        return out_HX.reshape(height, width, 3)
 
     def check_content(self, index: int, content: bytes) -> None:
         """Raises DataError where the content differs from its checksum."""

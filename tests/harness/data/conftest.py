@@ -13,6 +13,8 @@ from PIL import Image
 
 from harness.data.config import DataConfig, SourceConfig
 from harness.data.pack import pack
+from harness.data.reading import CropReader
+from harness.data.shards import Dataset
 
 TILE_PX = 40
 CLASSES = {"hill": 9, "lake": 7, "wood": 5}
@@ -60,6 +62,18 @@ def packed_npy(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     out = tmp_path_factory.mktemp("packed_npy") / "set"
     pack([image_folder], out, tile_px=TILE_PX, workers=1)
     return out
+
+
+@pytest.fixture(scope="session")
+def read_crop() -> Callable[[Dataset, int, int, int, int, int], np.ndarray]:
+    """(dataset, index, top, left, height, width) -> the crop as training reads it, uint8 height x width x 3."""
+
+    def read(dataset: Dataset, index: int, top: int, left: int, height: int, width: int) -> np.ndarray:
+        out_HX = np.empty((height, width * 3), np.uint8)
+        CropReader(dataset).read(index, top, left, out_HX)
+        return out_HX.reshape(height, width, 3)
+
+    return read
 
 
 @pytest.fixture
