@@ -19,6 +19,7 @@ from harness.data.split import SPLITS
 from harness.data.store import LocalStore
 from harness.data.tar import list_members
 from harness.errors import DataError
+from harness.screen import printable, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -88,16 +89,20 @@ def inspect(
 def print_summary(console: Console, summary: Summary) -> None:
     """Prints a summary: what it is, a table of classes and splits, and the problems."""
     from rich.table import Table
+    from rich.text import Text
 
     splits = [split for split in SPLITS if split in summary.counts]
-    table = Table(title=f"{summary.path}: {summary.num_samples} samples in {summary.num_shards} shards")
+    title = f"{summary.path}: {summary.num_samples} samples in {summary.num_shards} shards"
+    table = Table(title=Text(printable(title), style="table.title"))
     table.add_column("class")
     for split in splits:
         table.add_column(f"{split}: images", justify="right")
         table.add_column("samples", justify="right")
     for class_name in summary.classes:
         cells = [summary.counts[split].get(class_name, {"images": 0, "samples": 0}) for split in splits]
-        table.add_row(class_name, *[str(cell[name]) for cell in cells for name in ("images", "samples")])
+        table.add_row(
+            Text(printable(class_name)), *[str(cell[name]) for cell in cells for name in ("images", "samples")]
+        )
     console.print(table)
     tile = f"tiles of {summary.tile_px} px" if summary.tile_px else "whole images"
     lines = [
@@ -108,7 +113,7 @@ def print_summary(console: Console, summary: Summary) -> None:
     if summary.verified:
         lines.append("every sample is sound" if not summary.problems else f"{len(summary.problems)} problems:")
     for line in [*lines, *summary.problems]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(console, line)
 
 
 def _size(height_width: tuple[int, int]) -> str:

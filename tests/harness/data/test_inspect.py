@@ -43,6 +43,16 @@ def test_the_printed_summary_names_classes_splits_sizes_and_problems(packed):
     assert str(summary.counts["train"]["hill"]["samples"]) in text
 
 
+def test_names_are_shown_as_they_are_and_command_no_terminal(packed):
+    console = Console(width=120, record=True, file=io.StringIO())
+    counts = {"train": {"a\x1b]0;b": {"images": 1, "samples": 2}}}
+    summary = inspect(str(packed))
+    strange = dataclasses.replace(summary, path="set[red]", classes=[*counts["train"]], counts=counts)
+    print_summary(console, dataclasses.replace(strange, problems=["key \x1b[2J"], verified=True))
+    text = console.export_text()
+    assert "set[red]: " in text and r"a\x1b]0;b" in text and r"key \x1b[2J" in text
+
+
 def test_verify_lists_every_bad_sample_with_shard_and_key(packed, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(packed, folder)
