@@ -80,6 +80,7 @@ def pack(
     options = Options(codec, tile_px, shard_mb, count_or_share(val, "--val"), count_or_share(test, "--test"), seed)
     workers = num_workers(workers)
     files = survey.find_files(sources)
+    sidecar.check_number_of_classes({class_name for class_name, _, _ in files})
     existed = out.exists()
     _check_writable(out)
     with pool(workers, len(files)) as run:

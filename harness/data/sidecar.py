@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ VERSION = 1
 INDEX_NAME = "index.parquet"
 DESCRIPTION_NAME = "dataset.json"
 ROW_GROUP = 1 << 16
+MOST_CLASSES = (1 << 15) - 1
 _TOO_LARGE = 1 << 62
 
 SCHEMA = pa.schema(
@@ -80,8 +82,18 @@ class Description:
     options: dict[str, Any]
 
 
+def check_number_of_classes(names: Collection[str]) -> None:
+    """Raises DataError where there are more than the index can tell apart."""
+    if len(names) > MOST_CLASSES:
+        raise DataError(
+            f"{len(names):,} classes are more than the {MOST_CLASSES:,} that a dataset can have (the first: "
+            f"'{min(names)}'); put the images into fewer folders, or into one."
+        )
+
+
 def table_of(samples: list[Sample]) -> pa.Table:
     """The index as an Arrow table."""
+    check_number_of_classes({sample.class_name for sample in samples})
     columns: dict[str, Any] = {}
     for field in SCHEMA:
         name = "class_name" if field.name == "class" else field.name

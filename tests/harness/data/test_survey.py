@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 from pathlib import Path
@@ -14,8 +15,9 @@ from PIL import Image
 from harness.data.folders import degrade_folder
 from harness.data.pack import pack
 from harness.data.shards import Dataset
+from harness.data.sidecar import MOST_CLASSES, Sample, table_of
 from harness.data.survey import files_below
-from harness.errors import InputError
+from harness.errors import DataError, InputError
 
 
 @pytest.fixture
@@ -76,3 +78,16 @@ def test_images_of_one_name_from_two_sources_count_as_two(tmp_path, make_image):
     summary = pack(sources, tmp_path / "out", tile_px=40, workers=1)
     assert (summary.num_images, summary.num_samples) == (2, 4)
     assert summary.counts == {"train": {"HR": {"images": 2, "samples": 4}}}
+
+
+def test_more_classes_than_an_index_can_tell_apart_are_refused_before_anything_is_packed(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.data.sidecar.MOST_CLASSES", 2)
+    with pytest.raises(DataError, match=r"3 classes are more than the 2 that .* \(the first: 'a'\); put the images"):
+        pack([folder], tmp_path / "out", tile_px=32, workers=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_most_classes_that_are_allowed_fit_the_index():
+    sample = Sample("k", "", "train", "s", 0, "a.tar", "npy", 0, 1, 0, 1, 1, 0, False)
+    table = table_of([dataclasses.replace(sample, class_name=str(number)) for number in range(MOST_CLASSES)])
+    assert table.num_rows == len(table["class"].unique()) == MOST_CLASSES
