@@ -9,6 +9,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from harness.errors import NotWritten
 
@@ -47,6 +48,16 @@ def whole(path: Path, sync: bool = False) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def written_to(path: Path) -> Iterator[IO[bytes]]:
+    """The opened file, of which any error of the disk carries the name; what was written stays. Raises as `whole`."""
+    try:
+        with path.open("wb") as file:
+            yield file
+    except OSError as error:
+        raise not_written(path, error) from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -27,7 +27,7 @@ from harness.data.tar import END_OF_ARCHIVE
 from harness.data.workers import Run, num_workers, pool
 from harness.data.write_group import write_group
 from harness.errors import DataError, InputError
-from harness.files import write_text
+from harness.files import write_text, written_to
 
 Progress = Callable[[int, int], None]
 
@@ -183,7 +183,7 @@ class _Builder:
         if self.building.exists():  # an unfinished pack of other images or options: its pieces are of no use
             shutil.rmtree(self.building)
         self.building.mkdir()
-        plan_file.write_text(self.plan_hash)
+        write_text(plan_file, self.plan_hash)
 
     def _record_of(self, shard: str) -> Path:
         return self.building / f"{shard}.json"
@@ -195,7 +195,7 @@ class _Builder:
         samples: list[dict[str, Any]] = []
         bad: list[dict[str, str]] = []
         part = self.building / f"{shard}.part"
-        with part.open("wb") as file:
+        with written_to(part) as file:
             for group in groups:
                 record = json.loads((self.building / f"{group.name}.json").read_text())
                 start = file.tell()

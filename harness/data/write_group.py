@@ -18,7 +18,7 @@ from harness.data.sidecar import Sample
 from harness.data.survey import Skipped, SourceImage
 from harness.data.tar import write_member
 from harness.errors import DataError
-from harness.files import write_text
+from harness.files import write_text, written_to
 
 
 def write_group(building: Path, options: Options, group: Group) -> tuple[str, int]:
@@ -26,7 +26,7 @@ def write_group(building: Path, options: Options, group: Group) -> tuple[str, in
     samples: list[dict[str, Any]] = []
     skipped: list[Skipped] = []
     part = building / f"{group.name}.part"
-    with part.open("wb") as file:
+    with written_to(part) as file:
         for image in group.images:
             pixels_HWC = _decoded(image)
             if isinstance(pixels_HWC, Skipped):
