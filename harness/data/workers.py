@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -43,7 +44,7 @@ def pool(workers: int, num_jobs: int | None = None) -> Iterator[Run]:
     if workers <= 1:
         yield lambda function, items, chunk=1: map(function, items)
         return
-    executor = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    executor = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _leave_with_parent)
 
     def run(function: Callable[[Any], Any], items: Sequence[Any], chunk: int = 1) -> Iterator[Any]:
         parts = [items[first : first + chunk] for first in range(0, len(items), chunk)]
@@ -60,6 +61,18 @@ def pool(workers: int, num_jobs: int | None = None) -> Iterator[Run]:
         ) from None
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _leave_with_parent() -> None:
+    """Has this worker end when its parent does, however that ends; else it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="leave with parent", daemon=True).start()
 
 
 def _each(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:

@@ -6,6 +6,9 @@ import os
 import re
 import resource
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +36,42 @@ def test_a_killed_worker_is_one_sentence_and_a_failure():
     killed = r"a worker was killed \(out of memory\?\); run it again with fewer"
     with pytest.raises(TrainingError, match=killed), pool(2) as run:
         list(run(die_at_three, [1, 2, 3, 4]))
+
+
+def tell_and_wait(_: int) -> None:
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_in_workers() -> None:
+    with pool(2) as run:
+        list(run(tell_and_wait, [1, 2]))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_the_process_that_started_them(number):
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_workers as t; t.wait_in_workers()"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    workers = [int(parent.stdout.readline()) for _ in range(2)]
+    parent.send_signal(number)
+    assert parent.wait(30) == -number
+    until = time.monotonic() + 30
+    while any(map(is_alive, workers)) and time.monotonic() < until:
+        time.sleep(0.05)
+    left = [pid for pid in workers if is_alive(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert left == []
 
 
 @contextmanager
