@@ -121,7 +121,7 @@ def discriminator_loss(phase: Phase, part: Patches, fake: torch.Tensor, kind: St
     if real_input.requires_grad:
         penalty = adversarial.r1_penalty(real_logits, real_input)
         loss = loss + game.r1_weight * game.r1_every * penalty
-    extra = _consistency_terms(phase, part, fake, real_logits, fake_logits)
+    extra = _consistency_terms(phase, part.position, (real_input.detach(), fake_input), (real_logits, fake_logits))
     for name, value in extra.items():
         loss = loss + value
         scalars[f"d/{name}"] = value
@@ -169,14 +169,17 @@ def _accuracy(form: str, real_logits: torch.Tensor, fake_logits: torch.Tensor) -
 
 
 def _consistency_terms(
-    phase: Phase, part: Patches, fake: torch.Tensor, real_logits: torch.Tensor, fake_logits: torch.Tensor
+    phase: Phase,
+    position: torch.Tensor,
+    images: tuple[torch.Tensor, torch.Tensor],
+    logits: tuple[torch.Tensor, torch.Tensor],
 ) -> Scalars:
+    """bCR's terms for the real and the generated images that the logits are of, instance noise and all."""
     config = phase.config.augment
     if not isinstance(config, BcrConfig) or phase.discriminator is None:
         return {}
     with phase.autocast():
-        images = (part.hr_image, fake, real_logits, fake_logits)
-        return bcr_terms(config, phase.discriminator, *images, phase.seed, part.position)
+        return bcr_terms(config, phase.discriminator, *images, *logits, phase.seed, position)
 
 
 def _adversarial_term(phase: Phase, part: Patches, fake: torch.Tensor, kind: StepKind) -> torch.Tensor:

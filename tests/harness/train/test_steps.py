@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from harness.augment import consistency
 from harness.config import RunConfig
 from harness.models import conv
 from harness.train import phase as phase_module
@@ -258,6 +259,16 @@ def test_consistency_terms_change_the_discriminator_and_are_logged(open_phase):
     assert scalars["d/bcr_real"].item() > 0 and scalars["d/bcr_fake"].item() > 0
     ours, theirs = weights_of(with_bcr), weights_of(without)
     assert any(not torch.equal(ours[name], theirs[name]) for name in ours if name[0] == "d")
+
+
+def test_a_transform_that_changes_nothing_costs_nothing_whatever_the_instance_noise(open_phase, monkeypatch):
+    """The consistency term is about the transform: both images that it compares bear the noise."""
+    monkeypatch.setattr(consistency, "transform", lambda config, images, *rest: images)
+    game = {"weight": 0.1, "instance_noise_std": 1.0, "instance_noise_steps": 10}
+    phase = open_phase(NO_NORM, augment={"name": "bcr"}, adversarial=game, discriminator_optimizer=ADAM)
+    (patches,) = patches_of(phase, 1)
+    scalars = train_step(phase, patches, 0, log_norms=False)
+    assert scalars["d/bcr_real"].item() == scalars["d/bcr_fake"].item() == 0
 
 
 def test_clipping_bounds_the_update(open_phase):
