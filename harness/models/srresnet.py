@@ -77,7 +77,7 @@ class MSRResNet(nn.Module):
         )
         self.high = nn.Sequential(conv(width, width), activation("leaky_relu", 0.1))
         self.last = conv(width, 3)
-        small_kaiming_(self.blocks.modules())
+        small_kaiming_(self.modules())  # as BasicSR does: the first output is nearly the skip
 
     def forward(self, lr_image_BCHW: Tensor) -> Tensor:
         return self.last(self.high(self.up(self.blocks(self.first(lr_image_BCHW)))))

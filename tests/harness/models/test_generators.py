@@ -130,6 +130,18 @@ def test_first_output_equals_the_skip_when_asked(name, output):
     assert torch.equal(generator(image), GlobalSkip("bicubic", 4)(image))
 
 
+def test_msrresnet_begins_at_its_skip_as_basicsr_draws_it():
+    """All of its convolutions are Kaiming-normal times 0.1 without bias, not those of the blocks alone."""
+    torch.manual_seed(0)
+    generator = build_generator(config_of(name="msrresnet", num_blocks=2, num_channels=32), 4)
+    image = torch.rand(1, 3, 12, 12)
+    with torch.no_grad():
+        assert (generator(image) - GlobalSkip("bilinear", 4)(image)).abs().max() < 1e-3
+    for layer in (layer for layer in generator.modules() if isinstance(layer, nn.Conv2d)):
+        expected = 0.1 * (2 / layer.weight[0].numel()) ** 0.5
+        assert layer.weight.std().item() == pytest.approx(expected, rel=0.1) and not layer.bias.any()
+
+
 def test_tanh_without_skip_stays_within_the_range():
     generator = build_generator(small("srresnet", output="tanh", skip="none"), 4)
     with torch.no_grad():
