@@ -96,7 +96,7 @@ def test_published_figures_stand_beside_the_rows_that_they_belong_to(table_maker
     grid = table_grid(axis_table)
     assert [head.title for head in grid.heads if head.group == "published"] == ["FID", "LPIPS (Alex)", "PSNR", "SSIM"]
     assert "SupeRAuGAN" in grid.caption
-    assert any("above 50 dB" in text for _, text in grid.footnotes)
+    assert any("82.94 is 26.42 dB" in text for _, text in grid.footnotes)
 
 
 def test_published_figures_that_fit_no_row_stay_out(table):
@@ -129,6 +129,15 @@ def test_every_published_table_has_a_source_and_is_quoted_as_printed():
         texts = [entry.text for line in published_grid(published).lines for entry in line.entries]
         raw = (REFERENCE / f"{name}.csv").read_text()
         assert all(text in raw for text in texts)
+
+
+@pytest.mark.parametrize(("name", "batch_size"), [("superaugan_ffhq", 32), ("superaugan_div2k", 1)])
+def test_the_note_gives_the_published_psnr_on_the_usual_scale(name, batch_size):
+    """The authors' code takes 20 log10(1 / (MSE / batch size))."""
+    published = load_published(name)
+    printed = find_line(published, ["1.0", "none"])["psnr"]
+    error = batch_size * 10 ** (-float(printed) / 20)
+    assert any(f"its {printed} is {-10 * np.log10(error):.2f} dB" in note for note in published.notes)
 
 
 def test_published_figures_spot_checked_against_the_papers():
