@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 import sweeps
-from harness.config import RunConfig, load_run_config
+from harness.config import RunConfig, load_run_config, pretrained_networks
 from harness.data.pack import pack
 from harness.data.synth import write_dataset
 from harness.models.build import build_generator
@@ -55,6 +55,27 @@ def test_a_recipe_has_its_texts_schedule(name, iterations, batch_size, patch_px,
     assert [phase.iterations for phase in config.phases] == iterations
     assert {phase.batch_size for phase in config.phases} == {batch_size}
     assert config.phases[-1].generator_optimizer.learning_rate == learning_rate
+
+
+@pytest.mark.parametrize(
+    ("name", "betas", "networks"),
+    [
+        ("superaugan-ffhq", (0.9, 0.999), []),
+        ("superaugan-div2k", (0.9, 0.999), []),
+        ("esrdgan", (0.9, 0.999), ["vgg19"]),  # the ESRGAN paper's, which the author's code has, too
+        ("esrgan", (0.9, 0.99), ["vgg19"]),  # BasicSR's
+        ("specialized-landscapes", (0.9, 0.999), ["vgg16"]),
+        ("srgan", (0.9, 0.999), ["vgg19"]),
+        ("perceptual-cnn", (0.9, 0.999), ["vgg16"]),
+        ("interpolation-robustness", (0.9, 0.999), ["vgg16"]),
+    ],
+)
+def test_a_recipe_has_its_texts_adam_and_vgg(name, betas, networks):
+    config = recipe(name)
+    for phase in config.phases:
+        optimizers = filter(None, (phase.generator_optimizer, phase.discriminator_optimizer))
+        assert {optimizer.betas for optimizer in optimizers} == {betas}
+    assert pretrained_networks(config, config.phases[-1]) == networks
 
 
 def structure(config: RunConfig):
