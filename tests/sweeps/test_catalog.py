@@ -61,6 +61,15 @@ def test_specialisation_may_start_one_three_or_five_layers_anew() -> None:
     assert len(plan.phases) == 2 + 18
 
 
+def test_the_perceptual_projects_gan_is_the_sum_of_its_four_losses_in_several_ratios_of_updates() -> None:
+    plan = plan_of("perceptual-cnn", "variant=gan")
+    phases = [config.phases[0] for config in plan.configs.values()]
+    assert sorted(phase.generator_every for phase in phases) == [1, 2, 4]
+    for phase in phases:
+        assert phase.adversarial is not None and (phase.adversarial.form, phase.adversarial.weight) == ("vanilla", 1)
+        assert [(loss.name, loss.weight) for loss in phase.losses] == [("l1", 1), ("l2", 1), ("ssim", 1)]
+
+
 def test_demo_specialises_five_classes_and_a_general_set_with_equal_iterations() -> None:
     plan = plan_of("demo")
     assert sorted(run.own_class or "" for run in plan.runs) == LANDSCAPES
