@@ -124,6 +124,10 @@ class ConvDiscriminatorConfig(Section):
     batch_norm: bool = True
     spectral_norm: bool = False
 
+    def normalizes_one_pixel(self, patch_px: int) -> bool:
+        """Whether its last batch norm sees a single pixel of an HR patch, which is halved four times."""
+        return self.batch_norm and patch_px <= 16
+
 
 class VGG16DiscriminatorConfig(Section):
     """VGG16 up to its fourth pooling, then strided convolutions and a dense layer (`Specialized SR-GAN`)."""

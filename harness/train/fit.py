@@ -54,12 +54,24 @@ def check_batch(config: RunConfig, phase: PhaseConfig, ranks: Ranks) -> None:
             f"phase '{phase.name}': accumulate {phase.accumulate} does not divide the {share} patches of each of "
             f"{ranks.world_size} ranks; give another batch_size or accumulate."
         )
+    if share == phase.accumulate:
+        check_one_patch(config, phase)
+
+
+def check_one_patch(config: RunConfig, phase: PhaseConfig) -> None:
+    """Raises InputError: of a single patch at a time, batch norm would see one pixel."""
     patch_px, generator = config.data.patch_px, config.generator
-    if share == phase.accumulate and generator.name == "unet" and generator.normalizes_one_pixel(patch_px):
-        raise InputError(
-            f"phase '{phase.name}': batch norm has a single value at depth {generator.depth} of the U-Net, with one "
-            f"patch of {patch_px} px at a time; give more patches, larger ones, or a smaller generator.depth."
-        )
+    judge = config.discriminator if phase.adversarial else None
+    if generator.name == "unet" and generator.normalizes_one_pixel(patch_px):
+        where, mend = f"depth {generator.depth} of the U-Net", "more patches, larger ones, or a smaller generator.depth"
+    elif judge is not None and judge.name == "conv" and judge.normalizes_one_pixel(patch_px):
+        where, mend = "the end of the discriminator conv", "more patches, or larger ones"
+    else:
+        return
+    raise InputError(
+        f"phase '{phase.name}': batch norm has a single value at {where}, with one patch of {patch_px} px at a time; "
+        f"give {mend}."
+    )
 
 
 def check_layers(phase: PhaseConfig, generator: nn.Module) -> None:
