@@ -36,6 +36,10 @@ class _Cell:
     def num_images(self) -> int:
         return sum(len(chunk.images) for chunk in self.chunks)
 
+    def sources(self) -> np.ndarray:
+        """The image file that each image was cut from, in the order of the chunks' images."""
+        return np.array([image.source_hash for chunk in self.chunks for image in chunk.images])
+
 
 class Assembler:
     """Builds the score table of a job from its cache."""
@@ -115,8 +119,11 @@ class Assembler:
         broken = [key for key, row in cell.rows.items() if NOT_FINITE in row]
         if broken:
             return f"the output for {_named(broken)} of {cell.num_images} {NOT_FINITE_REASON}"
-        if metric in ("fid", "kid"):
+        if metric == "fid":
             return None if cell.num_images > 1 else "needs at least 2 images, the class has 1"
+        if metric == "kid":
+            few = len(set(cell.sources())) < 2
+            return "needs at least 2 images (not tiles of one), the class has 1" if few else None
         if metric not in self.job.row_metrics(cell.entry):
             return "finished images have no spread: the model itself is needed"
         identity = self.job.identity(metric)
@@ -155,9 +162,7 @@ class Assembler:
     def _add_set(self, cell: _Cell, metric: str) -> str | None:
         """Adds a number over the cell's images; returns the reason where there is none."""
         if metric in NOISE_METRICS:
-            values = np.array([row[self.job.identity(metric)] for row in cell.rows.values()])
-            deviation = float(values.std(ddof=1)) if len(values) > 1 else math.nan
-            score = {"value": float(values.mean()), "deviation": deviation}
+            score = self._noise_score(cell, metric)
         else:
             found = self._inception_score(cell, metric)
             if found is None:
@@ -168,6 +173,13 @@ class Assembler:
         row |= {"num_images": cell.num_images, "note": few_images_note(cell.num_images) if few else "", **score}
         self.sets.append(row)
         return None
+
+    def _noise_score(self, cell: _Cell, metric: str) -> dict[str, float]:
+        """The mean over the images, and the deviation over those that they were cut from: tiles of one are alike."""
+        identity = self.job.identity(metric)
+        values = [cell.rows[image.key][identity] for chunk in cell.chunks for image in chunk.images]
+        of_sources = pd.Series(values).groupby(cell.sources()).mean()
+        return {"value": float(np.mean(values)), "deviation": float(of_sources.std(ddof=1))}
 
     def _inception_score(self, cell: _Cell, metric: str) -> dict[str, float] | None:
         names = [self.job.cell(chunk, cell.condition.kernel) for chunk in cell.chunks]
@@ -185,7 +197,7 @@ class Assembler:
                 self._reals_memo[cell.condition.name] = real.statistics()
             value, deviation = frechet_distance(self._reals_memo[cell.condition.name], fake.statistics()), math.nan
         else:
-            value, deviation = kernel_distance(cell.num_images, cell.num_images, real.rows, fake.rows)
+            value, deviation = kernel_distance(cell.sources(), real.rows, fake.rows)
         score = {"value": value, "deviation": deviation}
         self.cache.write_set_score(name, score)
         return score

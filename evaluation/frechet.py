@@ -1,7 +1,8 @@
 """Distances between two sets of images by their Inception features: FID and KID. NumPy, float64.
 
 FID (Heusel et al. 2017): |m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr((C1 C2)^(1/2)), covariances with n - 1.
-KID (Binkowski et al. 2018): the unbiased squared maximum mean discrepancy with the kernel (x.y / d + 1)^3.
+KID (Binkowski et al. 2018): the unbiased squared maximum mean discrepancy with the kernel (x.y / d + 1)^3, in the form
+for pairs.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ KID_SUBSET_SIZE = 1000
 KID_SUBSETS = 100
 _SUBSETS_AT_ONCE = 10
 """Subsets whose features are read together (80 MB a side): fewer readings of all the files."""
+
+FeatureRows = Callable[[np.ndarray], np.ndarray]
+"""The features (n, d) of the images with these n rising numbers."""
 
 
 class FeatureStatistics:
@@ -103,61 +107,50 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     return float(shift_D @ shift_D + traces - 2 * linalg.svdvals(factor_a @ factor_b.T).sum())
 
 
-def kernel_distance(
-    num_real: int,
-    num_fake: int,
-    real_rows: Callable[[np.ndarray], np.ndarray],
-    fake_rows: Callable[[np.ndarray], np.ndarray],
-) -> tuple[float, float]:
-    """KID and its deviation, from functions that give the features (n, d) of the asked rows.
+def kernel_distance(source_N: np.ndarray, real_rows: FeatureRows, fake_rows: FeatureRows) -> tuple[float, float]:
+    """KID of N images and their restorations, and its deviation.
 
-    Sets of up to `KID_SUBSET_SIZE` images: the estimate over all pairs, with the jackknife's standard error (an image
-    and its restoration left out together). Larger sets: mean and standard deviation over `KID_SUBSETS` random subsets,
-    as published, which bounds memory.
+    Up to `KID_SUBSET_SIZE` pairs: the estimate over all, with the standard error of its jackknife. More: mean and
+    standard deviation over `KID_SUBSETS` random subsets, as published, which bounds memory.
+
+    Args:
+        source_N: the image file that each image was cut from; tiles of one share it.
+        real_rows, fake_rows: give the features (n, d) of the asked pairs.
 
     Raises:
-        ValueError: a set has fewer than 2 images.
+        ValueError: fewer than 2 sources.
     """
-    smallest = min(num_real, num_fake)
-    if smallest < 2:
-        raise ValueError(f"a kernel distance needs at least 2 images, got {smallest}.")
-    if smallest <= KID_SUBSET_SIZE:
-        real_ND, fake_ND = real_rows(np.arange(num_real)), fake_rows(np.arange(num_fake))
-        return unbiased_mmd(real_ND, fake_ND), _jackknife_error(real_ND, fake_ND)
-    real_subsets = _subsets("real", num_real, real_rows)
-    fake_subsets = _subsets("fake", num_fake, fake_rows)
-    estimates = [unbiased_mmd(real_ND, fake_ND) for real_ND, fake_ND in zip(real_subsets, fake_subsets)]
+    num_sources = len(np.unique(source_N))
+    if num_sources < 2:
+        raise ValueError(f"a kernel distance needs images of at least 2 sources, got {num_sources}.")
+    if len(source_N) <= KID_SUBSET_SIZE:
+        everyone = np.arange(len(source_N))
+        return paired_mmd(real_rows(everyone), fake_rows(everyone), source_N)
+    subsets = _subsets(source_N, real_rows, fake_rows)
+    estimates = [paired_mmd(*subset)[0] for subset in subsets]
     return float(np.mean(estimates)), float(np.std(estimates))
 
 
-def unbiased_mmd(real_ND: np.ndarray, fake_ND: np.ndarray) -> float:
-    """The unbiased estimate of the squared maximum mean discrepancy; it may be below 0."""
-    n, m = len(real_ND), len(fake_ND)
-    within_real, within_fake = _kernel(real_ND, real_ND), _kernel(fake_ND, fake_ND)
-    real = (within_real.sum() - np.trace(within_real)) / (n * (n - 1))
-    fake = (within_fake.sum() - np.trace(within_fake)) / (m * (m - 1))
-    return float(real + fake - 2 * _kernel(real_ND, fake_ND).mean())
+def paired_mmd(real_ND: np.ndarray, fake_ND: np.ndarray, source_N: np.ndarray) -> tuple[float, float]:
+    """The unbiased estimate of the squared maximum mean discrepancy of pairs, and its standard error.
 
-
-def _jackknife_error(real_ND: np.ndarray, fake_ND: np.ndarray) -> float:
-    """Standard error from leaving out one pair at a time; NaN where the sets are not pairs or too few."""
-    n = len(real_ND)
-    if n != len(fake_ND) or n < 3:
-        return float("nan")
-    left_out_real = _without_each(_off_diagonal(_kernel(real_ND, real_ND))) / ((n - 1) * (n - 2))
-    left_out_fake = _without_each(_off_diagonal(_kernel(fake_ND, fake_ND))) / ((n - 1) * (n - 2))
-    left_out_cross = _without_each(_kernel(real_ND, fake_ND)) / (n - 1) ** 2
-    estimates_N = left_out_real + left_out_fake - 2 * left_out_cross
-    return float(np.sqrt((n - 1) / n * np.square(estimates_N - estimates_N.mean()).sum()))
-
-
-def _without_each(kernel_NN: np.ndarray) -> np.ndarray:
-    """The sum of the matrix without row and column i, for each i."""
-    return kernel_NN.sum() - kernel_NN.sum(axis=0) - kernel_NN.sum(axis=1) + np.diagonal(kernel_NN)
-
-
-def _off_diagonal(kernel_NN: np.ndarray) -> np.ndarray:
-    return kernel_NN - np.diag(np.diagonal(kernel_NN))
+    The mean of k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(x_j, y_i) over pairs i and j of different sources (Gretton
+    et al. 2012, lemma 6). An image is much more like its own restoration than like another one's: were these counted,
+    as in sets that have nothing to do with each other, the estimate would be far too low. It may be below 0. The error
+    is the jackknife's, all pairs of a source left out together; NaN for fewer than 3 sources.
+    """
+    _, group_N, counts_G = np.unique(source_N, return_inverse=True, return_counts=True)
+    across_NN = _kernel(real_ND, fake_ND)
+    terms_NN = _kernel(real_ND, real_ND) + _kernel(fake_ND, fake_ND) - across_NN - across_NN.T
+    terms_NN[group_N[:, None] == group_N] = 0
+    sums_G = np.bincount(group_N, terms_NN.sum(axis=1))
+    places_G = counts_G * (len(group_N) - counts_G)
+    value = float(sums_G.sum() / places_G.sum())
+    if len(counts_G) < 3:
+        return value, float("nan")
+    left_out_G = (sums_G.sum() - 2 * sums_G) / (places_G.sum() - 2 * places_G)
+    share = (len(counts_G) - 1) / len(counts_G)
+    return value, float(np.sqrt(share * np.square(left_out_G - left_out_G.mean()).sum()))
 
 
 def _kernel(a_ND: np.ndarray, b_MD: np.ndarray) -> np.ndarray:
@@ -165,16 +158,19 @@ def _kernel(a_ND: np.ndarray, b_MD: np.ndarray) -> np.ndarray:
     return (a_ND @ b_MD.T / a_ND.shape[1] + 1) ** 3
 
 
-def _subsets(side: str, count: int, rows: Callable[[np.ndarray], np.ndarray]) -> Iterator[np.ndarray]:
-    """The features of each random subset; several subsets are read at once."""
+def _subsets(
+    source_N: np.ndarray, real_rows: FeatureRows, fake_rows: FeatureRows
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The features and sources of each random subset of the pairs; several subsets are read at once."""
     for first in range(0, KID_SUBSETS, _SUBSETS_AT_ONCE):
         last = min(first + _SUBSETS_AT_ONCE, KID_SUBSETS)
-        chosen = [_subset(side, number, count) for number in range(first, last)]
+        chosen = [_subset(number, len(source_N)) for number in range(first, last)]
         wanted = np.unique(np.concatenate(chosen))
-        features_ND = rows(wanted)
+        real_ND, fake_ND = real_rows(wanted), fake_rows(wanted)
         for subset in chosen:
-            yield features_ND[np.searchsorted(wanted, subset)]
+            places = np.searchsorted(wanted, subset)
+            yield real_ND[places], fake_ND[places], source_N[subset]
 
 
-def _subset(side: str, number: int, count: int) -> np.ndarray:
-    return np.sort(permutation(key(0, "kid", side, number), count)[:KID_SUBSET_SIZE])
+def _subset(number: int, count: int) -> np.ndarray:
+    return np.sort(permutation(key(0, "kid", number), count)[:KID_SUBSET_SIZE])

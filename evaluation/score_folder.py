@@ -201,7 +201,7 @@ def _add_set_scores(result: dict[str, Any], wanted: tuple[str, ...], real: _Feat
         if count < FEW_IMAGES_FOR_FID:
             result["notes"].append(few_images_note(count))
     if "kid" in wanted:
-        value, deviation = kernel_distance(count, count, real.rows_ND.__getitem__, fake.rows_ND.__getitem__)
+        value, deviation = kernel_distance(np.arange(count), real.rows_ND.__getitem__, fake.rows_ND.__getitem__)
         result["mean"]["kid"], result["deviation"]["kid"] = value, deviation
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from PIL import Image
 
 from evaluation.collect import Remaining, evaluate, mark_stale
 from evaluation.config import EvaluateConfig
-from evaluation.frechet import unbiased_mmd
+from evaluation.frechet import paired_mmd
 from evaluation.images import ImageInfo, conditions_of
 from evaluation.inception import FIDInception
 from evaluation.model import Model, baseline
@@ -151,7 +153,37 @@ def test_kid_of_a_condition_is_that_of_its_images_features(tmp_path: Path, incep
     hr_images = [pictures.read(image) for image in pictures.images("test", "sea")]
     real = np.stack([features(image) for image in hr_images])
     fake = np.stack([features(upscale_image(degrade_image(image, 4), 4, "nearest")) for image in hr_images])
-    assert table.mean("nearest", "sea", "kid") == pytest.approx(unbiased_mmd(real, fake), rel=1e-4)
+    expected, _ = paired_mmd(real, fake, np.arange(len(real)))
+    assert table.mean("nearest", "sea", "kid") == pytest.approx(expected, rel=1e-4)
+
+
+class Tiles(Pictures):
+    """Two tiles of each source image."""
+
+    def images(self, split: str, image_class: str) -> list[ImageInfo]:
+        found = super().images(split, image_class)
+        return [replace(image, source_hash=f"{image_class}/{image.index // 2}") for image in found]
+
+
+def test_tiles_of_one_image_count_as_one_in_the_deviation_of_diversity(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"metrics": ("diversity",)})
+    pictures = Tiles({"sea": [(24, 24)] * 4, "ice": [(24, 24)] * 2})
+    table = evaluate([baseline("bicubic")], config, tmp_path, source=pictures)
+    cached = [json.loads(file.read_text())["rows"] for file in (tmp_path / "cache").rglob("sea-*.json")]
+    values = {key: next(iter(row.values())) for rows in cached for key, row in rows.items()}
+    of_sources = [np.mean([values[f"sea/{i}"], values[f"sea/{i + 1}"]]) for i in (0, 2)]
+    found = table.sets.set_index("condition")
+    assert found.loc["sea", "value"] == pytest.approx(np.mean(list(values.values())))
+    assert found.loc["sea", "deviation"] == pytest.approx(np.std(of_sources, ddof=1))
+    assert math.isnan(found.loc["ice", "deviation"]), "both are tiles of one image"
+
+
+def test_kid_needs_images_that_are_not_tiles_of_one(tmp_path: Path, inception_file: Path) -> None:
+    config = CONFIG.model_copy(update={"metrics": ("kid",)})
+    pictures = Tiles({"sea": [(24, 24)] * 3, "ice": [(24, 24)] * 2})
+    table = evaluate([baseline("nearest")], config, tmp_path, source=pictures, find=lambda name: inception_file)
+    assert math.isfinite(table.mean("nearest", "sea", "kid"))
+    assert table.missing["nearest", "ice", "kid"] == "needs at least 2 images (not tiles of one), the class has 1"
 
 
 def test_a_second_evaluation_measures_nothing_and_gives_the_same(tmp_path: Path) -> None:

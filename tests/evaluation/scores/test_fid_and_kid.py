@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from pytorch_fid.fid_score import calculate_frechet_distance
 from pytorch_fid.inception import InceptionV3 as ReferenceInception
 
 from evaluation import frechet
-from evaluation.frechet import FeatureStatistics, frechet_distance, kernel_distance, unbiased_mmd
+from evaluation.frechet import FeatureStatistics, frechet_distance, kernel_distance, paired_mmd
 from evaluation.inception import FIDInception
 from harness.errors import CheckpointError
 
@@ -88,61 +90,92 @@ def test_statistics_do_not_depend_on_the_pieces_and_keep_no_rows_beyond_the_limi
         assert np.allclose(factor.T @ factor, np.cov(rows, rowvar=False), atol=1e-10)
 
 
-def plain_kid(real: np.ndarray, fake: np.ndarray) -> float:
+def plain_kid(real: np.ndarray, fake: np.ndarray, sources: Sequence[int]) -> float:
     """The unbiased estimate, pair by pair."""
 
     def kernel(x: np.ndarray, y: np.ndarray) -> float:
         return (sum(float(a) * float(b) for a, b in zip(x, y)) / len(x) + 1) ** 3
 
-    n, m = len(real), len(fake)
-    within_real = sum(kernel(real[i], real[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
-    within_fake = sum(kernel(fake[i], fake[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
-    across = sum(kernel(x, y) for x in real for y in fake) / (n * m)
-    return within_real + within_fake - 2 * across
+    terms = []
+    for i, j in itertools.permutations(range(len(real)), 2):
+        if sources[i] != sources[j]:
+            within = kernel(real[i], real[j]) + kernel(fake[i], fake[j])
+            terms.append(within - kernel(real[i], fake[j]) - kernel(real[j], fake[i]))
+    return sum(terms) / len(terms)
 
 
-def test_kid_equals_a_plain_computation_and_its_deviation_a_plain_jackknife() -> None:
+@pytest.mark.parametrize("sources", [list(range(9)), [4, 4, 4, 1, 0, 0, 7, 7, 8]], ids=["images", "tiles"])
+def test_kid_equals_a_plain_computation_and_its_deviation_a_plain_jackknife(sources: list[int]) -> None:
     real, fake = features(9, 16, 0).astype(np.float32), features(9, 16, 1).astype(np.float32)
-    value, deviation = kernel_distance(9, 9, real.__getitem__, fake.__getitem__)
-    assert value == pytest.approx(plain_kid(real, fake), rel=1e-10)
-    left_out = [plain_kid(np.delete(real, i, 0), np.delete(fake, i, 0)) for i in range(9)]
-    assert deviation == pytest.approx(np.sqrt(8 / 9 * np.sum((left_out - np.mean(left_out)) ** 2)), rel=1e-8)
+    value, deviation = kernel_distance(np.array(sources), real.__getitem__, fake.__getitem__)
+    assert value == pytest.approx(plain_kid(real, fake, sources), rel=1e-10)
+    kept = [np.array(sources) != source for source in sorted(set(sources))]
+    left_out = [plain_kid(real[keep], fake[keep], np.array(sources)[keep].tolist()) for keep in kept]
+    share = (len(kept) - 1) / len(kept)
+    assert deviation == pytest.approx(np.sqrt(share * np.sum((left_out - np.mean(left_out)) ** 2)), rel=1e-8)
+
+
+def restorations(count: int, seed: int, tiles: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features of images and of their restorations, which are much like them, and the images' sources."""
+    random = np.random.default_rng(seed)
+    sources = np.repeat(np.arange(count // tiles), tiles)
+    of_sources = random.normal(0.4, 0.3, (count // tiles, 256))[sources]
+    real = of_sources + (random.normal(0, 0.1, of_sources.shape) if tiles > 1 else 0)
+    return real, real + 0.05 + random.normal(0, 0.05, real.shape), sources
+
+
+def expected_kernel(mean: Sequence[float], variance: Sequence[float]) -> float:
+    """What the kernel of two independent draws of 256 normal features each is on average, to 1e-5."""
+    product, spread = mean[0] * mean[1], (mean[0] ** 2 + variance[0]) * (mean[1] ** 2 + variance[1])
+    return (product + 1) ** 3 + 3 * (product + 1) * (spread - product**2) / 256
+
+
+@pytest.mark.parametrize("tiles", [1, 4])
+def test_kid_of_few_images_and_their_restorations_is_unbiased(tiles: int) -> None:
+    """An image is more like its own restoration than like another's: such pairs would pull KID far below 0."""
+    real, fake = (0.4, 0.09 + 0.01 * (tiles > 1)), (0.45, 0.0925 + 0.01 * (tiles > 1))
+    within = [expected_kernel(*zip(one, one)) for one in (real, fake)]
+    truth = sum(within) - 2 * expected_kernel(*zip(real, fake))
+    estimates = [paired_mmd(*restorations(12, seed, tiles))[0] for seed in range(600)]
+    assert truth > 0.01
+    assert np.mean(estimates) == pytest.approx(truth, abs=4 * np.std(estimates) / np.sqrt(len(estimates)))
 
 
 def test_kid_is_unbiased_where_fid_is_not() -> None:
     """Two samples of one distribution: KID is 0 on average, FID far above."""
     samples = [(np.random.default_rng(i).normal(size=(2, 20, 32))) for i in range(200)]
-    estimates = [unbiased_mmd(real, fake) for real, fake in samples]
+    estimates = [paired_mmd(real, fake, np.arange(20))[0] for real, fake in samples]
     assert abs(np.mean(estimates)) < 4 * np.std(estimates) / np.sqrt(len(estimates))
     assert np.mean([frechet_distance(statistics(a), statistics(b)) for a, b in samples[:20]]) > 5
 
 
 def test_kid_of_a_large_set_is_the_mean_over_subsets_read_some_at_a_time(monkeypatch) -> None:
     monkeypatch.setattr(frechet, "KID_SUBSET_SIZE", 30)
-    real, fake = features(900, 8, 0), features(900, 8, 1)
+    real, fake, sources = features(900, 8, 0), features(900, 8, 1), np.arange(900) // 2
     asked: list[np.ndarray] = []
 
     def rows(indices: np.ndarray) -> np.ndarray:
         asked.append(indices)
         return real[indices]
 
-    value, deviation = kernel_distance(900, 900, rows, fake.__getitem__)
+    value, deviation = kernel_distance(sources, rows, fake.__getitem__)
     assert len(asked) == frechet.KID_SUBSETS / 10
     assert all(30 < len(indices) <= 300 and (np.diff(indices) > 0).all() for indices in asked)
-    pairs = [(frechet._subset("real", i, 900), frechet._subset("fake", i, 900)) for i in range(frechet.KID_SUBSETS)]
-    assert all(len(set(indices.tolist())) == 30 for pair in pairs for indices in pair)
-    alone = [unbiased_mmd(real[left], fake[right]) for left, right in pairs]
+    subsets = [frechet._subset(i, 900) for i in range(frechet.KID_SUBSETS)]
+    assert all(len(set(indices.tolist())) == 30 for indices in subsets)
+    alone = [paired_mmd(real[chosen], fake[chosen], sources[chosen])[0] for chosen in subsets]
     assert (value, deviation) == pytest.approx((np.mean(alone), np.std(alone)), rel=1e-12)
-    assert value == pytest.approx(unbiased_mmd(real, fake), rel=0.1)
-    assert kernel_distance(900, 900, rows, fake.__getitem__) == (value, deviation)
+    assert value == pytest.approx(paired_mmd(real, fake, sources)[0], rel=0.1)
+    assert kernel_distance(sources, rows, fake.__getitem__) == (value, deviation)
 
 
 def test_one_image_has_no_distance_and_the_sentence_says_so() -> None:
     one = features(1, 8, 0)
     with pytest.raises(ValueError, match="at least 2 images"):
         frechet_distance(statistics(one), statistics(one))
-    with pytest.raises(ValueError, match="at least 2 images"):
-        kernel_distance(1, 1, one.__getitem__, one.__getitem__)
+    for sources in ([3], [3, 3, 3]):
+        with pytest.raises(ValueError, match="at least 2 sources"):
+            kernel_distance(np.array(sources), one.__getitem__, one.__getitem__)
 
 
 def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
