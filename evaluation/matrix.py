@@ -7,7 +7,7 @@ around each model's own class, the means, and a reason wherever there is no numb
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -71,7 +71,7 @@ class Matrix:
     @property
     def is_empty(self) -> bool:
         """Whether no cell has a number."""
-        return all(cell.value is None for line in self.cells for cell in line)
+        return not any(map(_has_number, self.cells))
 
     def is_own(self, row: int, column: int) -> bool:
         """Whether the column's model was made for the row."""
@@ -86,8 +86,12 @@ class Matrix:
         return _mean(kept, "models")
 
     def column_mean(self, column: int) -> Cell:
-        """The mean over the rows of one column, each row with the same weight; a pooled row is not counted again."""
-        own = [line[column] for row, line in zip(self.rows, self.cells) if row not in self.pooled]
+        """The mean over the rows of one column, each row with the same weight.
+
+        A pooled row is not counted again, and one that no model has a number on is nobody's lack.
+        """
+        counted = [line for row, line in zip(self.rows, self.cells) if row not in self.pooled and _has_number(line)]
+        own = [line[column] for line in counted]
         return _mean(own, "classes" if self.row_kind == "class" else "degradations")
 
     def values(self) -> pd.DataFrame:
@@ -106,6 +110,10 @@ class Matrix:
 def row_kind_label(kind: RowKind) -> str:
     """What the rows are called in a table."""
     return "class" if kind == "class" else "degradation"
+
+
+def _has_number(line: Sequence[Cell]) -> bool:
+    return any(cell.value is not None for cell in line)
 
 
 def _mean(cells: Sequence[Cell], what: str) -> Cell:
@@ -130,7 +138,7 @@ def build_matrix(
     that lacks one of them gets no comparable number there. Seeds of a run become one column: mean ± sample deviation.
     """
     rows = tuple(dict.fromkeys(condition.row(row_kind) for condition in conditions))
-    names_of = {row: [c.name for c in conditions if c.row(row_kind) == row] for row in rows}
+    names_of = {row: names_to_average(table, [c for c in conditions if c.row(row_kind) == row]) for row in rows}
     columns = tuple(build_columns(table.models))
     scores = CellScores(table, metric)
     cells = tuple(
@@ -143,6 +151,12 @@ def build_matrix(
     title = title or f"{metric.label} by {row_kind_label(row_kind)} and model"
     pooled = frozenset(condition.row(row_kind) for condition in conditions if condition.pooled)
     return Matrix(metric, row_kind, title, rows, columns, cells, detail, pooled if row_kind == "class" else frozenset())
+
+
+def names_to_average(table: ScoreTable, conditions: Sequence[Condition]) -> list[str]:
+    """The conditions' names, without those on which nothing was scored (unless that is all): they are nobody's lack."""
+    scored = set(table.images["condition"])
+    return [c.name for c in conditions if c.name in scored] or [c.name for c in conditions]
 
 
 class CellScores:
@@ -244,18 +258,23 @@ def conditions_of(table: ScoreTable) -> list[Condition]:
     """The table's conditions in order, with what each stands for.
 
     A name is its class, with the split and the degradation before it where there are several; the rows of a pooled
-    condition bear the class of each image, so the class is read from the name.
+    condition bear the class of each image, so the class is read from the name. A class without images has no rows: what
+    its name leaves out is then that of all the others.
     """
-    facts = table.images.drop_duplicates("condition").set_index("condition")[["split", "kernel"]]
-    known = {str(name): (str(split), str(kernel)) for name, split, kernel in facts.itertuples()}
     classes = table.images.groupby("condition", observed=True)["image_class"].unique()
     pooled = {str(name) for name, found in classes.items() if not all(f"/{name}".endswith(f"/{c}") for c in found)}
-    return [replace(_condition(name, known.get(name)), pooled=name in pooled) for name in table.conditions]
+    split, kernel = (_only(table.images[column]) for column in ("split", "kernel"))
+    return [_condition(name, split, kernel, name in pooled) for name in table.conditions]
 
 
-def _condition(name: str, known: tuple[str, str] | None) -> Condition:
+def _only(column: pd.Series) -> str:
+    """The one value of a column; empty where there are several or none."""
+    values = column.unique()
+    return str(values[0]) if len(values) == 1 else ""
+
+
+def _condition(name: str, only_split: str, only_kernel: str, pooled: bool) -> Condition:
     parts = name.split("/")
-    split = parts.pop(0) if len(parts) > 1 and parts[0] in get_args(Split) else ""
-    kernel = parts.pop(0) if len(parts) > 1 and parts[0] in get_args(Kernel) else ""
-    split, kernel = known or (split, kernel)
-    return Condition(name, split, "/".join(parts), kernel)
+    split = parts.pop(0) if len(parts) > 1 and parts[0] in get_args(Split) else only_split
+    kernel = parts.pop(0) if len(parts) > 1 and parts[0] in get_args(Kernel) else only_kernel
+    return Condition(name, split, "/".join(parts), kernel, pooled)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from evaluation.columns import Column, build_columns, is_seed
 from evaluation.grid import Entry, Footnotes, Grid, Head, Line, rank_values, show_number
-from evaluation.matrix import Cell, CellScores, Condition, mean_of_models
+from evaluation.matrix import Cell, CellScores, Condition, mean_of_models, names_to_average
 from evaluation.metrics import METRICS
 from evaluation.published import Published, find_line, published_entry
 from evaluation.scores import ScoreTable
@@ -64,13 +64,15 @@ def build_table(
 ) -> AxisTable:
     """The table of a sweep over `axes` (None takes all but seeds; a sweep without axes gets a row for each model).
 
+    A condition that nothing was scored on is left out of the means.
+
     Raises:
         InputError: an axis that no model has.
     """
     columns = build_columns(table.models)
     chosen = _axes(columns, axes)
     scores = {name: CellScores(table, METRICS[name]) for name in metrics}
-    names = [condition.name for condition in conditions]
+    names = names_to_average(table, conditions)
     groups: dict[tuple[str, ...], list[Column]] = {}
     for column in columns:
         groups.setdefault(_labels(column, chosen), []).append(column)

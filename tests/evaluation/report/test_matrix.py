@@ -10,12 +10,17 @@ import pandas as pd
 import pytest
 
 from evaluation.columns import build_columns, common_name
+from evaluation.config import EvaluateConfig
+from evaluation.exports import report_matrices
 from evaluation.grid import BEST, SECOND, Footnotes, rank_values, show_number
 from evaluation.matrix import Cell, build_matrix, conditions_of, mean_of_models
 from evaluation.matrix_grid import baseline_summary, diagonal_summary, matrix_grid
 from evaluation.metrics import METRICS
 from evaluation.model import Model
 from evaluation.scores import SET_KEYS, ScoreTable
+from evaluation.tables import build_table
+
+MEASURES = ("mse", "psnr", "ssim")
 
 
 def matrix_of(table, metric="psnr", **options):
@@ -100,6 +105,27 @@ def test_a_condition_that_nothing_was_scored_on_keeps_its_row(table):
     assert matrix.rows[-1] == "desert"
     assert [cell.value for cell in matrix.cells[-1]] == [None] * 4
     assert matrix.cells[-1][0].note == "the class has no images"
+
+
+def test_a_class_without_images_stands_in_the_matrix_of_the_others_and_leaves_the_means_alone(table_maker):
+    """A class of two images has none in the split `test`."""
+    for kernels in (("matlab-bicubic",), ("matlab-bicubic", "nearest")):
+        table = table_maker(kernels=kernels)
+        before = {name.stem: name.matrix for name in report_matrices(table, EvaluateConfig())}
+        rare = [f"{kernel}/rare" if len(kernels) > 1 else "rare" for kernel in kernels]
+        reason = "class 'rare' has no image in split 'test'"
+        missing = {(model.name, name, metric): reason for model in table.models for name in rare for metric in MEASURES}
+        table = replace(table, conditions=[*rare, *table.conditions], missing=missing)
+        after = {name.stem: name.matrix for name in report_matrices(table, EvaluateConfig())}
+        assert after.keys() == before.keys() and [m.title for m in after.values()] == [m.title for m in before.values()]
+        matrix = after["matrix_psnr"]
+        assert matrix.rows == ("rare", *before["matrix_psnr"].rows)
+        assert {cell.note for cell in matrix.cells[0]} == {reason}
+        assert matrix.column_mean(0) == before["matrix_psnr"].column_mean(0) and matrix.column_mean(0).comparable
+        unlike = {name for name in before if name.startswith("degradations")}
+        assert all(after[name].cells == before[name].cells for name in unlike)
+        lines = build_table(table, conditions_of(table)[-3:] + conditions_of(table)[:1], ["psnr"]).lines
+        assert all(line.cells["psnr"].comparable for line in lines)
 
 
 def test_seeds_of_a_run_become_one_column_with_their_deviation(table_maker):
