@@ -48,10 +48,10 @@ def print_grid(console: Console, grid: Grid) -> None:
 
 
 def _blocks(grid: Grid, width: int) -> Iterator[tuple[int, int]]:
-    heads = _heads_width(grid)
+    heads = _heads_width(grid, width)
     first, used = 0, heads
     for number in range(len(grid.heads)):
-        wide = _column_width(grid, number) + 3
+        wide = _column_width(grid, number, width) + 3
         if number > first and used + wide > width:
             yield first, number
             first, used = number, heads
@@ -59,23 +59,31 @@ def _blocks(grid: Grid, width: int) -> Iterator[tuple[int, int]]:
     yield first, len(grid.heads)
 
 
-def _heads_width(grid: Grid) -> int:
+def _heads_width(grid: Grid, width: int) -> int:
     """What the columns of heads and the table's edge take."""
+    return 1 + sum(wide + 3 for wide in _head_widths(grid, width))
+
+
+def _head_widths(grid: Grid, width: int) -> list[int]:
+    """The columns of heads as wide as their longest text, but together at most half of the terminal."""
     columns = ([title, *(line.heads[i] for line in grid.lines)] for i, title in enumerate(grid.corner))
-    return 1 + sum(max(map(cell_len, column)) + 3 for column in columns)
+    most = max(8, width // 2 // len(grid.corner) - 3)
+    return [min(most, max(map(cell_len, column))) for column in columns]
 
 
-def _column_width(grid: Grid, column: int) -> int:
+def _column_width(grid: Grid, column: int, width: int) -> int:
+    """As wide as its longest number, or as a word of its title up to a third of the terminal."""
     words = grid.heads[column].title.split() or [""]
-    return max([*map(cell_len, words), *(_text(line.entries[column]).cell_len for line in grid.lines)])
+    title = min(width // 3, max(map(cell_len, words)))
+    return max([title, *(_text(line.entries[column]).cell_len for line in grid.lines)])
 
 
 def _table(grid: Grid, first: int, last: int, width: int) -> Table:
-    wide = (max(cell_len(grid.heads[i].title), _column_width(grid, i)) + 3 for i in range(first, last))
-    narrow = _heads_width(grid) + sum(wide) > width
+    wide = (max(cell_len(grid.heads[i].title), _column_width(grid, i, width)) + 3 for i in range(first, last))
+    narrow = _heads_width(grid, width) + sum(wide) > width
     table = Table(show_edge=True)
-    for title in grid.corner:
-        table.add_column(Text(title), no_wrap=True)
+    for title, head_width in zip(grid.corner, _head_widths(grid, width)):
+        table.add_column(Text(title), width=head_width, overflow="fold")
     for number, head in enumerate(grid.heads[first:last], first):
         title = f"{head.title}\n{head.group}" if head.group else head.title
         # A title may wrap, a number never: left alone, rich would take from all columns alike.
@@ -83,7 +91,8 @@ def _table(grid: Grid, first: int, last: int, width: int) -> Table:
             Text(title, style="italic" if head.apart else ""),
             justify="right",
             vertical="bottom",
-            width=_column_width(grid, number) if narrow else None,
+            width=_column_width(grid, number, width) if narrow else None,
+            overflow="fold",
         )
     for number, line in enumerate(grid.lines):
         table.add_row(*map(Text, line.heads), *_cells(grid, line, first, last), end_section=_ends(grid, number))

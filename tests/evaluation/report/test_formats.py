@@ -144,6 +144,17 @@ def test_wide_titles_take_no_room_from_numbers_in_a_narrow_terminal(table):
     assert all(entry.text in text for line in grid.lines for entry in line.entries)
 
 
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_names_of_any_length_take_no_room_from_numbers(table_maker, width):
+    long = "a-class-of-which-the-name-is-a-whole-sentence-and-more-than-a-line-of-any-terminal-" * 2
+    models = [Model(long, "checkpoint", "x", {}, long), Model("b", "checkpoint", "x"), Model("bicubic", "method")]
+    table = table_maker(models, classes=(long, "sea"))
+    grid = matrix_grid(build_matrix(table, METRICS["psnr"], conditions_of(table)))
+    text = shown(replace(grid, footnotes=()), width)
+    assert max(map(len, text.splitlines())) <= width and "…" not in text
+    assert all(entry.text in text for line in grid.lines for entry in line.entries if entry.value is not None)
+
+
 def test_matrix_prints_its_summary(table):
     console = Console(width=120, file=io.StringIO())
     print_matrix(console, build_matrix(table, METRICS["psnr"], conditions_of(table)))
