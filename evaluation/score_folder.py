@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from evaluation.frechet import FEATURE_DIM, FeatureStatistics, frechet_distance, kernel_distance
+from evaluation.grid import show_number
 from evaluation.measures import Measures, unit_range
 from evaluation.metrics import FEW_IMAGES_FOR_FID, METRICS, NOISE_METRICS
 from evaluation.networks import INCEPTION_METRICS, Finder, Networks, locate
@@ -119,18 +121,27 @@ def write_json(result: dict[str, Any], path: Path) -> None:
 
 
 def print_scores(console: Console, result: dict[str, Any]) -> None:
-    """Prints a row per image and the mean."""
+    """Prints a row per image and the mean, of a measure of the whole set with its deviation."""
     metrics = [m for m in METRICS if m in result["mean"]]
-    table = Table("image", *(METRICS[m].label for m in metrics))
+    table = Table()
+    table.add_column("image", overflow="fold")
+    for metric in metrics:
+        table.add_column(METRICS[metric].label, justify="right", no_wrap=True)
     for name, scores in result["images"].items():
-        table.add_row(name, *(METRICS[m].format(scores[m]) if m in scores else "" for m in metrics))
+        table.add_row(Text(name), *(_shown(m, scores[m]) if m in scores else "" for m in metrics))
     table.add_section()
-    table.add_row("mean", *(METRICS[m].format(result["mean"][m]) for m in metrics), style="bold")
+    means = (_shown(m, result["mean"][m], result["deviation"].get(m)) for m in metrics)
+    table.add_row("mean", *means, style="bold")
     console.print(table)
     for metric, reason in result["missing"].items():
         console.print(f"{METRICS[metric].label}: {reason}", markup=False)
     for note in result["notes"]:
         console.print(note, markup=False)
+
+
+def _shown(metric: str, value: float, deviation: float | None = None) -> str:
+    known = None if deviation is None or math.isnan(deviation) else deviation
+    return show_number(value, METRICS[metric].digits, known)
 
 
 def _check_options(color: str, crop_border: int, metrics: tuple[str, ...]) -> None:

@@ -167,3 +167,18 @@ def test_fid_and_kid_of_folders_come_with_the_warning_about_small_sets(
     result = score_folders(*folders, metrics=("fid", "kid"), find=lambda name: inception_file)
     assert result["mean"]["fid"] > 0 and math.isfinite(result["mean"]["kid"]) and result["deviation"]["kid"] > 0
     assert "FID on 3 images" in result["notes"][0]
+
+
+def test_names_are_printed_as_they_are_and_cut_no_number(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    names = ["photo[final]", "[bold]", "x" * 150]
+    for folder in folders:
+        for name, file in zip(names, sorted(folder.iterdir())):
+            file.rename(folder / f"{name}.png")
+        (folder / "a[").mkdir()
+        (folder / f"{names[1]}.png").rename(folder / "a[" / "b].png")
+    result = score_folders(*folders)
+    console = Console(width=60, record=True, file=(tmp_path / "out").open("w"))
+    print_scores(console, result)
+    text = console.export_text()
+    assert "photo[final]" in text and "a[/b]" in text and "…" not in text
+    assert all(f"{scores['ssim']:.4f}" in text for scores in result["images"].values())
