@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from scipy import linalg
 
 from harness.random import key, permutation
 
@@ -69,6 +68,8 @@ class FeatureStatistics:
             return (rows_ND - rows_ND.mean(axis=0)) / np.sqrt(self.count - 1)
         self._absorb()
         if self._factor_DD is None:
+            from scipy import linalg  # half a second, which an evaluation without FID need not wait for
+
             values_D, vectors_DD = linalg.eigh(self._scatter_DD / (self.count - 1))
             self._factor_DD = (vectors_DD * np.sqrt(values_D.clip(min=0))).T
         return self._factor_DD
@@ -101,6 +102,8 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     Raises:
         ValueError: a set has fewer than 2 images.
     """
+    from scipy import linalg
+
     factor_a, factor_b = a.factor(), b.factor()
     shift_D = a.mean() - b.mean()
     traces = np.square(factor_a).sum() + np.square(factor_b).sum()

@@ -178,6 +178,11 @@ def test_one_image_has_no_distance_and_the_sentence_says_so() -> None:
             kernel_distance(np.array(sources), one.__getitem__, one.__getitem__)
 
 
+def test_who_asks_for_no_fid_waits_for_no_scipy_and_no_torchvision() -> None:
+    code = "import sys, evaluation.collect, evaluation.report; print({'scipy', 'torchvision'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
 def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.pth"
     torch.save({"features.0.weight": torch.zeros(1)}, path)
