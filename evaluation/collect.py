@@ -19,7 +19,7 @@ from evaluation.images import DatasetImages, ImageSource, conditions_of
 from evaluation.metrics import METRICS
 from evaluation.model import Model
 from evaluation.networks import Finder, Networks, locate
-from evaluation.parallel import run_units
+from evaluation.parallel import run_units, sensible_processes
 from evaluation.roster import Entry, dataset_of, model_of, roster_of, scale_of
 from evaluation.scores import ScoreTable, make_writable
 from evaluation.shares import CACHE_FOLDER
@@ -34,6 +34,7 @@ def evaluate(
     out_dir: Path,
     progress: Progress | None = None,
     *,
+    max_processes: int = 1,
     cache_dir: Path | None = None,
     source: ImageSource | None = None,
     find: Finder | None = None,
@@ -42,9 +43,10 @@ def evaluate(
     """Scores every model (and those that the configuration names) on every condition; saves the table in `out_dir`.
 
     Only cells that the cache (`out_dir`/cache, or `cache_dir`, which several evaluations may share) does not hold are
-    measured, so a killed evaluation continues. `progress` is called with images x models done and to do. `source`,
-    `find` and `opener` replace the dataset, the look-up of networks and the loading of models; with the last, the work
-    stays in this process.
+    measured, so a killed evaluation continues. `progress` is called with images x models done and to do. Where the
+    configuration does not say how many processes share the work, as many as it is worth do, at most `max_processes`.
+    `source`, `find` and `opener` replace the dataset, the look-up of networks and the loading of models; with the last,
+    the work stays in this process.
 
     Raises:
         InputError: nothing to evaluate, no dataset or scale, an unknown class, a damaged dataset; `out_dir` cannot be
@@ -60,7 +62,7 @@ def evaluate(
         if len(networks.missing) > len(job.located.missing):
             job = _without(job, networks.missing)
             units = [unit for unit in (still_missing(u, job, cache) for u in all_units(job)) if unit is not None]
-        num_workers = min(config.workers or 1, len(units))
+        num_workers = min(config.workers or sensible_processes(units, max_processes), len(units))
         if num_workers > 1 and opener is None:
             failures = run_units(units, job, source.path, cache.folder, num_workers, progress)
         else:

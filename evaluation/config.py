@@ -73,7 +73,8 @@ class EvaluateConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where networks run; auto takes a GPU where there is one. Always in float32 proper (no TF32)."""
     workers: int | None = Field(default=None, gt=0)
-    """Processes that share the work on one machine; null takes as many as the cluster profile runs jobs at once."""
+    """Processes that share the work on one machine; null takes as many as the cluster profile runs jobs at once, and
+    fewer where there is little to do."""
     report: ReportConfig = ReportConfig()
 
     @field_validator("splits", "kernels", "metrics")

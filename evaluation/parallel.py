@@ -15,8 +15,16 @@ from evaluation.work import Job, Unit
 from harness.data.workers import deaf_to_interrupts
 from harness.errors import EXIT_SAVED, TrainingError
 
+PIXELS_A_PROCESS = 4_000_000
+"""HR pixels x models that are worth a process: a small network takes about as long for them as a process for its
+imports."""
 _WORKER = None
 """This process's worker, where the process is one of the pool."""
+
+
+def sensible_processes(units: Sequence[Unit], most: int) -> int:
+    """How many processes, at least 1 and at most `most`, have so much to do that they are worth their start."""
+    return max(1, min(most, sum(unit.num_pixels for unit in units) // PIXELS_A_PROCESS))
 
 
 def run_units(

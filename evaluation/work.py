@@ -45,6 +45,11 @@ class Unit:
     def num_images(self) -> int:
         return len(self.chunk.images) * len(self.todo)
 
+    @property
+    def num_pixels(self) -> int:
+        """HR pixels that models are still to make."""
+        return sum(image.height * image.width for image in self.chunk.images) * len(self.todo)
+
 
 @dataclass
 class Job:

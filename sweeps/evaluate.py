@@ -131,7 +131,9 @@ def _refuse_others(overrides: Sequence[str], keys: Sequence[str]) -> None:
             )
 
 
-def score_sweep(evaluation: Evaluation, progress: Callable[[int, int], None] | None = None) -> ScoreTable:
+def score_sweep(
+    evaluation: Evaluation, progress: Callable[[int, int], None] | None = None, max_processes: int = 1
+) -> ScoreTable:
     """Scores what is missing of a sweep; returns all its scores.
 
     Raises:
@@ -139,11 +141,12 @@ def score_sweep(evaluation: Evaluation, progress: Callable[[int, int], None] | N
     """
     from evaluation.collect import evaluate
 
-    table = evaluate(evaluation.models, evaluation.config, evaluation.folder.report, progress)
+    report = evaluation.folder.report
+    table = evaluate(evaluation.models, evaluation.config, report, progress, max_processes=max_processes)
     unfinished = why_unfinished(evaluation)
     if unfinished:
         table = with_reasons(table, unfinished)
-        table.save(evaluation.folder.report)
+        table.save(report)
     return table
 
 
@@ -165,8 +168,8 @@ def with_reasons(table: ScoreTable, reasons: dict[str, str]) -> ScoreTable:
 def evaluate_here(evaluation: Evaluation, console: Console, *, cluster: str | ClusterProfile = "local") -> Path:
     """Evaluates with a progress bar, prints the matrices and where the report lies; returns the report's path.
 
-    With a SLURM profile the measuring is shared among jobs, which are waited for. Otherwise as many processes measure
-    here as the profile runs jobs at once, unless `evaluate.workers` says how many.
+    With a SLURM profile the measuring is shared among jobs, which are waited for. Otherwise at most as many processes
+    measure here as the profile runs jobs at once, unless `evaluate.workers` says how many.
 
     Raises:
         InputError: there is nothing to evaluate. ClusterError: the profile is wrong, or a job was lost.
@@ -186,13 +189,11 @@ def evaluate_here(evaluation: Evaluation, console: Console, *, cluster: str | Cl
 
 def _score_here(evaluation: Evaluation, console: Console, profile: ClusterProfile) -> ScoreTable:
     """Measures what is missing, with a progress bar: by jobs of the cluster, or by processes here."""
-    config = evaluation.config
     with progress_bar(console, "evaluating") as progress:
-        if profile.executor == "slurm":
-            measure_on_cluster(evaluation.folder, evaluation.models, config, profile, progress)
-        elif config.workers is None:
-            config = config.model_copy(update={"workers": profile.max_parallel})
-        return score_sweep(replace(evaluation, config=config), progress)
+        if profile.executor != "slurm":
+            return score_sweep(evaluation, progress, profile.max_parallel)
+        measure_on_cluster(evaluation.folder, evaluation.models, evaluation.config, profile, progress)
+        return score_sweep(evaluation, progress)
 
 
 def report_here(evaluation: Evaluation, console: Console) -> Path:

@@ -429,6 +429,20 @@ def test_two_processes_give_the_same_table_as_one(packed: str, tmp_path: Path) -
     assert done[-1] == (8, 8)
 
 
+def test_no_process_is_started_for_less_work_than_its_start_takes(
+    packed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four images of 48 px for each of two models are 18,432 pixels."""
+    models, asked = [baseline("bicubic"), baseline("nearest")], []
+    monkeypatch.setattr("evaluation.collect.run_units", lambda *values: asked.append(values[4]) or {})
+    for number, (pixels, most, changes) in enumerate(
+        [(9_216, 4, {}), (9_217, 4, {}), (1, 2, {}), (1, 1, {}), (9_217, 4, {"workers": 2})]
+    ):
+        monkeypatch.setattr("evaluation.parallel.PIXELS_A_PROCESS", pixels)
+        evaluate(models, on(packed, **changes), tmp_path / str(number), max_processes=most)
+    assert asked == [2, 2, 2]
+
+
 def test_shares_of_a_cluster_measure_everything_between_them(packed: str, tmp_path: Path) -> None:
     models, out = [baseline("bicubic"), baseline("nearest")], tmp_path / "out"
     files = write_shares(models, on(packed), out, 2, tmp_path / "shares")
