@@ -145,7 +145,7 @@ class Assembler:
             "condition": cell.condition.name,
             "split": cell.condition.split,
             "kernel": cell.condition.kernel,
-            "metric_version": " ".join(identities.values()),
+            "metric_version": " ".join(self.job.identity(metric) for metric in self.asked),
         }
         scale = self.job.scale
         for chunk in cell.chunks:

@@ -80,7 +80,7 @@ def plan(
     Raises:
         InputError: see `evaluate`.
     """
-    roster = [_one_degradation(entry, config) for entry in roster_of(_with_others(models, config), config.latest)]
+    roster = [_one_degradation(entry, config) for entry in roster_of(with_others(models, config), config.latest)]
     source = source or DatasetImages(dataset_of(roster, config))
     located = locate(config.metrics, find)
     job = Job(
@@ -111,22 +111,6 @@ def run_here(worker: Worker, units: Sequence[Unit], progress: Progress | None = 
     for unit in units:
         worker.run(unit)
     return worker.failures
-
-
-def mark_stale(table: ScoreTable, models: Sequence[Model], config: EvaluateConfig) -> ScoreTable:
-    """The table with a reason for each cell whose dataset or weights have changed since it was measured.
-
-    For a report that is written without measuring anew: its numbers are then absent instead of wrong.
-    """
-    roster = {entry.model.name: entry for entry in roster_of(_with_others(models, config), config.latest)}
-    fingerprint = DatasetImages(dataset_of(list(roster.values()), config)).fingerprint
-    missing = dict(table.missing)
-    measured = table.images.drop_duplicates(["model", "condition"])
-    for model, condition, sha, data in measured[["model", "condition", "checkpoint_sha", "dataset_fingerprint"]].values:
-        reason = _stale(roster.get(model), sha, data, fingerprint)
-        if reason is not None:
-            missing |= {(model, condition, metric): reason for metric in table.metrics}
-    return replace(table, missing=missing)
 
 
 def measure_share(
@@ -167,7 +151,7 @@ def _without(job: Job, missing: dict[str, str]) -> Job:
     return replace(job, metrics=tuple(m for m in job.metrics if m not in missing), located=located)
 
 
-def _with_others(models: Sequence[Model], config: EvaluateConfig) -> list[Model]:
+def with_others(models: Sequence[Model], config: EvaluateConfig) -> list[Model]:
     """The models and those that the configuration names; the baselines stay at the end."""
     others = [model_of(text) for text in config.models]
     first = [model for model in models if model.kind != "method"]
@@ -181,15 +165,3 @@ def _one_degradation(entry: Entry, config: EvaluateConfig) -> Entry:
         )
         return replace(entry, failure=reason)
     return entry
-
-
-def _stale(entry: Entry | None, sha: str, data: str, fingerprint: str) -> str | None:
-    if data != fingerprint:
-        return f"stale: the dataset was edited (was {data[:8]}, is {fingerprint[:8]}); run `harness evaluate` again"
-    if entry is None:
-        return "stale: the model is no longer part of the evaluation"
-    if entry.failure is not None:
-        return f"stale: {entry.failure}"
-    if sha != entry.sha256:
-        return f"stale: the weights changed (were {sha[:8]}, are {entry.sha256[:8]}); run `harness evaluate` again"
-    return None

@@ -62,13 +62,13 @@ class Evaluation:
         return models_of(self.plan, self.folder, self.config)
 
     def scores(self) -> ScoreTable:
-        """What has been scored; the cells of data or weights that have changed since are empty, and say so.
+        """What has been scored; the cells of what has changed since (data, weights, measure) are empty, and say so.
 
         Raises:
             InputError: nothing has been scored yet, or the dataset cannot be read.
         """
-        from evaluation.collect import mark_stale
         from evaluation.scores import ScoreTable
+        from evaluation.stale import mark_stale
 
         if not (self.folder.report / "scores.parquet").exists():
             raise InputError(f"{self.folder.report}: holds no scores; run `harness evaluate` first.")

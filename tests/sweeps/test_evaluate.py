@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from evaluation import collect
+from evaluation import stale as stale_cells
 from evaluation.config import EvaluateConfig
 from evaluation.model import Model
 from evaluation.scores import IMAGE_KEYS, SET_KEYS, ScoreTable
@@ -70,7 +70,7 @@ def test_numbers_of_data_that_has_changed_are_not_shown_after_a_sweep(
     (sweep_folder.report / "report.html").touch()
 
     def shown(missing: dict[tuple[str, str, str], str]) -> str:
-        monkeypatch.setattr(collect, "mark_stale", lambda table, *rest: replace(table, missing=missing))
+        monkeypatch.setattr(stale_cells, "mark_stale", lambda table, *rest: replace(table, missing=missing))
         console = Console(file=io.StringIO(), width=120)
         assert show_results(evaluation, console)
         return str(console.file.getvalue())  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from evaluation.collect import Remaining, evaluate, mark_stale
+from evaluation.collect import Remaining, evaluate
 from evaluation.config import EvaluateConfig
 from evaluation.frechet import paired_mmd
 from evaluation.images import ImageInfo, conditions_of
@@ -25,6 +25,7 @@ from evaluation.model import Model, baseline
 from evaluation.roster import Entry
 from evaluation.scores import ScoreTable
 from evaluation.shares import finished_mark, run_share, write_shares
+from evaluation.stale import mark_stale
 from evaluation.upsamplers import MethodUpsampler, NetworkUpsampler
 from harness.data.degrade import degrade_image, upscale_image
 from harness.data.pack import pack
@@ -541,6 +542,35 @@ def test_changed_weights_make_stored_cells_stale(packed: str, tmp_path: Path) ->
     table.images["checkpoint_sha"] = "before"
     stale = mark_stale(table, [baseline("bicubic")], on(packed))
     assert "the weights changed" in stale.missing["bicubic", "calm", "psnr"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "stale"),
+    [
+        ({"color": "rgb"}, {"psnr", "ssim"}),
+        ({"border_px": 0}, {"psnr", "ssim"}),
+        ({"diversity": {"num_samples": 2, "noise_std": 0.5}}, {"diversity"}),
+        ({"max_images": 1, "workers": 2, "pool": "all"}, set()),
+    ],
+)
+def test_scores_that_were_measured_in_another_way_are_stale(
+    packed: str, tmp_path: Path, changes: dict[str, object], stale: set[str]
+) -> None:
+    config = EvaluateConfig(dataset=packed, scale=4, metrics=("psnr", "ssim", "color-shift", "diversity"))
+    evaluate([baseline("bicubic")], config, tmp_path / "out")
+    table = ScoreTable.load(tmp_path / "out")
+    assert not mark_stale(table, [baseline("bicubic")], config).missing
+    changed = EvaluateConfig.model_validate(config.model_dump() | changes)
+    missing = mark_stale(table, [baseline("bicubic")], changed).missing
+    assert {metric for _, _, metric in missing} == stale
+    assert all("stale: measured as" in reason for reason in missing.values())
+
+
+def test_scores_of_an_older_version_of_a_measure_are_stale(packed: str, tmp_path: Path) -> None:
+    table = evaluate([baseline("bicubic")], on(packed), tmp_path / "out")
+    table.images["metric_version"] = table.images["metric_version"].str.replace("psnr:1", "psnr:0")
+    missing = mark_stale(table, [baseline("bicubic")], on(packed)).missing
+    assert missing.keys() == {("bicubic", name, "psnr") for name in ("calm", "rough")}
 
 
 def test_truncated_features_are_measured_again(tmp_path: Path, inception_file: Path) -> None:
