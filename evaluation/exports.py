@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 
@@ -16,7 +19,13 @@ from evaluation.matrix import Condition, Matrix, RowKind, build_matrix, conditio
 from evaluation.matrix_grid import matrix_grid
 from evaluation.metrics import METRICS
 from evaluation.scores import ScoreTable
+from harness.data.config import Split
 from harness.files import whole
+
+_SUFFIXES = (".csv", ".md", ".tex", ".png")
+_OWN_NAMES = re.compile(
+    rf"(matrix|degradations|compare)_({'|'.join(METRICS)})(_.+)?|table(_({'|'.join(get_args(Split))})_.+)?|published"
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,25 @@ class NamedMatrix:
 
     stem: str
     matrix: Matrix
+
+
+@contextmanager
+def only_what_is_written(out: Path) -> Iterator[None]:
+    """Removes, at the end, what an earlier report left in the folder and this one has not written anew.
+
+    A measure or a degradation that is no longer evaluated would otherwise leave its old numbers beside the new ones.
+    """
+    before = _own_files(out)
+    yield
+    for path, inode in _own_files(out).items():
+        if before.get(path) == inode:
+            path.unlink(missing_ok=True)
+
+
+def _own_files(out: Path) -> dict[Path, int]:
+    """The matrices and tables in the folder, with the number by which the system knows each: another when it is new."""
+    found = [path for path in out.iterdir() if path.suffix in _SUFFIXES and _OWN_NAMES.fullmatch(path.stem)]
+    return {path: path.stat().st_ino for path in found}
 
 
 def report_matrices(table: ScoreTable, config: EvaluateConfig) -> list[NamedMatrix]:

@@ -12,7 +12,14 @@ from typing import Any
 from evaluation.compare import Comparison, compare_all, specialisation_questions, to_frame
 from evaluation.config import EvaluateConfig
 from evaluation.curves import read_curves
-from evaluation.exports import NamedMatrix, report_matrices, write_frame, write_grid_files, write_matrix_files
+from evaluation.exports import (
+    NamedMatrix,
+    only_what_is_written,
+    report_matrices,
+    write_frame,
+    write_grid_files,
+    write_matrix_files,
+)
 from evaluation.grid import Grid
 from evaluation.matrix import Condition, conditions_of
 from evaluation.matrix_grid import baseline_summary, diagonal_summary
@@ -59,7 +66,7 @@ def write_report(
     commands: Sequence[str] = (),
     pictures: PictureSource | None = None,
 ) -> Path:
-    """Writes every file of the report into `out` and returns the path of `report.html`.
+    """Writes every file of the report into `out`, without those of an earlier one; returns the path of `report.html`.
 
     Args:
         ledger: hours by kind (`useful_h`, `replayed_h`, `starting_h`, `lost_h`, `queued_h`).
@@ -70,7 +77,8 @@ def write_report(
         InputError: the folder cannot be written, or the published table or an axis does not exist.
     """
     make_writable(out)
-    results = _write_results(table, config, out)
+    with only_what_is_written(out):
+        results = _write_results(table, config, out)
     curves = read_curves([(run.name, run.folders) for run in runs])
     page = Page(
         name=name,

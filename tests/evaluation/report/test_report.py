@@ -96,6 +96,20 @@ def test_only_the_measures_that_are_asked_for_are_shown(table, tmp_path, picture
     assert "Comparisons" not in text
 
 
+def test_a_report_leaves_no_numbers_of_an_earlier_one_and_nothing_else_is_touched(table, table_maker, tmp_path):
+    config = EvaluateConfig(report={"num_strips": 0, "reference": "superaugan_div2k"})
+    write_report("demo", table_maker(kernels=("matlab-bicubic", "nearest")), config, [], tmp_path)
+    others = ["table_of_mine.csv", "matrix_mine.csv", "compare_psnr.ods", "scores.parquet", "notes.md"]
+    for name in others:
+        (tmp_path / name).write_text("mine")
+    former = {file.name for file in tmp_path.iterdir()}
+    assert {"degradations_ssim.tex", "matrix_ssim_test_nearest.csv", "table_test_nearest.md", "published.png"} <= former
+    config = EvaluateConfig(report={"num_strips": 0, "matrix_metrics": ["psnr"], "compare": False})
+    write_report("demo", table, config, [], tmp_path)
+    written = {f"{stem}.{kind}" for stem in ("matrix_psnr", "table") for kind in ("csv", "md", "tex", "png")}
+    assert {file.name for file in tmp_path.iterdir()} == {"report.html", *written, *others}
+
+
 def test_sweep_over_one_condition_begins_with_the_table(table_maker, tmp_path):
     config = EvaluateConfig(report={"num_strips": 0})
     orders = []
