@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +52,10 @@ def load_published(reference: str) -> Published:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in REFERENCE.glob("*.csv")))
         raise InputError(f"report.reference '{reference}': no such table or file; use one of {known}, or a CSV's path.")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except ValueError:
+        raise InputError(f"{path}: is no text in UTF-8; save it as such.") from None
     facts = [line[1:].split(":", 1) for line in lines if line.startswith("#") and ":" in line]
     found = {key.strip(): value.strip() for key, value in facts}
     notes = tuple(value.strip() for key, value in facts if key.strip() == "note")
@@ -60,22 +64,33 @@ def load_published(reference: str) -> Published:
     metric = found.get("metric")
     if metric is not None and metric not in METRICS:
         raise InputError(f"{path}: '# metric: {metric}' is no measure; use one of {sorted(METRICS)}.")
-    published = Published(found.get("title", path.stem), found["source"], notes, metric, _read(path))
+    published = Published(found.get("title", path.stem), found["source"], notes, metric, _read(lines, path))
     _check_numbers(published, path)
     return published
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _read(lines: Sequence[str], path: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(path, comment="#", dtype=str, keep_default_na=False)
-    except (ValueError, pd.errors.ParserError) as error:
+        rows = [row for row in csv.reader(line for line in lines if not line.startswith("#")) if row]
+    except csv.Error as error:
         raise InputError(f"{path}: is no CSV table ({error}); mend it.") from None
+    if not rows:
+        raise InputError(f"{path}: is no CSV table (it holds no line of columns); mend it.")
+    names = [name.strip() for name in rows[0]]
+    if len(set(names)) < len(names):
+        raise InputError(f"{path}: names a column twice; rename one.")
+    for row in rows[1:]:
+        if len(row) != len(names):
+            raise InputError(f"{path}: '{','.join(row)}' has {len(row)} values for {len(names)} columns; mend it.")
+    return pd.DataFrame(rows[1:], columns=names, dtype=str)
 
 
 def _check_numbers(published: Published, path: Path) -> None:
     columns = published.metrics if published.metric is None else list(published.frame.columns[1:])
     if not columns:
         raise InputError(f"{path}: has no column of a measure; name one of {sorted(METRICS)} in its first line.")
+    if published.metric is None and not published.axes:
+        raise InputError(f"{path}: has only measures; add a column that says which run each line stands for.")
     for column in columns:
         for text in published.frame[column]:
             try:

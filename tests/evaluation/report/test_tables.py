@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -151,6 +153,32 @@ def test_published_figures_spot_checked_against_the_papers():
     assert len(div2k.frame) == len(load_published("superaugan_ffhq").frame) == 12
     matrix = load_published("specialized_srgan").frame.set_index("class")
     assert matrix.loc["sea", "general"] == "0.012200" and matrix.loc["island", "desert"] == "0.028700"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("# source: Müller\nmodel,psnr\na,1\n".encode("latin-1"), "is no text in UTF-8"),
+        (b"# source: x\nmodel,psnr\na,1,2,3\n", "'a,1,2,3' has 4 values for 2 columns"),
+        (b"# source: x\nmodel,psnr\na\n", "'a' has 1 values for 2 columns"),
+        (b"# source: x\nmodel,psnr,psnr\na,1,2\n", "names a column twice"),
+        (b"# source: x\npsnr,ssim\n25,0.7\n", "has only measures"),
+        (b"# source: x\n", "holds no line of columns"),
+    ],
+    ids=["latin-1", "too long", "too short", "twice", "no axis", "empty"],
+)
+def test_a_published_table_that_could_be_read_wrongly_is_refused(tmp_path, content, message):
+    path = tmp_path / "mine.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=re.escape(message)):
+        load_published(str(path))
+
+
+def test_a_number_sign_in_a_published_label_is_a_part_of_it(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text('# source: x\nmodel,psnr\nno. #2 of ours,25.1\n"C#, large",26.2\n')
+    assert find_line(load_published(str(path)), ["C#, large"]) == {"psnr": "26.2"}
+    assert find_line(load_published(str(path)), ["no. #2 of ours"]) == {"psnr": "25.1"}
 
 
 def test_own_table_is_read_from_a_path_and_mistakes_are_named(tmp_path):
