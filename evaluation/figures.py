@@ -6,6 +6,7 @@ Drawn with Pillow: a matrix of 100 x 100 cells takes about a second, which a plo
 from __future__ import annotations
 
 import textwrap
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,6 +23,7 @@ _BEST, _APART, _EMPTY = "#8fd3a0", "#f1f1ee", "#fafafa"
 _MIN_WIDTH_PX, _MAX_WIDTH_PX, _PX_PER_EM = 1230, 11_700, 22.0
 """Fonts come in whole pixels, so the width met is off by a per cent or two; the promise is 1,200 to 12,000."""
 _MAX_SLANTED_COLUMNS = 12
+_MAX_NAME_CHARACTERS = 48
 
 # Lengths in em: the height of the text in the cells.
 _MARGIN, _ROW, _PADDING, _GAP, _RULE = 1.8, 2.9, 0.9, 0.9, 0.16
@@ -36,7 +38,8 @@ def write_png(grid: Grid, path: Path) -> None:
 
 
 def draw_grid(grid: Grid) -> Image.Image:
-    """The grid as an RGB image, sized to its texts."""
+    """The grid as an RGB image, sized to its texts; of names longer than a line the middle is left out."""
+    grid = _with_short_names(grid)
     layout = _Layout(grid, _PX_PER_EM)
     wanted_px = min(max(layout.width, _MIN_WIDTH_PX), _MAX_WIDTH_PX)
     em_px = _PX_PER_EM * wanted_px / layout.width
@@ -47,6 +50,17 @@ def draw_grid(grid: Grid) -> Image.Image:
         canvas.line(grid, row)
     canvas.footnotes()
     return canvas.image
+
+
+def _with_short_names(grid: Grid) -> Grid:
+    heads = tuple(replace(head, title=_short(head.title)) for head in grid.heads)
+    lines = tuple(replace(line, heads=tuple(map(_short, line.heads))) for line in grid.lines)
+    return replace(grid, heads=heads, lines=lines)
+
+
+def _short(name: str) -> str:
+    half = _MAX_NAME_CHARACTERS // 2
+    return name if len(name) <= _MAX_NAME_CHARACTERS else f"{name[:half]}…{name[-half:]}"
 
 
 @lru_cache(maxsize=64)

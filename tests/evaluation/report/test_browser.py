@@ -236,6 +236,19 @@ def test_page_never_scrolls_sideways(browser, report, width_px):
     assert browser.evaluate("document.documentElement.clientWidth") <= width_px
 
 
+@pytest.mark.parametrize("width_px", [320, 390, 1280])
+def test_names_of_any_length_hide_no_number(browser, table_maker, tmp_path, width_px):
+    """The names of the rows stay in place when the numbers are scrolled, so they must leave room."""
+    long = "a_class_of_which_the_name_is_a_whole_sentence" * 4
+    table = table_maker([Model("general", "checkpoint", "x"), Model(long, "checkpoint", "x")], (long, "sea"))
+    page = write_report("long", table, EvaluateConfig(report={"num_strips": 0}), [], tmp_path)
+    browser.open(page, width_px)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width_px
+    ends = browser.evaluate("[...document.querySelectorAll('tr > th + td')].map(e => e.getBoundingClientRect().right)")
+    beyond = browser.evaluate("[...document.querySelectorAll('tbody th')].map(e => e.scrollWidth - e.clientWidth)")
+    assert len(ends) > 8 and max(ends) <= width_px and max(beyond) <= 0
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_text_has_contrast_on_its_background(browser, report, dark):
     """WCAG AA asks for 4.5 between the luminances of text and background."""

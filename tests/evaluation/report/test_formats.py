@@ -187,6 +187,13 @@ def test_picture_grows_with_the_matrix_but_stays_within_bounds(grid):
     assert 6000 < image.width <= 12_000
 
 
+def test_picture_leaves_out_the_middle_of_names_longer_than_a_line(grid):
+    name = "n" * 200
+    named = [replace(line, heads=(name,)) for line in grid.lines]
+    image = draw_grid(replace(grid, heads=tuple(replace(head, title=name) for head in grid.heads), lines=tuple(named)))
+    assert image.width < 5000 and image.height > 300
+
+
 def test_png_files_are_readable(grid, tmp_path):
     write_grid_files(grid, tmp_path, "x")
     with Image.open(tmp_path / "x.png") as image:
