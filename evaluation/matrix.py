@@ -200,13 +200,22 @@ def _per_image(table: ScoreTable, name: str) -> _Found:
     images = table.images
     if name not in images.columns or images.empty:
         return {}
-    grouped = images.groupby(["model", "condition"], sort=False, observed=True)[name]
-    facts = pd.DataFrame({"mean": grouped.mean(), "count": grouped.count(), "size": grouped.size()})
+    keys = [images["model"], images["condition"]]
+    grouped = images[name].groupby(keys, sort=False, observed=True)
+    infinite = np.isinf(images[name]).groupby(keys, sort=False, observed=True).sum()
+    facts = zip(grouped.mean().items(), grouped.count(), grouped.size(), infinite)
     return {
-        (str(model), str(condition)): (float(mean), int(count), int(size - count), "", None)
-        for (model, condition), mean, count, size in zip(facts.index, facts["mean"], facts["count"], facts["size"])
-        if count or size
+        (str(model), str(condition)): (mean, int(count), int(size - count), _why_infinite(num_infinite, count), None)
+        for ((model, condition), mean), count, size, num_infinite in facts
     }
+
+
+def _why_infinite(num_infinite: int, num_images: int) -> str:
+    """Why a mean is infinite although not every image is; empty where there is nothing to say."""
+    if num_infinite in (0, num_images):
+        return ""
+    equal = "image equals its original" if num_infinite == 1 else "images equal their originals"
+    return f"{num_infinite} {equal} (of {num_images}), which alone makes the mean infinite"
 
 
 def _per_set(table: ScoreTable, name: str) -> _Found:

@@ -203,6 +203,19 @@ def test_identical_images_show_an_infinite_psnr(table):
     assert matrix_grid(matrix_of(table)).lines[0].entries[0].text == "∞"
 
 
+def test_a_mean_that_single_images_make_infinite_says_so(table):
+    """One blank image, which every interpolation gives exactly, hides how the others are."""
+    own = (table.images["model"] == "beach") & (table.images["condition"] == "beach")
+    blank = own & table.images["image"].isin(["beach_000", "beach_001"])
+    table.images.loc[blank, "psnr"] = math.inf
+    grid = matrix_grid(matrix_of(table))
+    assert grid.lines[0].entries[0].text == "∞"
+    reason = "2 images equal their originals (of 8), which alone makes the mean infinite"
+    assert dict(grid.footnotes)[grid.lines[0].entries[0].mark] == reason
+    table.images.loc[own, "psnr"] = math.inf
+    assert not matrix_grid(matrix_of(table)).lines[0].entries[0].mark
+
+
 def test_summary_counts_the_classes_whose_own_model_is_the_best(table):
     whole = "By PSNR, on 3 of 3 classes the best model is one that was made for it."
     assert diagonal_summary(matrix_of(table)) == whole
