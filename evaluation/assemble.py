@@ -15,6 +15,7 @@ from evaluation.cells import NOT_FINITE, REALS, Rows, ScoreCache
 from evaluation.frechet import FeatureStatistics, frechet_distance, kernel_distance
 from evaluation.images import Chunk, Condition
 from evaluation.metrics import FEW_IMAGES_FOR_FID, METRICS, NOISE_METRICS, names_of
+from evaluation.networks import INCEPTION_METRICS
 from evaluation.roster import Entry
 from evaluation.score_folder import few_images_note
 from evaluation.scores import IMAGE_KEYS, NOT_FINITE_REASON, SET_KEYS, ScoreTable
@@ -119,11 +120,11 @@ class Assembler:
         broken = [key for key, row in cell.rows.items() if NOT_FINITE in row]
         if broken:
             return f"the output for {_named(broken)} of {cell.num_images} {NOT_FINITE_REASON}"
-        if metric == "fid":
-            return None if cell.num_images > 1 else "needs at least 2 images, the class has 1"
-        if metric == "kid":
+        if metric == "kid-paired":
             few = len(set(cell.sources())) < 2
             return "needs at least 2 images (not tiles of one), the class has 1" if few else None
+        if metric in INCEPTION_METRICS:
+            return None if cell.num_images > 1 else "needs at least 2 images, the class has 1"
         if metric not in self.job.row_metrics(cell.entry):
             return "finished images have no spread: the model itself is needed"
         identity = self.job.identity(metric)
@@ -197,7 +198,8 @@ class Assembler:
                 self._reals_memo[cell.condition.name] = real.statistics()
             value, deviation = frechet_distance(self._reals_memo[cell.condition.name], fake.statistics()), math.nan
         else:
-            value, deviation = kernel_distance(cell.sources(), real.rows, fake.rows)
+            paired = metric == "kid-paired"
+            value, deviation = kernel_distance(cell.sources(), real.rows, fake.rows, paired)
         score = {"value": value, "deviation": deviation}
         self.cache.write_set_score(name, score)
         return score

@@ -1,8 +1,8 @@
 """Distances between two sets of images by their Inception features: FID and KID. NumPy, float64.
 
 FID (Heusel et al. 2017): |m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr((C1 C2)^(1/2)), covariances with n - 1.
-KID (Binkowski et al. 2018): the unbiased squared maximum mean discrepancy with the kernel (x.y / d + 1)^3, in the form
-for pairs.
+KID (Binkowski et al. 2018): the unbiased squared maximum mean discrepancy with the kernel (x.y / d + 1)^3, of sets that
+have nothing to do with each other or (Gretton et al. 2012, lemma 6) of images and their restorations.
 """
 
 from __future__ import annotations
@@ -110,50 +110,70 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     return float(shift_D @ shift_D + traces - 2 * linalg.svdvals(factor_a @ factor_b.T).sum())
 
 
-def kernel_distance(source_N: np.ndarray, real_rows: FeatureRows, fake_rows: FeatureRows) -> tuple[float, float]:
+def kernel_distance(
+    source_N: np.ndarray, real_rows: FeatureRows, fake_rows: FeatureRows, paired: bool = False
+) -> tuple[float, float]:
     """KID of N images and their restorations, and its deviation.
 
-    Up to `KID_SUBSET_SIZE` pairs: the estimate over all, with the standard error of its jackknife. More: mean and
+    Up to `KID_SUBSET_SIZE` images: the estimate over all, with the standard error of its jackknife. More: mean and
     standard deviation over `KID_SUBSETS` random subsets, as published, which bounds memory.
 
     Args:
         source_N: the image file that each image was cut from; tiles of one share it.
-        real_rows, fake_rows: give the features (n, d) of the asked pairs.
+        real_rows, fake_rows: give the features (n, d) of the asked images.
+        paired: see `squared_mmd`.
 
     Raises:
-        ValueError: fewer than 2 sources.
+        ValueError: fewer than 2 images, or 2 sources where `paired`.
     """
-    num_sources = len(np.unique(source_N))
-    if num_sources < 2:
-        raise ValueError(f"a kernel distance needs images of at least 2 sources, got {num_sources}.")
+    what, count = ("sources", len(np.unique(source_N))) if paired else ("images", len(source_N))
+    if count < 2:
+        raise ValueError(f"a kernel distance needs at least 2 {what}, got {count}.")
     if len(source_N) <= KID_SUBSET_SIZE:
         everyone = np.arange(len(source_N))
-        return paired_mmd(real_rows(everyone), fake_rows(everyone), source_N)
-    subsets = _subsets(source_N, real_rows, fake_rows)
-    estimates = [paired_mmd(*subset)[0] for subset in subsets]
+        return squared_mmd(real_rows(everyone), fake_rows(everyone), source_N, paired)
+    real_subsets = _subsets("real", source_N, real_rows)
+    fake_subsets = _subsets("real" if paired else "fake", source_N, fake_rows)
+    estimates = [
+        squared_mmd(real_ND, fake_ND, sources, paired)[0]
+        for (real_ND, sources), (fake_ND, _) in zip(real_subsets, fake_subsets)
+    ]
     return float(np.mean(estimates)), float(np.std(estimates))
 
 
-def paired_mmd(real_ND: np.ndarray, fake_ND: np.ndarray, source_N: np.ndarray) -> tuple[float, float]:
-    """The unbiased estimate of the squared maximum mean discrepancy of pairs, and its standard error.
+def squared_mmd(
+    real_ND: np.ndarray, fake_ND: np.ndarray, source_N: np.ndarray, paired: bool = False
+) -> tuple[float, float]:
+    """The unbiased estimate of the squared maximum mean discrepancy, and its standard error. It may be below 0.
 
-    The mean of k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(x_j, y_i) over pairs i and j of different sources (Gretton
-    et al. 2012, lemma 6). An image is much more like its own restoration than like another one's: were these counted,
-    as in sets that have nothing to do with each other, the estimate would be far too low. It may be below 0. The error
-    is the jackknife's, all pairs of a source left out together; NaN for fewer than 3 sources.
+    The mean of k(x_i, x_j) and that of k(y_i, y_j) over i other than j, minus twice that of k(x_i, y_j) over all i and
+    j. With `paired` all three are over images of different sources: an image is much more like its own restoration
+    than like another one's, which pulls the number down as if the sets were more alike than they are.
+
+    The error is the jackknife's, all images of a source left out together; NaN for fewer than 3 sources.
     """
-    _, group_N, counts_G = np.unique(source_N, return_inverse=True, return_counts=True)
-    across_NN = _kernel(real_ND, fake_ND)
-    terms_NN = _kernel(real_ND, real_ND) + _kernel(fake_ND, fake_ND) - across_NN - across_NN.T
-    terms_NN[group_N[:, None] == group_N] = 0
-    sums_G = np.bincount(group_N, terms_NN.sum(axis=1))
-    places_G = counts_G * (len(group_N) - counts_G)
-    value = float(sums_G.sum() / places_G.sum())
-    if len(counts_G) < 3:
+    _, group_N, count_G = np.unique(source_N, return_inverse=True, return_counts=True)
+    others_NN = group_N[:, None] != group_N
+    within_NN = others_NN if paired else ~np.eye(len(group_N), dtype=bool)
+    across_NN = others_NN if paired else np.ones_like(others_NN)
+    terms = ((1, real_ND, real_ND, within_NN), (1, fake_ND, fake_ND, within_NN), (-2, real_ND, fake_ND, across_NN))
+    value, left_out_G = 0.0, np.zeros(len(count_G))
+    for sign, a_ND, b_ND, counted_NN in terms:
+        kernel_NN = np.where(counted_NN, _kernel(a_ND, b_ND), 0)
+        value += sign * float(kernel_NN.sum() / counted_NN.sum())
+        if len(count_G) > 2:
+            left_out_G += sign * _without_each(kernel_NN, group_N) / _without_each(counted_NN, group_N)
+    if len(count_G) < 3:
         return value, float("nan")
-    left_out_G = (sums_G.sum() - 2 * sums_G) / (places_G.sum() - 2 * places_G)
-    share = (len(counts_G) - 1) / len(counts_G)
+    share = (len(count_G) - 1) / len(count_G)
     return value, float(np.sqrt(share * np.square(left_out_G - left_out_G.mean()).sum()))
+
+
+def _without_each(values_NN: np.ndarray, group_N: np.ndarray) -> np.ndarray:
+    """The sum of the matrix without a group's rows and columns, for each group."""
+    own_NN = np.where(group_N[:, None] == group_N, values_NN, 0)
+    twice_N = values_NN.sum(axis=0) + values_NN.sum(axis=1) - own_NN.sum(axis=1)
+    return values_NN.sum() - np.bincount(group_N, twice_N)
 
 
 def _kernel(a_ND: np.ndarray, b_MD: np.ndarray) -> np.ndarray:
@@ -161,19 +181,16 @@ def _kernel(a_ND: np.ndarray, b_MD: np.ndarray) -> np.ndarray:
     return (a_ND @ b_MD.T / a_ND.shape[1] + 1) ** 3
 
 
-def _subsets(
-    source_N: np.ndarray, real_rows: FeatureRows, fake_rows: FeatureRows
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """The features and sources of each random subset of the pairs; several subsets are read at once."""
+def _subsets(side: str, source_N: np.ndarray, rows: FeatureRows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The features of each random subset, and their sources; several subsets are read at once."""
     for first in range(0, KID_SUBSETS, _SUBSETS_AT_ONCE):
         last = min(first + _SUBSETS_AT_ONCE, KID_SUBSETS)
-        chosen = [_subset(number, len(source_N)) for number in range(first, last)]
+        chosen = [_subset(side, number, len(source_N)) for number in range(first, last)]
         wanted = np.unique(np.concatenate(chosen))
-        real_ND, fake_ND = real_rows(wanted), fake_rows(wanted)
+        features_ND = rows(wanted)
         for subset in chosen:
-            places = np.searchsorted(wanted, subset)
-            yield real_ND[places], fake_ND[places], source_N[subset]
+            yield features_ND[np.searchsorted(wanted, subset)], source_N[subset]
 
 
-def _subset(number: int, count: int) -> np.ndarray:
-    return np.sort(permutation(key(0, "kid", number), count)[:KID_SUBSET_SIZE])
+def _subset(side: str, number: int, count: int) -> np.ndarray:
+    return np.sort(permutation(key(0, "kid", side, number), count)[:KID_SUBSET_SIZE])

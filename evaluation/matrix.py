@@ -99,7 +99,7 @@ class Matrix:
         return self._frame([[cell.value for cell in line] for line in self.cells])
 
     def deviations(self) -> pd.DataFrame:
-        """The deviations over seeds (of KID: over subsets), NaN where there are none."""
+        """The deviations over seeds (of KID: over images or subsets), NaN where there are none."""
         return self._frame([[cell.deviation for cell in line] for line in self.cells])
 
     def _frame(self, numbers: list[list[float | None]]) -> pd.DataFrame:
@@ -237,7 +237,7 @@ def small_set_warning(metric: str, num_images: int) -> str:
         return ""
     return (
         f"FID on {num_images} images: below {FEW_IMAGES_FOR_FID:,} images it is biased upwards and noisy; "
-        "compare it only with FIDs of as many images, or use KID"
+        "compare it only with FIDs of as many images, or use kid-paired"
     )
 
 

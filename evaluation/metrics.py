@@ -15,6 +15,7 @@ MetricName = Literal[
     "color-shift",
     "fid",
     "kid",
+    "kid-paired",
     "diversity",
     "diversity-cost",
 ]
@@ -55,7 +56,17 @@ _TABLE = (
     Metric("lpips-squeeze", "LPIPS (Squeeze)", False, "", 4, "image", 1, "learned perceptual distance, SqueezeNet"),
     Metric("color-shift", "Colour shift", False, "", 2, "image", 1, "distance of the mean (a*, b*) in CIELAB"),
     Metric("fid", "FID", False, "", 2, "set", 1, "Frechet distance of Inception features"),
-    Metric("kid", "KID", False, "", 5, "set", 2, "unbiased kernel distance of Inception features"),
+    Metric("kid", "KID", False, "", 5, "set", 2, "kernel distance of Inception features"),
+    Metric(
+        "kid-paired",
+        "KID (pairs)",
+        False,
+        "",
+        5,
+        "set",
+        1,
+        "KID without an image's likeness to its own restoration",
+    ),
     Metric("diversity", "Diversity", True, "", 3, "set", 2, "mean distance of outputs for inputs that differ by noise"),
     Metric(
         "diversity-cost", "Cost of diversity", False, "dB", 2, "set", 1, "PSNR that this noise takes from the outputs"

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from harness.quality.lpips import LPIPS, LPIPSNetwork
 
 LPIPS_OF: dict[str, LPIPSNetwork] = {"lpips-alex": "alex", "lpips-vgg": "vgg", "lpips-squeeze": "squeeze"}
-INCEPTION_METRICS = ("fid", "kid")
+INCEPTION_METRICS = ("fid", "kid", "kid-paired")
 WEIGHTS_OF = {
     "lpips-alex": "alexnet",
     "lpips-vgg": "vgg16",
     "lpips-squeeze": "squeezenet",
     "fid": "inception-fid",
     "kid": "inception-fid",
+    "kid-paired": "inception-fid",
 }
 """Metric -> the name of its network in `harness weights`."""
 

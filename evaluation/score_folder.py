@@ -53,7 +53,7 @@ def score_folders(
     measures = Measures(metrics, color, crop_border, networks)
     wanted_sets = tuple(m for m in INCEPTION_METRICS if m in metrics and m not in networks.missing)
     images: dict[str, dict[str, float]] = {}
-    gathered = [_Features(len(pairs), keep_rows="kid" in wanted_sets) for _ in ("real", "fake")]
+    gathered = [_Features(len(pairs), keep_rows=wanted_sets != ("fid",)) for _ in ("real", "fake")]
     for done, (name, sr_NHWC, hr_NHWC, grey) in enumerate(_read_pairs(pairs)):
         scores = measures.scores(sr_NHWC, measures.reference(hr_NHWC, grey))
         images[name] = {metric: float(values[0]) for metric, values in scores.items()}
@@ -211,14 +211,16 @@ def _add_set_scores(result: dict[str, Any], wanted: tuple[str, ...], real: _Feat
         result["mean"]["fid"] = frechet_distance(real.statistics, fake.statistics)
         if count < FEW_IMAGES_FOR_FID:
             result["notes"].append(few_images_note(count))
-    if "kid" in wanted:
-        value, deviation = kernel_distance(np.arange(count), real.rows_ND.__getitem__, fake.rows_ND.__getitem__)
-        result["mean"]["kid"], result["deviation"]["kid"] = value, deviation
+    for metric in sorted({"kid", "kid-paired"} & set(wanted)):
+        rows = (real.rows_ND.__getitem__, fake.rows_ND.__getitem__)
+        value, deviation = kernel_distance(np.arange(count), *rows, paired=metric == "kid-paired")
+        result["mean"][metric], result["deviation"][metric] = value, deviation
 
 
 def few_images_note(count: int) -> str:
     """The warning that goes with every FID on a small set."""
-    return f"FID on {count:,} images (fewer than {FEW_IMAGES_FOR_FID:,}) is far too high and not comparable; read KID."
+    few = f"FID on {count:,} images (fewer than {FEW_IMAGES_FOR_FID:,})"
+    return f"{few} is far too high and not comparable; read kid-paired."
 
 
 def shown_names(names: list[str]) -> str:

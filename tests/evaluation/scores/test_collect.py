@@ -18,7 +18,7 @@ from PIL import Image
 
 from evaluation.collect import Remaining, evaluate
 from evaluation.config import EvaluateConfig
-from evaluation.frechet import paired_mmd
+from evaluation.frechet import squared_mmd
 from evaluation.images import ImageInfo, conditions_of
 from evaluation.inception import FIDInception
 from evaluation.model import Model, baseline
@@ -144,7 +144,7 @@ def test_one_forward_per_model_and_image_serves_every_measure_and_the_pooled_row
 
 def test_kid_of_a_condition_is_that_of_its_images_features(tmp_path: Path, inception_file: Path) -> None:
     pictures = Pictures(TWO_CLASSES)
-    config = EvaluateConfig(scale=4, metrics=("kid",), classes=("sea",))
+    config = EvaluateConfig(scale=4, metrics=("kid", "kid-paired"), classes=("sea",))
     table = evaluate([baseline("nearest")], config, tmp_path, source=pictures, find=lambda name: inception_file)
     network = FIDInception(inception_file)
 
@@ -154,8 +154,9 @@ def test_kid_of_a_condition_is_that_of_its_images_features(tmp_path: Path, incep
     hr_images = [pictures.read(image) for image in pictures.images("test", "sea")]
     real = np.stack([features(image) for image in hr_images])
     fake = np.stack([features(upscale_image(degrade_image(image, 4), 4, "nearest")) for image in hr_images])
-    expected, _ = paired_mmd(real, fake, np.arange(len(real)))
-    assert table.mean("nearest", "sea", "kid") == pytest.approx(expected, rel=1e-4)
+    for metric in config.metrics:
+        expected, _ = squared_mmd(real, fake, np.arange(len(real)), paired=metric == "kid-paired")
+        assert table.mean("nearest", "sea", metric) == pytest.approx(expected, rel=1e-4)
 
 
 class Tiles(Pictures):
@@ -179,12 +180,15 @@ def test_tiles_of_one_image_count_as_one_in_the_deviation_of_diversity(tmp_path:
     assert math.isnan(found.loc["ice", "deviation"]), "both are tiles of one image"
 
 
-def test_kid_needs_images_that_are_not_tiles_of_one(tmp_path: Path, inception_file: Path) -> None:
-    config = CONFIG.model_copy(update={"metrics": ("kid",)})
+def test_kid_for_pairs_needs_images_that_are_not_tiles_of_one(tmp_path: Path, inception_file: Path) -> None:
+    config = CONFIG.model_copy(update={"metrics": ("kid", "kid-paired")})
     pictures = Tiles({"sea": [(24, 24)] * 3, "ice": [(24, 24)] * 2})
     table = evaluate([baseline("nearest")], config, tmp_path, source=pictures, find=lambda name: inception_file)
-    assert math.isfinite(table.mean("nearest", "sea", "kid"))
-    assert table.missing["nearest", "ice", "kid"] == "needs at least 2 images (not tiles of one), the class has 1"
+    assert all(math.isfinite(table.mean("nearest", "sea", metric)) for metric in config.metrics)
+    assert math.isfinite(table.mean("nearest", "ice", "kid"))
+    assert (
+        table.missing["nearest", "ice", "kid-paired"] == "needs at least 2 images (not tiles of one), the class has 1"
+    )
 
 
 def test_a_second_evaluation_measures_nothing_and_gives_the_same(tmp_path: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from pytorch_fid.fid_score import calculate_frechet_distance
 from pytorch_fid.inception import InceptionV3 as ReferenceInception
 
 from evaluation import frechet
-from evaluation.frechet import FeatureStatistics, frechet_distance, kernel_distance, paired_mmd
+from evaluation.frechet import FeatureStatistics, frechet_distance, kernel_distance, squared_mmd
 from evaluation.inception import FIDInception
 from harness.errors import CheckpointError
 
@@ -90,27 +91,29 @@ def test_statistics_do_not_depend_on_the_pieces_and_keep_no_rows_beyond_the_limi
         assert np.allclose(factor.T @ factor, np.cov(rows, rowvar=False), atol=1e-10)
 
 
-def plain_kid(real: np.ndarray, fake: np.ndarray, sources: Sequence[int]) -> float:
+def plain_kid(real: np.ndarray, fake: np.ndarray, sources: Sequence[int], paired: bool) -> float:
     """The unbiased estimate, pair by pair."""
 
-    def kernel(x: np.ndarray, y: np.ndarray) -> float:
-        return (sum(float(a) * float(b) for a, b in zip(x, y)) / len(x) + 1) ** 3
+    def mean(one: np.ndarray, other: np.ndarray, counts: Callable[[int, int], bool]) -> float:
+        pairs = [(x, y) for (i, x), (j, y) in itertools.product(enumerate(one), enumerate(other)) if counts(i, j)]
+        return sum((sum(float(a) * float(b) for a, b in zip(x, y)) / len(x) + 1) ** 3 for x, y in pairs) / len(pairs)
 
-    terms = []
-    for i, j in itertools.permutations(range(len(real)), 2):
-        if sources[i] != sources[j]:
-            within = kernel(real[i], real[j]) + kernel(fake[i], fake[j])
-            terms.append(within - kernel(real[i], fake[j]) - kernel(real[j], fake[i]))
-    return sum(terms) / len(terms)
+    def strangers(i: int, j: int) -> bool:
+        return sources[i] != sources[j]
+
+    within = strangers if paired else operator.ne
+    across = strangers if paired else lambda i, j: True
+    return mean(real, real, within) + mean(fake, fake, within) - 2 * mean(real, fake, across)
 
 
+@pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize("sources", [list(range(9)), [4, 4, 4, 1, 0, 0, 7, 7, 8]], ids=["images", "tiles"])
-def test_kid_equals_a_plain_computation_and_its_deviation_a_plain_jackknife(sources: list[int]) -> None:
+def test_kid_equals_a_plain_computation_and_its_deviation_a_plain_jackknife(sources: list[int], paired: bool) -> None:
     real, fake = features(9, 16, 0).astype(np.float32), features(9, 16, 1).astype(np.float32)
-    value, deviation = kernel_distance(np.array(sources), real.__getitem__, fake.__getitem__)
-    assert value == pytest.approx(plain_kid(real, fake, sources), rel=1e-10)
+    value, deviation = kernel_distance(np.array(sources), real.__getitem__, fake.__getitem__, paired)
+    assert value == pytest.approx(plain_kid(real, fake, sources, paired), rel=1e-10)
     kept = [np.array(sources) != source for source in sorted(set(sources))]
-    left_out = [plain_kid(real[keep], fake[keep], np.array(sources)[keep].tolist()) for keep in kept]
+    left_out = [plain_kid(real[keep], fake[keep], np.array(sources)[keep].tolist(), paired) for keep in kept]
     share = (len(kept) - 1) / len(kept)
     assert deviation == pytest.approx(np.sqrt(share * np.sum((left_out - np.mean(left_out)) ** 2)), rel=1e-8)
 
@@ -131,25 +134,28 @@ def expected_kernel(mean: Sequence[float], variance: Sequence[float]) -> float:
 
 
 @pytest.mark.parametrize("tiles", [1, 4])
-def test_kid_of_few_images_and_their_restorations_is_unbiased(tiles: int) -> None:
-    """An image is more like its own restoration than like another's: such pairs would pull KID far below 0."""
+def test_kid_of_few_images_and_their_restorations_is_unbiased_as_pairs_alone(tiles: int) -> None:
+    """An image is more like its own restoration than like another's: such pairs pull KID far below what it is."""
     real, fake = (0.4, 0.09 + 0.01 * (tiles > 1)), (0.45, 0.0925 + 0.01 * (tiles > 1))
     within = [expected_kernel(*zip(one, one)) for one in (real, fake)]
     truth = sum(within) - 2 * expected_kernel(*zip(real, fake))
-    estimates = [paired_mmd(*restorations(12, seed, tiles))[0] for seed in range(600)]
     assert truth > 0.01
+    estimates = [squared_mmd(*restorations(12, seed, tiles), paired=True)[0] for seed in range(600)]
     assert np.mean(estimates) == pytest.approx(truth, abs=4 * np.std(estimates) / np.sqrt(len(estimates)))
+    assert np.mean([squared_mmd(*restorations(12, seed))[0] for seed in range(100)]) < 0
 
 
-def test_kid_is_unbiased_where_fid_is_not() -> None:
+@pytest.mark.parametrize("paired", [False, True])
+def test_kid_is_unbiased_where_fid_is_not(paired: bool) -> None:
     """Two samples of one distribution: KID is 0 on average, FID far above."""
     samples = [(np.random.default_rng(i).normal(size=(2, 20, 32))) for i in range(200)]
-    estimates = [paired_mmd(real, fake, np.arange(20))[0] for real, fake in samples]
+    estimates = [squared_mmd(real, fake, np.arange(20), paired)[0] for real, fake in samples]
     assert abs(np.mean(estimates)) < 4 * np.std(estimates) / np.sqrt(len(estimates))
     assert np.mean([frechet_distance(statistics(a), statistics(b)) for a, b in samples[:20]]) > 5
 
 
-def test_kid_of_a_large_set_is_the_mean_over_subsets_read_some_at_a_time(monkeypatch) -> None:
+@pytest.mark.parametrize("paired", [False, True])
+def test_kid_of_a_large_set_is_the_mean_over_subsets_read_some_at_a_time(monkeypatch, paired: bool) -> None:
     monkeypatch.setattr(frechet, "KID_SUBSET_SIZE", 30)
     real, fake, sources = features(900, 8, 0), features(900, 8, 1), np.arange(900) // 2
     asked: list[np.ndarray] = []
@@ -158,24 +164,25 @@ def test_kid_of_a_large_set_is_the_mean_over_subsets_read_some_at_a_time(monkeyp
         asked.append(indices)
         return real[indices]
 
-    value, deviation = kernel_distance(sources, rows, fake.__getitem__)
+    value, deviation = kernel_distance(sources, rows, fake.__getitem__, paired)
     assert len(asked) == frechet.KID_SUBSETS / 10
     assert all(30 < len(indices) <= 300 and (np.diff(indices) > 0).all() for indices in asked)
-    subsets = [frechet._subset(i, 900) for i in range(frechet.KID_SUBSETS)]
-    assert all(len(set(indices.tolist())) == 30 for indices in subsets)
-    alone = [paired_mmd(real[chosen], fake[chosen], sources[chosen])[0] for chosen in subsets]
+    sides = ("real", "real" if paired else "fake")
+    subsets = [[frechet._subset(side, i, 900) for side in sides] for i in range(frechet.KID_SUBSETS)]
+    assert all(len(set(indices.tolist())) == 30 for pair in subsets for indices in pair)
+    alone = [squared_mmd(real[left], fake[right], sources[left], paired)[0] for left, right in subsets]
     assert (value, deviation) == pytest.approx((np.mean(alone), np.std(alone)), rel=1e-12)
-    assert value == pytest.approx(paired_mmd(real, fake, sources)[0], rel=0.1)
-    assert kernel_distance(sources, rows, fake.__getitem__) == (value, deviation)
+    assert value == pytest.approx(squared_mmd(real, fake, sources, paired)[0], rel=0.1)
+    assert kernel_distance(sources, rows, fake.__getitem__, paired) == (value, deviation)
 
 
 def test_one_image_has_no_distance_and_the_sentence_says_so() -> None:
     one = features(1, 8, 0)
     with pytest.raises(ValueError, match="at least 2 images"):
         frechet_distance(statistics(one), statistics(one))
-    for sources in ([3], [3, 3, 3]):
-        with pytest.raises(ValueError, match="at least 2 sources"):
-            kernel_distance(np.array(sources), one.__getitem__, one.__getitem__)
+    for sources, paired, what in (([3], False, "images"), ([3], True, "sources"), ([3, 3, 3], True, "sources")):
+        with pytest.raises(ValueError, match=f"at least 2 {what}, got 1"):
+            kernel_distance(np.array(sources), one.__getitem__, one.__getitem__, paired)
 
 
 def test_who_asks_for_no_fid_waits_for_no_scipy_and_no_torchvision() -> None:
