@@ -13,7 +13,7 @@ from harness import cli_data, cli_scores, cli_tools
 from harness.cli_tools import RUNS, Overrides, Runs, SweepName
 from harness.cli_usage import refuse_empty, wrong_usage
 from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SAVED, EXIT_WRONG_INPUT, InputError, TrainingError
-from harness.screen import complain, make_console, say
+from harness.screen import complain, make_console, prepare_streams, say
 
 app = typer.Typer(
     help="Train and evaluate super-resolution GANs: one sweep file in, a tested comparison out.",
@@ -30,6 +30,7 @@ def main() -> None:
     """Runs a command; a user's mistake is one sentence on stderr and exit code 2."""
     from slurm.errors import ClusterError
 
+    prepare_streams()
     try:
         refuse_empty(sys.argv[1:])
         code = app(prog_name="harness", standalone_mode=False)
@@ -44,6 +45,8 @@ def main() -> None:
     except Exception as error:
         if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # the second is torch's
             _leave("error: out of memory; ask for a smaller network or image, or use a larger machine.", EXIT_FAILURE)
+        if "home directory" in str(error):  # pathlib's, of a user whom the system does not know, as in some containers
+            _leave("error: HOME is not set and the system knows no home of this user; set HOME.", EXIT_WRONG_INPUT)
         if not hasattr(error, "format_message"):
             raise
         _leave(wrong_usage(error), EXIT_WRONG_INPUT)

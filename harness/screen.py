@@ -13,11 +13,27 @@ if TYPE_CHECKING:
     from rich.progress import TimeRemainingColumn
 
 
+_LOG_COLUMNS = 120
+
+
+def prepare_streams() -> None:
+    """Lets every text be written: a letter that a stream's encoding lacks is a `?`, a closed stream takes anything."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # as by `>&-`
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+
+
 def make_console() -> Console:
-    """The terminal's console; a log file has no width, so sentences are not wrapped there."""
+    """The terminal's console; a log file has no width, so it gets that of COLUMNS, or one for whole tables."""
     from rich.console import Console
 
-    return Console() if sys.stdout.isatty() else Console(width=int(os.environ.get("COLUMNS", "120")))
+    if sys.stdout.isatty():
+        return Console()
+    columns = os.environ.get("COLUMNS", "")
+    return Console(width=int(columns) if columns.isdecimal() and int(columns) else _LOG_COLUMNS)
 
 
 @contextmanager

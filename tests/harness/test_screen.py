@@ -1,0 +1,40 @@
+"""Commands show what they have to say whatever the terminal, the pipe or the environment is like."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def run(words: str, shell: str = "", **environment: str | None) -> subprocess.CompletedProcess[bytes]:
+    """Runs a command through a shell, which `shell` tells where its streams go; None takes a variable away."""
+    changed = {**os.environ, **environment}
+    command = f'"{sys.executable}" -m harness {words} {shell}'
+    kept = {name: value for name, value in changed.items() if value is not None}
+    return subprocess.run(["sh", "-c", command], env=kept, capture_output=True, check=False)
+
+
+@pytest.mark.parametrize("columns", ["", "0", "wide", "-3", None])
+def test_columns_that_are_no_width_count_as_none(columns: str | None) -> None:
+    done = run("weights list", COLUMNS=columns)
+    assert done.returncode == 0 and not done.stderr
+    assert "Pretrained networks" in done.stdout.decode()
+    assert run("weights list", COLUMNS="200").stdout != done.stdout
+
+
+@pytest.mark.parametrize("shell", [">&-", "2>&-", ">&- 2>&- <&-"])
+def test_closed_stream_is_no_failure(shell: str) -> None:
+    done = run("weights list", shell)
+    assert done.returncode == 0 and not done.stderr
+    assert run("weights list nonsense", shell).returncode == 2
+
+
+def test_letters_that_the_terminal_lacks_become_question_marks(tmp_path) -> None:
+    folder = tmp_path / "señal"
+    done = run("weights list", PYTHONIOENCODING="latin-1", HARNESS_WEIGHTS=str(folder))
+    assert done.returncode == 0 and str(folder).encode("latin-1") in done.stdout
+    done = run("weights list", PYTHONIOENCODING="ascii", HARNESS_WEIGHTS=str(folder))
+    assert done.returncode == 0 and b"se?al" in done.stdout
