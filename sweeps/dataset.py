@@ -40,9 +40,9 @@ def provide(sweep_file: str, overrides: Sequence[str], own: Path | None, console
         provide_embedded((run.config for run in expand(sweep, classes_to_be, sweep_file)), console)
         return []
     own_classes = classes_of_own(own)
-    expand(sweep, lambda _: own_classes, sweep_file)
+    patches_px = [run.config.data.patch_px for run in expand(sweep, lambda _: own_classes, sweep_file)]
     name = safe_name(f"{sweep.name}-{own.resolve().name}")
-    changes = {"data": str(pack_own(own, console)), "name": name}
+    changes = {"data": str(pack_own(own, console, max(TILE_PX, *patches_px))), "name": name}
     return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in changes.items()]
 
 
@@ -103,32 +103,35 @@ def make_embedded(console: Console) -> None:
     images = EMBEDDED.with_name(f"{EMBEDDED.name}-images")
     with progress_bar(console, "drawing the embedded dataset") as progress:
         write_dataset(images, IMAGES_PER_CLASS, IMAGE_PX, progress=progress)
-    _pack(images, EMBEDDED, console, TEST_IMAGES, VAL_IMAGES)
+    _pack(images, EMBEDDED, console, TILE_PX, TEST_IMAGES, VAL_IMAGES)
 
 
-def pack_own(folder: Path, console: Console) -> Path:
+def pack_own(folder: Path, console: Console, tile_px: int = TILE_PX) -> Path:
     """Packs a folder of the user's, once, beside the embedded dataset; returns the dataset. A packed one is as it is.
 
     Its name tells the size of the tiles, so that it is not taken for one that the user packs there.
+
+    Args:
+        tile_px: edge of the tiles that are trained on; no patch of the sweep may be larger.
 
     Raises:
         InputError: there is no usable image, or others of that name, or that have changed since, are packed there.
     """
     if is_packed(folder):
         return folder
-    out = EMBEDDED.with_name(f"{safe_name(folder.resolve().name) or 'own'}-{TILE_PX}px")
+    out = EMBEDDED.with_name(f"{safe_name(folder.resolve().name) or 'own'}-{tile_px}px")
     try:
-        _pack(folder, out, console, 0.2, 0.1)
+        _pack(folder, out, console, tile_px, 0.2, 0.1)
     except InputError as error:  # in the words of a command that has another option
         raise InputError(str(error).replace("give another --out", "rename your folder of images")) from None
     return out
 
 
-def _pack(images: Path, out: Path, console: Console, test: float, val: float) -> None:
+def _pack(images: Path, out: Path, console: Console, tile_px: int, test: float, val: float) -> None:
     from harness.data.pack import pack
 
     with progress_bar(console, f"packing {images}") as progress:
-        summary = pack([images], out, tile_px=TILE_PX, test=test, val=val, progress=progress)
+        summary = pack([images], out, tile_px=tile_px, test=test, val=val, progress=progress)
     for skipped in summary.skipped[:10]:
         console.print(f"skipped: {skipped.path}: {skipped.reason}", markup=False, highlight=False, soft_wrap=True)
     console.print(

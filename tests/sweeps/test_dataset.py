@@ -14,8 +14,9 @@ from harness.config import load_run_config
 from harness.errors import InputError
 from slurm.errors import ClusterError
 from sweeps import dataset
-from sweeps.config import find_recipe, load_sweep
+from sweeps.config import CATALOG, find_recipe, load_sweep
 from sweeps.dataset import pack_own, provide, provide_embedded
+from sweeps.grid import expand
 from sweeps.run import run_sweep
 
 QUIET = Console(quiet=True)
@@ -91,6 +92,20 @@ def test_own_images_are_packed_beside_what_the_user_packed_of_them(
     monkeypatch.setattr(dataset, "classes_of_own", lambda folder: ["lake"])
     assert load_sweep("demo", provide("demo", [], Path("data/photos"), QUIET)).data == "data/photos"
     assert len(made) == 1, "a packed dataset is taken as it is"
+
+
+@pytest.mark.parametrize("sweep", sorted(path.stem for path in CATALOG.glob("*.yaml")))
+def test_tiles_of_own_images_hold_the_largest_patch_of_the_sweep(
+    made: list[str], monkeypatch: pytest.MonkeyPatch, sweep: str
+) -> None:
+    Path("photos/lake").mkdir(parents=True)
+    Path("photos/lake/0.png").touch()
+    tiles_px: list[int] = []
+    monkeypatch.setattr(dataset, "_pack", lambda images, out, console, tile_px, *more: tiles_px.append(tile_px))
+    given = load_sweep(sweep, provide(sweep, [], Path("photos"), QUIET))
+    patches_px = [run.config.data.patch_px for run in expand(given, lambda path: ["lake"])]
+    assert tiles_px == [max(dataset.TILE_PX, *patches_px)]
+    assert given.data == f"data/photos-{tiles_px[0]}px"
 
 
 @pytest.mark.parametrize(("sweep", "folder"), [("demo", "𠮷 'a' \"b\""), ("2024-01", "01"), ("a", "# b: c")])
