@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from evaluation.config import EvaluateConfig
 from harness.config import PhaseConfig, RunConfig, pretrained_networks
 from harness.errors import DataError, InputError
 from harness.weights import find
@@ -38,6 +39,32 @@ def _unfinished(plan: Plan, folder: SweepFolder) -> dict[str, RunConfig]:
     """The configurations of the phases that have no result yet: those that have may not even fit this cluster."""
     results = {key: folder.runs.phase(key) / "generator.safetensors" for key in plan.configs}
     return {key: config for key, config in plan.configs.items() if not results[key].exists()}
+
+
+def evaluation_reasons(evaluate: EvaluateConfig, plan: Plan) -> list[str]:
+    """What the evaluation would refuse after the last training: its dataset, a class of it, a published table.
+
+    A measure whose network is missing is no reason: its column says so.
+    """
+    from evaluation.images import DatasetImages, conditions_of
+    from evaluation.published import load_published
+
+    reasons = []
+    path = evaluate.dataset or next(iter(plan.configs.values())).data.sources[0].path
+    try:
+        if path not in plan.missing:
+            conditions_of(evaluate, DatasetImages(path))
+    except InputError as error:
+        if evaluate.dataset is not None:
+            reasons.append(f"the evaluation: {error} Or evaluate.dataset=null takes the training data.")
+        elif not isinstance(error, DataError):  # damaged training data is a reason of the trainings
+            reasons.append(f"the evaluation: {error}")
+    try:
+        if evaluate.report.reference is not None:
+            load_published(evaluate.report.reference)
+    except InputError as error:
+        reasons.append(f"the evaluation: {error}")
+    return reasons
 
 
 def paths_to_read(plan: Plan) -> Iterator[Path]:

@@ -23,7 +23,7 @@ from sweeps.grid import expand
 from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.local import train_here
 from sweeps.plan import Identify, Plan, make_plan
-from sweeps.preflight import preflight
+from sweeps.preflight import evaluation_reasons, preflight
 from sweeps.queues import Queues
 from sweeps.state import submitted_job
 from sweeps.status import SweepStatus, sweep_status
@@ -107,7 +107,7 @@ def run_sweep(
     console.print(f"{planned.sweep.name}: {savings(planned.plan)}", markup=False, soft_wrap=True)
     print_changes(console, planned.changes, cancel_gone)
     if check:
-        refuse(preflight(planned.plan, planned.folder, profile))
+        refuse(_reasons(planned, profile))
     elif planned.plan.missing:
         refuse(list(planned.plan.missing.values()))
     store(planned.sweep, planned.plan, planned.folder)
@@ -148,13 +148,18 @@ def preflight_sweep(
     provide(str(path), overrides, None, console)
     planned = plan_sweep(path, overrides, runs_dir)
     profile = _with_limit(profile, planned.sweep)
-    reasons = preflight(planned.plan, planned.folder, profile)
+    reasons = _reasons(planned, profile)
     for reason in reasons:
         console.print(f"- {reason}", markup=False, highlight=False, soft_wrap=True)
     if not reasons:
         said = f"{planned.sweep.name}: nothing speaks against running it with the cluster profile '{profile.name}'"
         console.print(said, markup=False, soft_wrap=True)
     return EXIT_WRONG_INPUT if reasons else EXIT_DONE
+
+
+def _reasons(planned: Planned, profile: ClusterProfile) -> list[str]:
+    trainings = preflight(planned.plan, planned.folder, profile)
+    return [*trainings, *evaluation_reasons(planned.sweep.evaluate, planned.plan)]
 
 
 def refuse(reasons: Sequence[str]) -> None:

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evaluation.config import EvaluateConfig, ReportConfig
 from harness.config import RunConfig
 from harness.errors import InputError
 from slurm.profile import ClusterProfile
-from sweeps.config import SweepConfig
+from sweeps.config import SweepConfig, dump_sweep
 from sweeps.grid import expand
 from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.plan import Identify, Plan, make_plan
-from sweeps.preflight import estimated_gb, measured_save_s, preflight
-from sweeps.run import dataset_classes, refuse
+from sweeps.preflight import estimated_gb, evaluation_reasons, measured_save_s, preflight
+from sweeps.run import dataset_classes, refuse, run_sweep
 
 SweepOf = Callable[..., SweepConfig]
 LOCAL = ClusterProfile()
@@ -74,6 +75,37 @@ def test_every_reason_is_given_at_once(
     assert "is a file where a folder is needed" in text
     with pytest.raises(InputError, match="5 reasons not to start"):
         refuse(reasons)
+
+
+def test_what_the_evaluation_lacks_is_told_before_the_first_training(
+    sweep_of: SweepOf, photos: Path, tmp_path: Path
+) -> None:
+    plan = planned(sweep_of(data=str(photos)))
+    missing = str(tmp_path / "nowhere")
+    told = {
+        f"the evaluation: {missing}: is not a packed dataset": EvaluateConfig(dataset=missing),
+        f"the evaluation: {photos}: has no class 'lkae'": EvaluateConfig(classes=("lkae",)),
+        "the evaluation: report.reference 'nix': no such": EvaluateConfig(report=ReportConfig(reference="nix")),
+    }
+    for start, config in told.items():
+        (reason,) = evaluation_reasons(config, plan)
+        assert reason.startswith(start)
+        assert ("evaluate.dataset=null" in reason) == (config.dataset is not None)
+    assert evaluation_reasons(EvaluateConfig(classes=("lake",)), plan) == []
+    assert evaluation_reasons(EvaluateConfig(metrics=("fid",)), plan) == []
+
+
+def test_training_data_that_lack_are_no_reason_of_the_evaluation_too(sweep_of: SweepOf, tmp_path: Path) -> None:
+    plan = planned(sweep_of(data=str(tmp_path / "nowhere")))
+    assert plan.missing and evaluation_reasons(EvaluateConfig(), plan) == []
+
+
+def test_sweep_is_refused_for_what_its_evaluation_lacks(sweep_of: SweepOf, photos: Path, tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(dump_sweep(sweep_of(data=str(photos))))
+    with pytest.raises(InputError, match="the evaluation: nowhere: is not a packed dataset"):
+        run_sweep(file, cluster="local", overrides=["evaluate.dataset=nowhere"], runs_dir=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_runs_that_lack_the_same_ranks_give_one_reason(
