@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from slurm.errors import ClusterError
@@ -130,7 +130,13 @@ def _queued(line: str) -> QueuedJob:
         part.strip() for part in line.strip().removesuffix("|").split("|", maxsplit=8)
     )
     job_id = array_id if place == "N/A" else f"{array_id}_{place}"
-    return QueuedJob(job_id, state, reason, nodes, int(restarts or 0), submitted, started, script)
+    job = QueuedJob(job_id, state, reason, nodes, int(restarts or 0), submitted, started)
+    return replace(job, script=script) if _says_where_from(script) else job
+
+
+def _says_where_from(script: str) -> bool:
+    """Whether it is the file that was submitted; a site's own sbatch may have sent a copy of it, or its text alone."""
+    return script.startswith("/") and Path(script).name != "slurm_script"
 
 
 def cancel(job_ids: Sequence[str], slurm_conf: str | None = None) -> None:
