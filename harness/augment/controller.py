@@ -10,7 +10,7 @@ from torch import nn
 from harness.augment.config import AdaConfig
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
-"""Sums or averages a tensor over all ranks (every rank calls it, and gets the same)."""
+"""Sums a tensor over all ranks (every rank calls it, and gets the same)."""
 
 
 class Controller(nn.Module):
@@ -70,7 +70,8 @@ class AdaptiveController(Controller):
 
     @torch.no_grad()
     def move(self, batch_size: int, reduce: Reduce | None = None) -> None:
-        tally = self.tally if reduce is None else reduce(self.tally)
+        # Whole numbers, which a mean over three ranks (see `pool`) need not add up to in the last bit.
+        tally = (self.tally if reduce is None else reduce(self.tally)).round()
         r_t = tally[0] / tally[1]
         move = self._step_size(batch_size)
         change = torch.where(r_t > self.config.target, move, torch.where(r_t < self.config.target, -move, 0.0))

@@ -4,6 +4,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.augment.build import build_augment
 from harness.augment.config import AdaConfig, FixedAugmentConfig
+from harness.augment.controller import Reduce
 
 BATCH = 6
 
@@ -115,36 +116,38 @@ def test_state_saved_within_a_window_continues_as_if_never_saved():
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-class Ranks:
-    """Two ranks in one process: the reduction of one adds what the other holds."""
-
-    def __init__(self, average: bool) -> None:
-        self.average = average
-        self.calls = 0
-
-    def of(self, others: list[torch.Tensor]):
-        def reduce(tensor: torch.Tensor) -> torch.Tensor:
-            self.calls += 1
-            total = tensor + others.pop(0)
-            return total / 2 if self.average else total
-
-        return reduce
+def summed_with(*others: torch.Tensor) -> Reduce:
+    """The reduction of one rank, which adds what the others hold."""
+    return lambda tensor: sum(others, tensor)
 
 
-@pytest.mark.parametrize("average", [True, False])
-def test_ranks_agree_with_one_process_on_the_whole_batch(average):
+def test_ranks_agree_with_one_process_on_the_whole_batch():
     config = ada(rule="text", step=0.02, every=4)
     single, left, right = (build_augment(config, 0).controller for _ in range(3))
-    ranks = Ranks(average)
     for step in range(40):
         logits = logits_of(step)
         update(single, logits, step, BATCH)
         halves = logits[: BATCH // 2], logits[BATCH // 2 :]
         tallies = [c.tally + torch.tensor([h.sign().sum(), h.numel()]) for c, h in zip((left, right), halves)]
-        update(left, halves[0], step, BATCH, ranks.of([tallies[1]]))
-        update(right, halves[1], step, BATCH, ranks.of([tallies[0]]))
+        update(left, halves[0], step, BATCH, summed_with(tallies[1]))
+        update(right, halves[1], step, BATCH, summed_with(tallies[0]))
         assert left.p.item() == right.p.item() == single.p.item()
-    assert ranks.calls == 2 * 40 // 4
+
+
+def test_a_save_within_a_window_of_three_ranks_moves_p_no_other_way():
+    """3 of 5 and 6 of 10 signs are the target; thirds of them add up to a bit more."""
+    config = ada(rule="text", step=0.02, every=2, target=0.6, start_p=0.4)
+    first, second = torch.tensor([3.0, 5.0], dtype=torch.float64), torch.tensor([6.0, 10.0], dtype=torch.float64)
+    saved, unsaved = (build_augment(config, 0).controller for _ in range(2))
+    thirds = [first / 3] * 3
+    saved.tally += thirds[0] + second
+    signs, count = summed_with(*thirds[1:])(saved.tally).tolist()
+    assert signs / count != 0.6, "or this would show nothing"
+    saved.move(BATCH, summed_with(*thirds[1:]))
+    unsaved.tally += first + second
+    unsaved.move(BATCH, summed_with(torch.zeros(2)))
+    assert saved.p.item() == unsaved.p.item() == pytest.approx(0.4)
+    assert saved.r_t.item() == unsaved.r_t.item()
 
 
 def test_pooled_window_of_one_rank_stands_for_all_ranks():
@@ -154,7 +157,8 @@ def test_pooled_window_of_one_rank_stands_for_all_ranks():
         update(left, torch.ones(3, 1), step, BATCH)
         update(right, -torch.ones(3, 1), step, BATCH)
     before, ones = right.tally.clone(), torch.ones(2, dtype=torch.float64)
-    left.pool(Ranks(average=False).of([ones, before]))
+    sums = iter([summed_with(ones), summed_with(before)])
+    left.pool(lambda tensor: next(sums)(tensor))
     assert left.tally.tolist() == [0.0, 6.0]
 
 
