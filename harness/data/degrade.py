@@ -22,7 +22,8 @@ UpscaleMethod = Literal["bicubic", "bilinear", "nearest"]
 ROUNDS_BETWEEN = frozenset({"matlab-bicubic", "pil-bicubic"})
 """Kernels whose library keeps uint8 between the two passes."""
 ROWS_FIRST = frozenset({"pil-bicubic"})
-"""Kernels whose library resizes along the rows (the width) before the columns."""
+"""Kernels whose library resizes along the rows (the width) before the columns. (From version 13 on Pillow takes the
+columns first where an image is more than twice as high as wide; here it is the rows, as in the versions before.)"""
 
 
 @lru_cache(maxsize=256)
