@@ -145,7 +145,7 @@ def _error(runs: RunsFolder, run: PlannedRun, plan: Plan, phase: Phase, state: P
         reasons = (state.ending.reason if state.ending else "", last_error_line(runs.phase(phase.key)))
         said = "; ".join(reason for reason in reasons if reason) or "no reason was noted; see `harness logs`"
     later = [plan.phases[key].name for key in run.phases[run.phases.index(phase.key) + 1 :]]
-    return f"{said}; so {_list(later)} cannot start" if later else said
+    return f"{said.rstrip('.')}; so {_list(later)} cannot start" if later else said
 
 
 def _list(names: list[str]) -> str:
