@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from harness.device import best_device
 from harness.errors import InputError
 
 
@@ -14,10 +15,10 @@ def device_named(name: str) -> str:
     """`cpu` or `cuda`; `auto` takes a GPU where there is one.
 
     Raises:
-        InputError: a GPU is asked for and there is none.
+        InputError: a GPU is asked for, or was given to the job, and there is none.
     """
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return best_device()
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("evaluate.device cuda: there is no usable GPU here; set it to auto or cpu.")
     return name

@@ -145,11 +145,12 @@ def open_enlarger(options: Options, say: Callable[[str], None]) -> tuple[Enlarge
 def _open_tiled(path: Path, options: Options, say: Callable[[str], None]) -> TiledNetwork:
     import torch
 
+    from harness.device import best_device
     from harness.networks import open_network
     from harness.precision import NOTE, has_bf16
     from harness.tiles import TiledNetwork
 
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
+    name = best_device() if options.device == "auto" else options.device
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

@@ -43,11 +43,26 @@ SlurmctldTimeout=30
 SlurmdTimeout={node_timeout_s}
 KillWait={kill_wait_s}
 UnkillableStepTimeout=120
-NodeName=DEFAULT CPUs={cpus} RealMemory={memory_mb}
+GresTypes=gpu
+NodeName=DEFAULT CPUs={cpus} RealMemory={memory_mb}{gpus}
 NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first_port}-{last_port}]
 PartitionName=low Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace_s} MaxTime=1-00:00:00
 PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=1-00:00:00
 """
+
+# Device files that every machine has, for GPUs that are none.
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random")
+GPU_TYPE = "dev"
+
+
+def gpus_of_node(count: int) -> str:
+    """The part of a node's line that gives it so many GPUs."""
+    return f" Gres=gpu:{GPU_TYPE}:{count}" if count else ""
+
+
+def gres_conf(nodes: int, count: int) -> str:
+    """The text of gres.conf: up to four GPUs of each node, of type `dev`."""
+    return f"NodeName=n[1-{nodes}] Name=gpu Type={GPU_TYPE} File={','.join(_DEVICES[:count])}\n" if count else ""
 
 
 def with_user_signal(conf: str, on: bool) -> str:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm.dev_conf import CONF, free_ports, with_user_signal
+from slurm.dev_conf import CONF, free_ports, gpus_of_node, gres_conf, with_user_signal
 from slurm.dev_processes import is_alive, job_processes
 from slurm.dev_programs import install, missing, path_of
 from slurm.errors import EXIT_DONE, EXIT_WRONG_INPUT, ClusterError
@@ -45,6 +45,8 @@ class DevCluster:
     """A slurmd that is silent so long has failed."""
     kill_wait_s: int = 30
     """Between SIGTERM and SIGKILL of a cancelled job."""
+    gpus: int = 0
+    """GPUs of each node that SLURM hands out, of type `dev`; there is nothing behind them."""
     user_signal: bool = False
     """Preempted jobs get the signal of `--signal` instead of SIGTERM (send_user_signal)."""
 
@@ -180,12 +182,14 @@ class DevCluster:
                 last_port=ports[-1],
                 nodes=self.nodes,
                 cpus=self.cpus,
+                gpus=gpus_of_node(self.gpus),
                 memory_mb=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
                 grace_s=self.grace_s,
                 node_timeout_s=self.node_timeout_s,
                 kill_wait_s=self.kill_wait_s,
             )
         )
+        (folder / "gres.conf").write_text(gres_conf(self.nodes, self.gpus))
         if self.user_signal:
             self.conf.write_text(with_user_signal(self.conf.read_text(), True))
 

@@ -42,6 +42,8 @@ class Payload:
     max_deaths: int
     threads: int
     """Threads of each rank, exported as OMP_NUM_THREADS."""
+    gpus_per_node: int = 0
+    """GPUs that each node was asked for; exported as HARNESS_GPUS_PER_NODE, so that ranks miss what is not there."""
 
 
 def write_private(path: Path, text: str, *, sync: bool = True) -> None:
@@ -85,6 +87,7 @@ def write_payload(path: Path, payload: Payload) -> None:
         "max_requeues": payload.max_requeues,
         "max_deaths": payload.max_deaths,
         "threads": payload.threads,
+        "gpus_per_node": payload.gpus_per_node,
     }
     write_private(path, json.dumps(values, indent=1))
 
@@ -100,7 +103,8 @@ def read_payload(path: Path) -> Payload:
         values = json.loads(text)
         jobs = {int(place): _job(job) for place, job in values["jobs"].items()}
         limits = {key: int(values[key]) for key in ("max_requeues", "max_deaths", "threads")}
-        return Payload(jobs, dict(values["environment"]), **limits)
+        gpus_per_node = int(values.get("gpus_per_node", 0))  # jobs of an older version may be in the queue
+        return Payload(jobs, dict(values["environment"]), **limits, gpus_per_node=gpus_per_node)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ClusterError(f"{path}: is not a payload of this version ({error!r}); submit again.") from None
 

@@ -115,7 +115,7 @@ def _submit_batch(
 
 def payload_of(jobs: dict[int, Job], profile: ClusterProfile) -> Payload:
     """What the tasks of these jobs are told."""
-    limits = (profile.max_requeues, profile.max_deaths, profile.cpus_per_task)
+    limits = (profile.max_requeues, profile.max_deaths, profile.cpus_per_task, profile.gpus_per_node)
     return Payload(jobs, dict(profile.environment), *limits)
 
 
@@ -148,7 +148,7 @@ def make_executor(
         "nodes": profile.nodes,
         "ntasks_per_node": profile.ranks_per_node,
         "cpus_per_task": profile.cpus_per_task,
-        "gpus_per_node": profile.gpus_per_node or None,
+        "gpus_per_node": profile.gpus_text,
         "mem": None if profile.memory_gb is None else f"{int(profile.memory_gb * 1024)}M",
         "dependency": dependency or None,
         "signal_delay_s": profile.signal_s,

@@ -21,6 +21,8 @@ from slurm.queue import ask, client_environment, minutes, parse_fields
 from slurm.reach import unseen
 
 _BYTES_A_GB = 1 << 30
+# Of sinfo's `gpu:4`, `gpu:a100:4(S:0-1)` or `gpu:(null):4`: type and number.
+_GPUS = re.compile(r"\bgpu(?::(\(null\)|[^:,()]+))?:(\d+)")
 
 
 @dataclass(frozen=True)
@@ -143,11 +145,12 @@ def _limits(profile: ClusterProfile, name: str, partition: dict[str, str]) -> It
 
 
 def _nodes(profile: ClusterProfile, name: str) -> Iterator[str]:
-    nodes = read_nodes(name)
+    nodes = read_nodes(name, profile.gpu_type)
     cpus = profile.ranks_per_node * profile.cpus_per_task
     memory_mb = (profile.memory_gb or 0) * 1024
+    of_type = f" (gpu_type {profile.gpu_type})" if profile.gpu_type else ""
     wanted: list[tuple[str, float, list[float]]] = [
-        ("gpus_per_node", profile.gpus_per_node, [node.gpus for node in nodes]),
+        (f"gpus_per_node{of_type}", profile.gpus_per_node, [node.gpus for node in nodes]),
         ("cpus_per_task times the ranks of a node", cpus, [node.cpus for node in nodes]),
         ("memory_gb", profile.memory_gb or 0, [node.memory_mb / 1024 for node in nodes]),
     ]
@@ -162,14 +165,14 @@ def _nodes(profile: ClusterProfile, name: str) -> Iterator[str]:
         yield f"only {len(fitting)} nodes of partition '{name}' have all that {profile.nodes} nodes need; ask for less."
 
 
-def read_nodes(partition: str) -> list[Node]:
-    """The nodes of a partition, whatever their state."""
+def read_nodes(partition: str, gpu_type: str | None = None) -> list[Node]:
+    """The nodes of a partition, whatever their state, with their GPUs of one type or of all."""
     lines = ask("sinfo", "--noheader", "--Node", "--partition", partition, "--format", "%N|%c|%m|%G").splitlines()
     found = {}
     for line in lines:
         name, cpus, memory_mb, gres = line.strip().split("|")
-        gpus = sum(int(number) for number in re.findall(r"gpu(?::[^:,()]+)?:(\d+)", gres))
-        found[name] = Node(int(cpus.rstrip("+")), int(memory_mb.rstrip("+")), gpus)
+        gpus = [int(number) for kind, number in _GPUS.findall(gres) if gpu_type in (None, kind)]
+        found[name] = Node(int(cpus.rstrip("+")), int(memory_mb.rstrip("+")), sum(gpus))
     return list(found.values())
 
 

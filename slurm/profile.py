@@ -28,6 +28,7 @@ def _one_line(value: str) -> str:
 # What SLURM's own names and expressions are made of; a value with anything else never reaches a command.
 SlurmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,:@+/-]{0,127}$")]
 SlurmExpression = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.,:@+&|*!()\[\]-]{1,256}$")]
+GpuType = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")]
 PlainLine = Annotated[str, AfterValidator(_one_line)]
 
 
@@ -44,6 +45,8 @@ class ClusterProfile(BaseModel):
     constraint: SlurmExpression | None = None
     nodes: int = Field(1, gt=0)
     gpus_per_node: int = Field(0, ge=0)
+    gpu_type: GpuType | None = None
+    """What the site calls those GPUs, for example a100; null takes any."""
     tasks_per_node: int = Field(0, ge=0)
     """Ranks on each node; 0 takes one a GPU, or one where there is none."""
     cpus_per_task: int = Field(1, gt=0)
@@ -126,6 +129,8 @@ class ClusterProfile(BaseModel):
                 f"tasks_per_node {self.tasks_per_node} with gpus_per_node {self.gpus_per_node}: a task has"
                 " one GPU; leave tasks_per_node out"
             )
+        if self.gpu_type and not self.gpus_per_node:
+            raise ValueError(f"gpu_type {self.gpu_type} without gpus_per_node; say how many of them a node gives")
         if self.executor == "local" and self.nodes != 1:
             raise ValueError(f"nodes {self.nodes} with executor local; use nodes 1, or executor slurm")
         if self.executor == "local":
@@ -144,10 +149,17 @@ class ClusterProfile(BaseModel):
     def world_size(self) -> int:
         return self.nodes * self.ranks_per_node
 
+    @property
+    def gpus_text(self) -> str | None:
+        """The GPUs of a node as sbatch takes them, `a100:4` or `4`; None where there are none."""
+        if not self.gpus_per_node:
+            return None
+        return ":".join([*([self.gpu_type] if self.gpu_type else []), str(self.gpus_per_node)])
+
 
 # What the supervisor of this machine would skip without a word.
 _SLURM_ONLY = (
-    *("partition", "account", "qos", "constraint", "memory_gb", "time_min", "signal_s", "setup", "options"),
+    *("partition", "account", "qos", "constraint", "gpu_type", "memory_gb", "time_min", "signal_s", "setup", "options"),
     *("shared", "slurm_conf"),
 )
 # Options that the launcher decides: changing them would break stopping, logs or the job's shape.

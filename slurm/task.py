@@ -80,6 +80,7 @@ def export(payload: Payload) -> None:
     os.environ["MASTER_ADDR"] = _address(os.environ["MASTER_ADDR"])
     os.environ["MASTER_PORT"] = str(_port(environment.job_id))
     os.environ["OMP_NUM_THREADS"] = str(payload.threads)
+    os.environ["HARNESS_GPUS_PER_NODE"] = str(payload.gpus_per_node)
     os.environ.update(payload.environment)
 
 

@@ -13,6 +13,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from harness.device import best_device
 from harness.errors import InputError
 from harness.precision import has_bf16
 from harness.train.heap import keep_freed_memory
@@ -27,7 +28,7 @@ class Ranks:
     """What a run needs to know about its processes; one process is a group of one."""
 
     def __init__(self, config: RunConfig, out: str) -> None:
-        use_cpu = not torch.cuda.is_available()
+        use_cpu = best_device() == "cpu"
         self.bf16 = config.precision == "bf16" and has_bf16(torch.device("cpu" if use_cpu else "cuda"))
         """Whether networks are computed in bfloat16."""
         self.accelerator = Accelerator(

@@ -43,7 +43,7 @@ def skip_without_cluster() -> None:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevCluster]:
     """Four nodes of a real SLURM, for the whole session."""
     skip_without_cluster()
-    cluster = DevCluster(tmp_path_factory.mktemp("cluster"), nodes=4, cpus=2)
+    cluster = DevCluster(tmp_path_factory.mktemp("cluster"), nodes=4, cpus=2, gpus=2)
     cluster.start()
     before = {name: os.environ.get(name) for name in ("SLURM_CONF", "PYTHONPATH", "OMP_NUM_THREADS")}
     own = [str(Path(__file__).parent), str(Path(__file__).parents[2])]

@@ -31,6 +31,7 @@ def count(argument: str) -> int:
     step = int(state.read_text()) if state.exists() else 0
     with (out / f"starts_{rank}").open("a") as file:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS", "COLOUR")
+        names += ("CUDA_VISIBLE_DEVICES", "HARNESS_GPUS_PER_NODE")
         print(json.dumps({"pid": os.getpid(), **{name: os.environ.get(name) for name in names}}), file=file)
     while step < options["steps"]:
         if stop:

@@ -255,3 +255,16 @@ def test_stopped_cluster_leaves_no_process(cluster, tmp_path):
     for pid in pids:
         stat = Path(f"/proc/{pid}/stat")
         assert not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+
+
+def test_ranks_get_the_gpus_of_their_type_and_know_how_many_were_promised(clean_cluster, profile, tmp_path):
+    job = counting(tmp_path, "a")
+    with_gpus = profile.model_copy(update={"gpus_per_node": 2, "gpu_type": "dev"})
+    assert cluster_reasons(with_gpus, tmp_path) == []
+    wait_done(submit([job], with_gpus, tmp_path / "slurm")["a"].job_id)
+    ranks = [json.loads((job.folder / f"starts_{rank}").read_text()) for rank in range(4)]
+    assert sorted(rank["LOCAL_RANK"] for rank in ranks) == ["0", "0", "1", "1"]
+    assert {(rank["CUDA_VISIBLE_DEVICES"], rank["HARNESS_GPUS_PER_NODE"]) for rank in ranks} == {("0,1", "2")}
+    other = with_gpus.model_copy(update={"gpu_type": "a100"})
+    (reason,) = cluster_reasons(other, tmp_path)
+    assert "gpus_per_node (gpu_type a100) is 2, but the nodes of partition 'low' have at most 0" in reason

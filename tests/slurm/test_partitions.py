@@ -39,6 +39,7 @@ def test_no_grace_is_refused_only_where_nothing_would_come_back(
         ("gpu:a100:4(S:0-1)", 4),
         ("gpu:4(S:0,1),mps:400", 4),
         ("gpu:a100_3g.20gb:2,gpu:1080ti:3", 5),
+        ("gpu:(null):4(S:0-1)", 4),
         ("(null)", 0),
     ],
 )
@@ -46,3 +47,9 @@ def test_gpus_of_a_node_are_counted_whatever_their_type(gres: str, gpus: int, mo
     monkeypatch.setattr(preflight, "ask", lambda *words: f"n1|64|256000|{gres}\n")
     (node,) = preflight.read_nodes("low")
     assert node.gpus == gpus
+
+
+def test_gpus_of_one_type_are_counted_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "ask", lambda *words: "n1|64|256000|gpu:a100:2(S:0),gpu:a100_3g.20gb:3,gpu:v100:4\n")
+    counts = {kind: preflight.read_nodes("low", kind)[0].gpus for kind in ("a100", "a100_3g.20gb", "v100", "h100")}
+    assert counts == {"a100": 2, "a100_3g.20gb": 3, "v100": 4, "h100": 0}
