@@ -6,6 +6,7 @@ models, the configuration and the dataset, and the cache takes each result as a 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from evaluation.assemble import Assembler
 from evaluation.cells import ScoreCache
 from evaluation.code_version import code_version
 from evaluation.config import EvaluateConfig
-from evaluation.device import device_named
+from evaluation.device import take_device
 from evaluation.images import DatasetImages, ImageSource, conditions_of
 from evaluation.metrics import METRICS
 from evaluation.model import Model
@@ -58,7 +59,7 @@ def evaluate(
     failures: dict[str, str] = {}
     units = [unit for unit in (still_missing(u, job, cache) for u in all_units(job)) if unit is not None]
     if units:
-        networks = Networks(job.located, device_named(config.device))
+        networks = Networks(job.located, take_device(config.device))
         if len(networks.missing) > len(job.located.missing):
             job = _without(job, networks.missing)
             units = [unit for unit in (still_missing(u, job, cache) for u in all_units(job)) if unit is not None]
@@ -123,7 +124,7 @@ def measure_share(
     """
     job, source = plan(models, config)
     cache = ScoreCache(cache_dir)
-    networks = Networks(job.located, device_named(config.device))
+    networks = Networks(job.located, take_device(config.device, int(os.environ.get("LOCAL_RANK", "0"))))
     job = _without(job, networks.missing)
     mine = (still_missing(unit, job, cache) for unit in all_units(job)[share::num_shares])
     return run_here(Worker(job, source, cache, networks), [unit for unit in mine if unit is not None])

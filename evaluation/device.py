@@ -11,17 +11,20 @@ from harness.device import best_device
 from harness.errors import InputError
 
 
-def device_named(name: str) -> str:
-    """`cpu` or `cuda`; `auto` takes a GPU where there is one.
+def take_device(name: str, place: int = 0) -> str:
+    """The device of this process, `cpu` or `cuda`; `auto` takes a GPU where there is one.
+
+    Processes of one machine that are numbered by `place` share its GPUs out: each one's GPU becomes its current one.
 
     Raises:
         InputError: a GPU is asked for, or was given to the job, and there is none.
     """
-    if name == "auto":
-        return best_device()
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("evaluate.device cuda: there is no usable GPU here; set it to auto or cpu.")
-    return name
+    device = best_device() if name == "auto" else name
+    if device == "cuda":
+        torch.cuda.set_device(place % torch.cuda.device_count())
+    return device
 
 
 @contextmanager

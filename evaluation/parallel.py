@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 from evaluation.work import Job, Unit
@@ -44,7 +45,8 @@ def run_units(
     failures: dict[str, str] = {}
     threads = max(1, (os.cpu_count() or 1) // num_workers)
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_workers, context, _start, (job, dataset, str(cache_dir), threads))
+    place = context.Value("i", 0)
+    pool = ProcessPoolExecutor(num_workers, context, _start, (job, dataset, str(cache_dir), threads, place))
     try:
         with deaf_to_interrupts():
             waiting = {pool.submit(_run, unit): unit for unit in units}
@@ -66,18 +68,20 @@ def run_units(
     return failures
 
 
-def _start(job: Job, dataset: str, cache_dir: str, threads: int) -> None:
+def _start(job: Job, dataset: str, cache_dir: str, threads: int, next_place: Synchronized[int]) -> None:
     import torch
 
     from evaluation.cells import ScoreCache
-    from evaluation.device import device_named
+    from evaluation.device import take_device
     from evaluation.images import DatasetImages
     from evaluation.networks import Networks
     from evaluation.work import Worker
 
     global _WORKER
     torch.set_num_threads(threads)
-    networks = Networks(job.located, device_named(job.config.device))
+    with next_place:
+        place, next_place.value = next_place.value, next_place.value + 1
+    networks = Networks(job.located, take_device(job.config.device, place))
     _WORKER = Worker(job, DatasetImages(dataset), ScoreCache(Path(cache_dir)), networks)
 
 

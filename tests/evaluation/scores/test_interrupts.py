@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -171,7 +172,9 @@ def test_a_process_listens_to_sigterm_from_its_first_unit_on(packed: str, tmp_pa
     monkeypatch.setattr(parallel, "_WORKER", None)
     before = signal.getsignal(signal.SIGTERM)
     try:
-        parallel._start(job, source.path, str(tmp_path / "cache"), torch.get_num_threads())
+        parallel._start(
+            job, source.path, str(tmp_path / "cache"), torch.get_num_threads(), multiprocessing.Value("i", 0)
+        )
         assert signal.getsignal(signal.SIGTERM) == before
         begun: list[Unit] = []
         monkeypatch.setattr(Worker, "run", lambda self, unit: (begun.append(unit), signal.raise_signal(signal.SIGTERM)))
