@@ -66,22 +66,27 @@ def call(job: Job) -> int:
 
 
 def export(payload: Payload) -> None:
-    """Exports this rank's place (RANK, WORLD_SIZE, ...), the number of threads and the profile's variables.
+    """Exports this rank's place (RANK, WORLD_SIZE, ...), its threads, the profile's variables and the network card.
 
     CUDA_VISIBLE_DEVICES stays as SLURM set it: a rank takes the device of its LOCAL_RANK.
     """
-    # After the signal handlers: this import takes a while.
+    # After the signal handlers: these imports take a while.
     from submitit.core.job_environment import JobEnvironment
     from submitit.helpers import TorchDistributedEnvironment
+
+    from slurm.network import address_of, name_the_card
 
     os.environ.pop("MASTER_PORT", None)
     TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
     environment = JobEnvironment()
-    os.environ["MASTER_ADDR"] = _address(os.environ["MASTER_ADDR"])
+    is_here = "HARNESS_LOCAL_PORT" in os.environ
+    os.environ["MASTER_ADDR"] = "127.0.0.1" if is_here else address_of(os.environ["MASTER_ADDR"])
     os.environ["MASTER_PORT"] = str(_port(environment.job_id))
     os.environ["OMP_NUM_THREADS"] = str(payload.threads)
     os.environ["HARNESS_GPUS_PER_NODE"] = str(payload.gpus_per_node)
     os.environ.update(payload.environment)
+    if not is_here:
+        name_the_card(environment.hostnames, own=os.environ.get("SLURMD_NODENAME", environment.hostname))
 
 
 def _port(job_id: str) -> int:
@@ -89,21 +94,6 @@ def _port(job_id: str) -> int:
     if "HARNESS_LOCAL_PORT" in os.environ:
         return int(os.environ["HARNESS_LOCAL_PORT"])
     return 20000 + zlib.crc32(f"{job_id}/{restart_count()}".encode()) % 12000
-
-
-def _address(host: str) -> str:
-    """A name or address of `host` that resolves; SLURM knows the address of nodes that the resolver does not."""
-    if "HARNESS_LOCAL_PORT" in os.environ:
-        return "127.0.0.1"
-    import socket
-
-    from slurm.queue import ask, parse_fields
-
-    try:
-        socket.getaddrinfo(host, None)
-        return host
-    except OSError:
-        return parse_fields(ask("scontrol", "show", "node", host, "--oneliner"))["NodeAddr"]
 
 
 def _leave_unstarted(number: int, frame: FrameType | None) -> None:
