@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -108,6 +109,23 @@ def _slurm(
     reasons += [*_preemption(profile, name, partition, config, save_s), *_time_signal(profile, save_s)]
     reasons += unseen(profile, reads, folder, name)
     return reasons or list(_trial(profile))
+
+
+def note_of_gpus(profile: ClusterProfile) -> str | None:
+    """What a profile without GPUs leaves idle on nodes that have some; None where it leaves none, or nobody knows."""
+    if profile.gpus_per_node or any("gpu" in f"{key} {value}" for key, value in profile.options.items()):
+        return None
+    if profile.executor == "local":
+        there = gpus_here() or 0
+        text = f"this machine has {there} GPUs, of which all jobs take the first"
+        return f"{text}; give each its own by gpus_per_node in a profile." if there > 1 else None
+    with contextlib.suppress(ClusterError), client_environment(profile.slurm_conf):
+        name = profile.partition or default_partition(read_partitions())
+        there = max((node.gpus for node in read_nodes(name)), default=0) if name else 0
+        if there:
+            text = f"the nodes of partition '{name}' have up to {there} GPUs, but profile '{profile.name}'"
+            return f"{text} asks for none, so its jobs compute on CPUs; set its gpus_per_node."
+    return None
 
 
 def read_partitions() -> dict[str, dict[str, str]]:

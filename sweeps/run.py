@@ -11,6 +11,7 @@ from rich.console import Console
 
 from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SAVED, EXIT_WRONG_INPUT, InputError
 from harness.screen import say
+from slurm.preflight import note_of_gpus
 from slurm.profile import ClusterProfile, load_profile
 from sweeps.apply import Changes, compare, last_plan, store
 from sweeps.cluster import Submitted, submit_plan
@@ -107,6 +108,7 @@ def run_sweep(
     console.print(f"{planned.sweep.name}: {savings(planned.plan)}", markup=False, soft_wrap=True)
     print_changes(console, planned.changes, cancel_gone)
     if check:
+        _tell_gpus(profile, console)
         refuse(_reasons(planned, profile))
     elif planned.plan.missing:
         refuse(list(planned.plan.missing.values()))
@@ -148,6 +150,7 @@ def preflight_sweep(
     provide(str(path), overrides, None, console)
     planned = plan_sweep(path, overrides, runs_dir)
     profile = _with_limit(profile, planned.sweep)
+    _tell_gpus(profile, console)
     reasons = _reasons(planned, profile)
     for reason in reasons:
         console.print(f"- {reason}", markup=False, highlight=False, soft_wrap=True)
@@ -155,6 +158,12 @@ def preflight_sweep(
         said = f"{planned.sweep.name}: nothing speaks against running it with the cluster profile '{profile.name}'"
         console.print(said, markup=False, soft_wrap=True)
     return EXIT_WRONG_INPUT if reasons else EXIT_DONE
+
+
+def _tell_gpus(profile: ClusterProfile, console: Console) -> None:
+    note = note_of_gpus(profile)
+    if note:
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _reasons(planned: Planned, profile: ClusterProfile) -> list[str]:

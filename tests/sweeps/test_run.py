@@ -139,7 +139,7 @@ def test_wrong_input_is_refused_before_anything_is_written(
     assert not (tmp_path / "runs").exists()
 
 
-def test_preflight_alone_prints_every_reason(sweep_file: Path, tmp_path: Path) -> None:
+def test_preflight_alone_prints_every_reason(sweep_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def reasons(*overrides: str) -> tuple[int, list[str]]:
         console = Printed()
         code = preflight_sweep(
@@ -147,7 +147,10 @@ def test_preflight_alone_prints_every_reason(sweep_file: Path, tmp_path: Path) -
         )
         return code, console.text.splitlines()
 
-    assert reasons()[0] == EXIT_DONE
+    monkeypatch.setattr("sweeps.run.note_of_gpus", lambda _: "GPUs stay idle.")
+    code, lines = reasons()
+    assert code == EXIT_DONE and lines[0] == "note: GPUs stay idle."
+    monkeypatch.setattr("sweeps.run.note_of_gpus", lambda _: None)
     code, lines = reasons("data.sources.0.classes=[sea]", "phases.1.sources=[{path: nowhere}]")
     assert code == EXIT_WRONG_INPUT
     assert len(lines) == 2 and "nowhere" in "".join(lines) and "sea" in "".join(lines)
