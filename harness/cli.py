@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -82,11 +83,12 @@ def train(
     config, console = load_run_config(find_recipe(recipe), overrides or []), make_console()
     if "RANK" not in os.environ:  # of several ranks, each would draw it
         provide_embedded([config], console)
-    with shown_training(console, out):
+    is_shown = os.environ.get("RANK", "0") == "0"
+    with shown_training(console, out) if is_shown else nullcontext():
         from harness.train.job import leave, train_recipe  # takes seconds
 
         code = train_recipe(config, out)
-    if code in _HOW_TRAINING_ENDED:
+    if is_shown and code in _HOW_TRAINING_ENDED:
         say(console, f"{out}: {_HOW_TRAINING_ENDED[code]}")
     if "RANK" in os.environ:
         leave(code)
