@@ -8,7 +8,13 @@ from typing import Any
 from torch import nn
 
 from harness.models.config import DiscriminatorConfig, GeneratorConfig
-from harness.models.discriminators import ConvDiscriminator, UNetDiscriminator, VGG16Discriminator, VGGDiscriminator
+from harness.models.discriminators import (
+    ConvDiscriminator,
+    SRGANDiscriminator,
+    UNetDiscriminator,
+    VGG16Discriminator,
+    VGGDiscriminator,
+)
 from harness.models.generator import Generator
 from harness.models.perceptual_project import ESPCN, SRCNN, ResidualCNN, UNet
 from harness.models.rrdb import RRDBNet
@@ -26,6 +32,7 @@ GENERATORS: dict[str, Callable[[Any, int], nn.Module]] = {
 
 DISCRIMINATORS: dict[str, Callable[[Any, int], nn.Module]] = {
     "vgg": VGGDiscriminator,
+    "srgan": SRGANDiscriminator,
     "conv": ConvDiscriminator,
     "vgg16": VGG16Discriminator,
     "unet": UNetDiscriminator,

@@ -129,6 +129,20 @@ class ConvDiscriminatorConfig(Section):
         return self.batch_norm and patch_px <= 16
 
 
+class SRGANDiscriminatorConfig(Section):
+    """SRGAN's own: eight convolutions of 3 x 3, every second one halving, then two dense layers; patches from 16 px."""
+
+    name: Literal["srgan"]
+    num_channels: int = Field(64, gt=0, le=_MOST)
+    num_dense: int = Field(1024, gt=0, le=_MOST)
+    batch_norm: bool = True
+    spectral_norm: bool = False
+
+    def normalizes_one_pixel(self, patch_px: int) -> bool:
+        """Whether its last batch norm sees a single pixel of an HR patch, which is halved four times."""
+        return self.batch_norm and patch_px <= 16
+
+
 class VGG16DiscriminatorConfig(Section):
     """VGG16 up to its fourth pooling, then strided convolutions and a dense layer (`Specialized SR-GAN`)."""
 
@@ -152,6 +166,10 @@ GeneratorConfig = Annotated[
     Field(discriminator="name"),
 ]
 DiscriminatorConfig = Annotated[
-    VGGDiscriminatorConfig | ConvDiscriminatorConfig | VGG16DiscriminatorConfig | UNetDiscriminatorConfig,
+    VGGDiscriminatorConfig
+    | SRGANDiscriminatorConfig
+    | ConvDiscriminatorConfig
+    | VGG16DiscriminatorConfig
+    | UNetDiscriminatorConfig,
     Field(discriminator="name"),
 ]

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from harness.errors import InputError
 from harness.models.config import (
     ConvDiscriminatorConfig,
+    SRGANDiscriminatorConfig,
     UNetDiscriminatorConfig,
     VGG16DiscriminatorConfig,
     VGGDiscriminatorConfig,
@@ -34,16 +35,31 @@ class VGGDiscriminator(nn.Module):
         pairs: list[nn.Module] = [_first_pair(widths[0], config.batch_norm)]
         pairs += [_pair(before, width, config.batch_norm) for before, width in pairwise(widths)]
         self.pairs = nn.Sequential(*pairs)
-        self.head = nn.Sequential(
-            nn.Linear(widths[-1] * edge_px**2, config.num_dense),
-            nn.LeakyReLU(0.2, inplace=True),
-            nn.Linear(config.num_dense, 1),
-        )
+        self.head = _dense(widths[-1] * edge_px**2, config.num_dense)
         if config.spectral_norm:
             with_spectral_norm(self)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         return self.head(self.pairs(_of_size(image_BCHW, self.patch_px)).flatten(1))
+
+
+class SRGANDiscriminator(nn.Module):
+    """SRGAN's (Ledig et al. 2017, figure 4): eight 3 x 3 convolutions, every second one halving, two dense layers.
+
+    Of a patch of 128 px the dense layer sees 8 px. The sigmoid of the figure is in the loss. Logits: (B, 1).
+    """
+
+    def __init__(self, config: SRGANDiscriminatorConfig, patch_px: int) -> None:
+        super().__init__()
+        self.patch_px = patch_px
+        self.layers = _eight_convolutions(config, patch_px)
+        edge_px = -(-patch_px // 16)
+        self.head = _dense(8 * config.num_channels * edge_px**2, config.num_dense)
+        if config.spectral_norm:
+            with_spectral_norm(self)
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        return self.head(self.layers(_of_size(image_BCHW, self.patch_px)).flatten(1))
 
 
 class ConvDiscriminator(nn.Module):
@@ -54,17 +70,8 @@ class ConvDiscriminator(nn.Module):
 
     def __init__(self, config: ConvDiscriminatorConfig, patch_px: int) -> None:
         super().__init__()
-        if patch_px < 16:
-            raise InputError(f"discriminator conv: {patch_px} px is too small; give data.patch_px 16 or more.")
-        layers: list[nn.Module] = []
-        num_in, norm, is_first = 3, False, True
-        for width in (config.num_channels * factor for factor in (1, 2, 4, 8)):
-            layers += _first(width) if is_first else _norm_relu(conv(num_in, width), norm)
-            norm, is_first = config.batch_norm, False
-            layers += _norm_relu(conv(width, width, stride=2), norm)
-            num_in = width
-        self.layers = nn.Sequential(*layers)
-        self.last = conv(num_in, 1)
+        self.layers = _eight_convolutions(config, patch_px)
+        self.last = conv(8 * config.num_channels, 1)
         if config.spectral_norm:
             with_spectral_norm(self)
 
@@ -144,6 +151,24 @@ def _halvings(num_channels: int, patch_px: int) -> tuple[list[int], int]:
     if not widths:
         raise InputError(f"discriminator vgg: patches of {patch_px} px are too small; give data.patch_px 7 or more.")
     return widths, edge_px
+
+
+def _eight_convolutions(config: ConvDiscriminatorConfig | SRGANDiscriminatorConfig, patch_px: int) -> nn.Sequential:
+    """Widths 1, 1, 2, 2, 4, 4, 8, 8 times `num_channels`; the patch is halved four times."""
+    if patch_px < 16:
+        raise InputError(f"discriminator {config.name}: {patch_px} px is too small; give data.patch_px 16 or more.")
+    layers: list[nn.Module] = []
+    num_in, norm, is_first = 3, False, True
+    for width in (config.num_channels * factor for factor in (1, 2, 4, 8)):
+        layers += _first(width) if is_first else _norm_relu(conv(num_in, width), norm)
+        norm, is_first = config.batch_norm, False
+        layers += _norm_relu(conv(width, width, stride=2), norm)
+        num_in = width
+    return nn.Sequential(*layers)
+
+
+def _dense(num_in: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(num_in, width), nn.LeakyReLU(0.2, inplace=True), nn.Linear(width, 1))
 
 
 def _first_pair(width: int, batch_norm: bool) -> nn.Sequential:

@@ -64,8 +64,8 @@ def check_one_patch(config: RunConfig, phase: PhaseConfig) -> None:
     judge = config.discriminator if phase.adversarial else None
     if generator.name == "unet" and generator.normalizes_one_pixel(patch_px):
         where, mend = f"depth {generator.depth} of the U-Net", "more patches, larger ones, or a smaller generator.depth"
-    elif judge is not None and judge.name == "conv" and judge.normalizes_one_pixel(patch_px):
-        where, mend = "the end of the discriminator conv", "more patches, or larger ones"
+    elif judge is not None and judge.name in ("srgan", "conv") and judge.normalizes_one_pixel(patch_px):
+        where, mend = f"the end of the discriminator {judge.name}", "more patches, or larger ones"
     else:
         return
     raise InputError(

@@ -12,6 +12,7 @@ from harness.models.config import DiscriminatorConfig
 
 SMALL = {
     "vgg": {"num_channels": 4, "num_dense": 10},
+    "srgan": {"num_channels": 4, "num_dense": 10},
     "conv": {"num_channels": 4},
     "vgg16": {"weights": "random"},
     "unet": {"num_channels": 4},
@@ -32,6 +33,8 @@ def small(name, **values):
         ({"name": "vgg"}, 128, 14_499_401),  # BasicSR's VGGStyleDiscriminator
         ({"name": "vgg"}, 256, 21_055_049),
         ({"name": "vgg", "num_channels": 96}, 128, 32_003_337),
+        ({"name": "srgan"}, 96, 23_565_505),
+        ({"name": "srgan"}, 128, 38_245_569),
         ({"name": "conv"}, 256, 4_693_697),
         ({"name": "vgg16", "weights": "random"}, 384, 14_722_369),
         ({"name": "unet"}, 128, 4_376_897),  # Real-ESRGAN's UNetDiscriminatorSN
@@ -52,6 +55,8 @@ def test_vgg_for_256_px_has_one_pair_more():
         ("vgg", 128, (2, 1)),
         ("vgg", 96, (2, 1)),
         ("vgg", 32, (2, 1)),
+        ("srgan", 96, (2, 1)),
+        ("srgan", 40, (2, 1)),
         ("conv", 48, (2, 1)),
         ("vgg16", 32, (2, 1)),
         ("unet", 64, (2, 1, 64, 64)),
@@ -106,10 +111,24 @@ def test_fixed_patch_discriminator_refuses_another_size():
         build_discriminator(small("vgg"), 32)(torch.rand(2, 3, 32, 64))
 
 
-@pytest.mark.parametrize(("name", "patch_px"), [("vgg", 6), ("conv", 12), ("vgg16", 12), ("unet", 20)])
+@pytest.mark.parametrize(("name", "patch_px"), [("vgg", 6), ("srgan", 15), ("conv", 12), ("vgg16", 12), ("unet", 20)])
 def test_patches_that_a_family_cannot_take_are_refused(name, patch_px):
     with pytest.raises(InputError, match=f"discriminator {name}: .*{patch_px} px"):
         build_discriminator(small(name), patch_px)
+
+
+def test_srgans_own_discriminator_is_that_of_its_figure():
+    """Figure 4 of Ledig et al.: k3n64s1, k3n64s2, k3n128s1, ... k3n512s2, batch norm behind all but the first."""
+    discriminator = build_discriminator(config_of(name="srgan"), 96)
+    convs = [m for m in discriminator.modules() if isinstance(m, nn.Conv2d)]
+    assert [(m.kernel_size[0], m.out_channels, m.stride[0]) for m in convs] == [
+        (3, width, stride) for width in (64, 128, 256, 512) for stride in (1, 2)
+    ]
+    assert [m.num_features for m in discriminator.modules() if isinstance(m, nn.BatchNorm2d)] == [
+        64, 128, 128, 256, 256, 512, 512
+    ]  # fmt: skip
+    dense = [m for m in discriminator.modules() if isinstance(m, nn.Linear)]
+    assert [(m.in_features, m.out_features) for m in dense] == [(512 * 6 * 6, 1024), (1024, 1)]
 
 
 def test_specialized_srgan_has_three_strided_convolutions_behind_pool4():

@@ -35,6 +35,7 @@ GENERATORS: dict[str, dict[str, Any]] = {
 QUICK = ("srresnet, relu", "espcn")
 DISCRIMINATORS: dict[str, dict[str, Any]] = {
     "vgg": {"name": "vgg"},
+    "srgan": {"name": "srgan"},
     "conv": {"name": "conv"},
     "vgg16": {"name": "vgg16", "weights": "random"},
     "unet": {"name": "unet"},

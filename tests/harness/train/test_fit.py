@@ -51,11 +51,12 @@ def test_what_a_later_phase_lacks_is_told_at_the_start(recipe, tmp_path, monkeyp
         check(recipe, later, **more)
 
 
-def test_a_single_patch_of_which_the_discriminator_leaves_one_pixel_is_told_at_the_start(recipe):
+@pytest.mark.parametrize("name", ["conv", "srgan"])
+def test_a_single_patch_of_which_the_discriminator_leaves_one_pixel_is_told_at_the_start(recipe, name):
     """Torch's batch norm would end the run; two patches, a larger one, or no batch norm are fine."""
     one = {"batch_size": 2, "accumulate": 2}
-    conv, small = {"name": "conv", "num_channels": 4}, {**recipe["data"], "patch_px": 16}
-    with pytest.raises(InputError, match="single value at the end of the discriminator conv, with one patch of 16 px"):
+    conv, small = {"name": name, "num_channels": 4}, {**recipe["data"], "patch_px": 16}
+    with pytest.raises(InputError, match=f"single value at the end of the discriminator {name}, with one patch of 16 px"):
         check(recipe, one, data=small, discriminator=conv)
     check(recipe, {"batch_size": 2, "accumulate": 1}, data=small, discriminator=conv)
     check(recipe, one, data={**small, "patch_px": 20}, discriminator=conv)
