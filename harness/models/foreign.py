@@ -48,7 +48,12 @@ def to_foreign(
             raise InputError(
                 f"format {format} knows only {key}: {value}, not {getattr(config, key)}; it cannot hold this."
             )
-    pairs = dict(architecture.pairs(_own_sizes(state_dict)))
+    sizes = _own_sizes(state_dict)
+    scale = 2**sizes.num_doublings
+    if architecture.scales and scale not in architecture.scales:
+        known = " and ".join(map(str, architecture.scales))
+        raise InputError(f"format {format} knows only scale {known}, not {scale}; choose another one.")
+    pairs = dict(architecture.pairs(sizes))
     return {pairs[_layer(key)] + key[len(_layer(key)) :]: value for key, value in state_dict.items()}
 
 

@@ -40,6 +40,8 @@ class Architecture:
     """Pattern whose group is a block's number."""
     pairs: Callable[[Sizes], Pairs]
     config: Callable[[StateDict, Sizes], dict[str, Any]]
+    scales: tuple[int, ...] = ()
+    """That the other project's network is built for; none are listed where it takes any."""
 
 
 def _msrresnet(sizes: Sizes) -> Pairs:
@@ -133,7 +135,7 @@ def _vgg_config(weights: StateDict, sizes: Sizes) -> dict[str, Any]:
     }
 
 
-_FIXED_IN_RRDB = {"skip": "none", "output": "linear", "residual_scale": 0.2}
+_FIXED_IN_RRDB = {"skip": "none", "output": "linear", "residual_scale": 0.2, "fusion_kernel": 3}
 """Of all three forms of ESRGAN's network."""
 ARCHITECTURES: dict[Format, Architecture] = {
     "basicsr-msrresnet": Architecture(
@@ -143,6 +145,7 @@ ARCHITECTURES: dict[Format, Architecture] = {
         their_block=r"body\.(\d+)\.",
         pairs=_msrresnet,
         config=_msrresnet_config,
+        scales=(2, 4),
     ),
     "basicsr-rrdb": Architecture(
         family="rrdb",
@@ -151,6 +154,7 @@ ARCHITECTURES: dict[Format, Architecture] = {
         their_block=r"body\.(\d+)\.",
         pairs=_rrdb,
         config=_rrdb_config,
+        scales=(4,),  # for 2 it takes 12 channels, pixel-unshuffled
     ),
     "esrgan-2018": Architecture(
         family="rrdb",
@@ -159,6 +163,7 @@ ARCHITECTURES: dict[Format, Architecture] = {
         their_block=r"RRDB_trunk\.(\d+)\.",
         pairs=_rrdb_2018,
         config=_rrdb_config,
+        scales=(4,),
     ),
     "esrgan-old": Architecture(
         family="rrdb",

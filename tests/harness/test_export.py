@@ -119,7 +119,10 @@ def test_what_cannot_be_exported_is_one_sentence(tmp_path):
     ):
         with pytest.raises(InputError, match=words):
             export(run, format, tmp_path / out)
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    double, _ = finished_run(tmp_path / "double", RRDB, scale=2)
+    with pytest.raises(InputError, match="basicsr-rrdb knows only scale 4, not 2"):
+        export(double, "basicsr", tmp_path / "a.pth")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["double", "run"]
     with pytest.raises(InputError, match="cannot be written"):
         export(run, "safetensors", run / "generator.safetensors" / "a.safetensors")
 

@@ -21,9 +21,13 @@ def rrdb():
     return build_generator(RRDB, 4).eval()
 
 
-@pytest.mark.parametrize("scale", [2, 4, 8])
 @pytest.mark.parametrize(
-    ("config", "format"), [*((RRDB, format) for format in RRDB_FORMATS), (MSRRESNET, "basicsr-msrresnet")]
+    ("config", "format", "scale"),
+    [
+        *((RRDB, format, 4) for format in RRDB_FORMATS),
+        *((RRDB, "esrgan-old", scale) for scale in (2, 8)),
+        *((MSRRESNET, "basicsr-msrresnet", scale) for scale in (2, 4)),
+    ],
 )
 def test_generator_names_map_both_ways(config, format, scale):
     state = build_generator(config, scale).state_dict()
@@ -124,11 +128,30 @@ def test_other_architectures_are_told_apart(key, likeness):
         (SRResNetConfig(), "basicsr-rrdb", "holds a 'rrdb', not a 'srresnet'"),
         (RRDB.model_copy(update={"skip": "bicubic"}), "basicsr-rrdb", "knows only skip: none, not bicubic"),
         (RRDB.model_copy(update={"residual_scale": 0.1}), "esrgan-old", "knows only residual_scale: 0.2"),
+        *(
+            (RRDB.model_copy(update={"fusion_kernel": 1}), format, "knows only fusion_kernel: 3, not 1")
+            for format in RRDB_FORMATS
+        ),
     ],
 )
 def test_networks_that_a_format_cannot_hold_are_refused(config, format, message):
     with pytest.raises(InputError, match=message):
         to_foreign(config, {}, format)
+
+
+@pytest.mark.parametrize(
+    ("config", "format", "scale", "known"),
+    [
+        (RRDB, "basicsr-rrdb", 2, "4"),
+        (RRDB, "basicsr-rrdb", 8, "4"),
+        (RRDB, "esrgan-2018", 2, "4"),
+        (MSRRESNET, "basicsr-msrresnet", 8, "2 and 4"),
+    ],
+)
+def test_scales_that_the_other_project_cannot_build_are_refused(config, format, scale, known):
+    state = build_generator(config, scale).state_dict()
+    with pytest.raises(InputError, match=f"{format} knows only scale {known}, not {scale}"):
+        to_foreign(config, state, format)
 
 
 def test_scales_that_are_no_power_of_two_are_refused():
