@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from sweeps.config import CATALOG, load_sweep
-from sweeps.grid import expand
+from sweeps.grid import Run, expand
 from sweeps.plan import Identify, Plan, make_plan
 
 NAMES = sorted(path.stem for path in CATALOG.glob("*.yaml"))
@@ -98,3 +100,85 @@ def test_published_table_of_a_sweep_exists_and_has_its_axes(name: str) -> None:
     else:
         for axis in published.axes:
             assert {str(value) for value in published.frame[axis]} == labels[axis]
+
+
+def runs_of(name: str, *overrides: str) -> list[Run]:
+    return expand(load_sweep(name, list(overrides)), lambda path: LANDSCAPES, name)
+
+
+@pytest.mark.parametrize("name", ["superaugan-ffhq", "superaugan-div2k"])
+def test_superaugans_tables_cross_six_fractions_with_augmentation_on_and_off_and_have_four_measures(name: str) -> None:
+    found = {
+        (run.axes["percentage"], run.axes["augmentation"]): (
+            run.config.data.sources[0].fraction,
+            run.config.phases[1].augment.name,
+        )
+        for run in runs_of(name)
+    }
+    assert found == {
+        (f"{percent}%", label): (percent / 100, augment)
+        for percent in (100, 50, 25, 10, 5, 1)
+        for label, augment in (("No", "none"), ("Yes", "ada"))
+    }
+    assert set(load_sweep(name).evaluate.metrics) == {"fid", "lpips-alex", "psnr", "ssim"}
+
+
+def test_esrdgans_changes_are_those_of_its_text_and_each_changes_nothing_else() -> None:
+    runs = {run.axes["change"]: run.config.model_dump(mode="json", exclude={"name"}) for run in runs_of("esrdgan")}
+    described = flat(runs["as described"])
+    found = {
+        change: {key: value for key, value in flat(values).items() if described.get(key) != value}
+        for change, values in runs.items()
+    }
+    phase = "phases.0"
+    assert found == {
+        "as described": {},
+        "no instance noise": {
+            f"{phase}.adversarial.instance_noise_std": 0.0,
+            f"{phase}.adversarial.instance_noise_steps": 0,
+        },
+        "no label smoothing": {f"{phase}.adversarial.real_label.{n}": 1.0 for n in (0, 1)},
+        "generator every iteration": {f"{phase}.generator_every": 1},
+        "relativistic average": {f"{phase}.adversarial.form": "relativistic_average"},
+        "64 features": {"generator.num_channels": 64, "discriminator.num_channels": 64},
+        "23 blocks": {"generator.num_blocks": 23},
+        "noise on LR images": {"data.degradation.noise_std": 0.01},
+        "noisy labels": {f"{phase}.adversarial.label_noise_std": 0.05},
+        "low-level features": {f"{phase}.losses.1.layers.conv2_2": 1.0},
+        "NN downsampling": {"data.degradation.kernels.nearest": 1.0},
+        "fusion kernel 1": {"generator.fusion_kernel": 1},
+    }
+    assert "data.degradation.kernels.cv2-cubic" not in flat(runs["NN downsampling"])
+
+
+def flat(values: Any, path: str = "") -> dict[str, Any]:
+    """Every leaf of nested sections by its dotted key."""
+    if not isinstance(values, (dict, list)):
+        return {path: values}
+    items = values.items() if isinstance(values, dict) else enumerate(values)
+    return {key: leaf for name, value in items for key, leaf in flat(value, f"{path}.{name}".lstrip(".")).items()}
+
+
+def test_specialised_models_are_scored_on_twenty_images_and_train_just_the_layers_that_start_anew() -> None:
+    assert load_sweep("specialized-landscapes").evaluate.max_images == 20
+    found = {
+        (run.axes["layers"], run.config.phases[2].reinit_last, run.config.phases[2].train_last)
+        for run in runs_of("specialized-landscapes", "variant=layers")
+    }
+    assert found == {("1", 1, 1), ("3", 3, 3), ("5", 5, 5)}
+
+
+def test_robustness_is_tested_on_each_kernel_that_a_model_is_trained_on_and_one_is_trained_on_all() -> None:
+    trained = {
+        run.axes["trained on"]: run.config.data.degradation.kernels for run in runs_of("interpolation-robustness")
+    }
+    kernels = set(load_sweep("interpolation-robustness").evaluate.kernels)
+    assert trained.pop("all") == dict.fromkeys(kernels, 1.0)
+    assert trained == {kernel: {kernel: 1.0} for kernel in kernels}
+    assert {"nearest", "pil-bicubic"} <= kernels
+
+
+def test_the_srgan_blogs_soft_labels_are_held_against_hard_ones() -> None:
+    games = {run.axes["labels"]: run.config.phases[1].adversarial for run in runs_of("srgan")}
+    labels = {name: (game.real_label, game.fake_label) for name, game in games.items() if game is not None}
+    assert labels == {"soft": ((0.7, 1.0), (0.0, 0.3)), "hard": ((1.0, 1.0), (0.0, 0.0))}
