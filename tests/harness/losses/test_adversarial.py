@@ -108,13 +108,12 @@ def test_flipped_labels_change_the_discriminators_sides(form):
     )
 
 
-@pytest.mark.parametrize("form", FORMS)
+# The mean logit of the average form ties the positions together; its formula is tested above.
+@pytest.mark.parametrize("form", FORMS[:-1])
 def test_a_samples_label_applies_to_all_its_patch_logits(form):
     real, fake = torch.randn(3, 1, 2, 2), torch.randn(3, 1, 2, 2)
     label, other = torch.tensor([[1.0], [0.0], [1.0]]), torch.tensor([[0.0], [0.0], [1.0]])
     whole = discriminator_loss(form, real, fake, label, other)
-    if form == "relativistic_average":
-        return  # the mean logit ties the positions together; its formula is tested above
     parts = [discriminator_loss(form, real[..., i, j], fake[..., i, j], label, other) for i in (0, 1) for j in (0, 1)]
     torch.testing.assert_close(whole, torch.stack(parts).mean())
 

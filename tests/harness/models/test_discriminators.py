@@ -44,11 +44,6 @@ def test_parameter_counts_are_the_documented_ones(values, patch_px, count):
     assert num_parameters(build_discriminator(config_of(**values), patch_px)) == count
 
 
-def test_vgg_for_256_px_has_one_pair_more():
-    """A sixth pair: two 512-channel convolutions (3 x 3 and 4 x 4) with batch norm; the dense layer is the same."""
-    assert 21_055_049 - 14_499_401 == 512 * 512 * (9 + 16) + 2 * 2 * 512
-
-
 @pytest.mark.parametrize(
     ("name", "patch_px", "shape"),
     [
