@@ -81,7 +81,7 @@ def test_discriminator_loss_is_of_its_labels_and_as_many_penalties_as_steps_betw
     open_phase: Callable[..., Phase],
 ) -> None:
     soft = {"real_label": [0.7, 1.0], "fake_label": [0.0, 0.3], "label_flip_probability": 0.5}
-    phase = open_phase({**soft, "r1_weight": 2.0, "r1_every": 5})
+    phase = open_phase({**soft, "r1_weight": 1e6, "r1_every": 5})
     network, game = phase.nets.discriminator, phase.config.adversarial
     assert network is not None and game is not None
     patches: Patches = next(phase.patches(0))
@@ -94,7 +94,8 @@ def test_discriminator_loss_is_of_its_labels_and_as_many_penalties_as_steps_betw
     assert not torch.equal(real_label, fake_label)
     bce = F.binary_cross_entropy_with_logits
     without = bce(logits, real_label) + bce(network(fake), fake_label)
-    for step, expected in ((4, without), (5, without + 2.0 * 5 * penalty)):
+    assert 1e6 * penalty > 0.01, "or the penalty would be lost in rounding"
+    for step, expected in ((4, without), (5, without + 1e6 * 5 * penalty)):
         loss, _ = discriminator_loss(phase, patches, fake, phase.kind(step, log_norms=False))
         torch.testing.assert_close(loss, expected)
 
