@@ -29,6 +29,10 @@ class UnreachableError(DataError):
     """Data that cannot be had now: a network that does not answer, a cache without room. The data is not to blame."""
 
 
+class CacheFullError(UnreachableError):
+    """No room in the cache: files that somebody has open fill it."""
+
+
 class CheckpointError(InputError):
     """A checkpoint that cannot be used; the sentence names the file."""
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from harness.errors import DataError, UnreachableError
+from harness.errors import CacheFullError, DataError, UnreachableError
 from harness.files import FULL
 
 _CHUNK_BYTES = 8 << 20
@@ -105,7 +105,7 @@ class NodeCache:
                 if total + size > self.limit_bytes and _remove_unless_open(path):
                     total -= length
             if total + size > self.limit_bytes:
-                raise UnreachableError(
+                raise CacheFullError(
                     f"{self.folder}: the shards in use fill the cache of {self.limit_bytes} bytes; "
                     "raise data.cache_gb, lower data.window, or pack smaller shards."
                 )

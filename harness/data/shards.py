@@ -15,7 +15,7 @@ from harness.data import sidecar
 from harness.data.reading import ShardFile, checksum, decode_payload
 from harness.data.sidecar import Description
 from harness.data.store import LocalStore, Store, open_store
-from harness.errors import DataError, InputError
+from harness.errors import CacheFullError, DataError, InputError
 from harness.files import sha256_of
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Dataset:
         self.checked = np.zeros(len(self.offset), bool)
         """Which samples were compared with their checksum since the dataset was opened."""
         self._open: OrderedDict[int, ShardFile] = OrderedDict()
+        self._announced = False
         self._lock = threading.Lock()
         self._check_index()
 
@@ -184,19 +185,29 @@ class Dataset:
         with self._lock:
             shard = self._open.get(code)
             if shard is None:
-                name = self.shards[code]
-                size = self.description.shards[name]
-                shard = self.store.open_shard(name, size)
+                shard = self._opened(self.shards[code])
                 while len(self._open) >= _MAX_OPEN_SHARDS:
                     self._open.popitem(last=False)
                 self._open[int(code)] = shard
         return shard
+
+    def _opened(self, name: str) -> ShardFile:
+        """An open shard. Where those that were read before fill the cache and none was announced, they make room."""
+        size = self.description.shards[name]
+        try:
+            return self.store.open_shard(name, size)
+        except CacheFullError:
+            if self._announced or not self._open:
+                raise
+            self._open.clear()
+            return self.store.open_shard(name, size)
 
     def announce(self, now_N: np.ndarray, next_N: np.ndarray) -> None:
         """Says which shards are read now and which next, in order: these are fetched, others may leave the cache."""
         names = [self.shards[code] for code in np.concatenate([now_N, next_N])]
         self.store.prefetch((name, self.description.shards[name]) for name in names)
         with self._lock:
+            self._announced = True
             for code in set(self._open) - set(now_N.tolist()):
                 del self._open[code]
 

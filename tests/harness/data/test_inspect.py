@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,14 @@ def test_verify_lists_every_bad_sample_with_shard_and_key(packed, tmp_path):
     assert len(problems) == 3
     for index in bad:
         assert any(f"{dataset.shards[dataset.shard_code[index]]}: sample '{dataset.key(index)}'" in p for p in problems)
+
+
+def test_verify_hands_samples_out_in_chunks(packed, monkeypatch):
+    """One by one, those of a million wait in 1.7 GB."""
+    submit, handed = ThreadPoolExecutor.submit, []
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", lambda *args: handed.append(args) or submit(*args))
+    summary = inspect(str(packed), verify=True)
+    assert summary.problems == [] and len(handed) == -(-summary.num_samples // 256)
 
 
 def test_verify_finds_a_fingerprint_that_is_not_the_indexs(packed, tmp_path):

@@ -25,7 +25,7 @@ from harness.data.inspect import inspect
 from harness.data.loader import PatchLoader
 from harness.data.pack import pack
 from harness.data.shards import Dataset
-from harness.errors import DataError
+from harness.errors import DataError, UnreachableError
 
 
 class RangeHandler(http.server.SimpleHTTPRequestHandler):
@@ -179,17 +179,43 @@ def test_a_cache_too_small_for_a_shard_says_so(server, data_config):
 def test_open_shards_are_not_evicted(server, cache_folder, tmp_path, read_crop):
     url, served, _ = server
     sizes = sorted(path.stat().st_size for path in served.glob("train*.tar"))
-    dataset = Dataset.open(url, NodeCache(cache_folder, sizes[-1] + 200_000))
+    dataset, other = (Dataset.open(url, NodeCache(cache_folder, sizes[-1] + 200_000)) for _ in range(2))
     first = int(dataset.select("train")[0])
-    expected = dataset.read(first)
+    expected = other.read(first)
     last = int(dataset.select("train")[-1])
     with pytest.raises(DataError, match="the shards in use fill the cache"):
         dataset.read(last)
-    dataset.close()
+    other.close()
     dataset.read(last)
     assert np.array_equal(read_crop(dataset, last, 0, 0, 10, 10), dataset.read(last)[:10, :10])
     dataset.close()
     assert np.array_equal(dataset.read(first), expected)
+
+
+def test_a_dataset_larger_than_the_cache_is_read_through(server, cache_folder):
+    url, served, _ = server
+    sizes = [path.stat().st_size for path in served.glob("*.tar")]
+    bound = 3 * max(sizes)
+    assert sum(sizes) > 2 * bound
+    assert inspect(url, verify=True, cache=NodeCache(cache_folder, bound)).problems == []
+
+
+def test_shards_that_were_announced_do_not_make_room(server, cache_folder):
+    """Of a window that does not fit, each would be fetched again and again."""
+    url, served, _ = server
+    dataset = Dataset.open(url, NodeCache(cache_folder, max(p.stat().st_size for p in served.glob("*.tar")) + 200_000))
+    first, last = dataset.select("train")[[0, -1]]
+    dataset.announce(dataset.shard_code[[first, last]], np.zeros(0, np.int64))
+    with pytest.raises(DataError, match="the shards in use fill the cache"):
+        [dataset.read(int(index)) for index in (first, last, first)]
+
+
+def test_verify_ends_where_a_shard_cannot_be_reached(server):
+    """It is no fault of its samples, each of which would wait for the network as long again."""
+    url, served, _ = server
+    next(served.glob("train*.tar")).unlink()
+    with pytest.raises(UnreachableError, match="cannot be fetched"):
+        inspect(url, verify=True)
 
 
 @pytest.mark.parametrize("after", [0, 1000, 300_000])
