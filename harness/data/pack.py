@@ -7,6 +7,7 @@ workers, and a killed pack goes on after its finished groups and shards.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -20,12 +21,13 @@ from typing import Any
 from harness.alone import alone_in
 from harness.data import sidecar, survey
 from harness.data.layout import Codec, Group, Options, plan_shards
+from harness.data.shards import Dataset
 from harness.data.sidecar import Sample
 from harness.data.split import count_or_share
 from harness.data.survey import Skipped, SourceImage
 from harness.data.tar import END_OF_ARCHIVE
 from harness.data.workers import Run, num_workers, pool
-from harness.data.write_group import write_group
+from harness.data.write_group import is_written, write_group
 from harness.errors import DataError, InputError
 from harness.files import write_text, written_to
 
@@ -147,9 +149,9 @@ class _Builder:
         if done is not None:
             return done
         self._start()
-        todo = [(name, groups) for name, groups in self.shards if not self._record_of(name).exists()]
+        todo = [(name, groups) for name, groups in self.shards if not self._is_joined(name)]
         waiting = {group.name: (name, groups) for name, groups in todo for group in groups}
-        jobs = [g for _, groups in todo for g in groups if not (self.building / f"{g.name}.json").exists()]
+        jobs = [g for _, groups in todo for g in groups if not is_written(self.building, g)]
         num_done = len(self.found) - sum(len(g.images) for g in jobs)
         if progress:
             progress(num_done, len(self.found))
@@ -165,13 +167,24 @@ class _Builder:
         return self._finish()
 
     def _finished_before(self) -> PackSummary | None:
-        """The summary of an equal pack that is complete already."""
+        """The summary of an equal pack that is complete already; one of which something was lost is begun anew.
+
+        Raises:
+            InputError: another dataset lies there.
+        """
         if not (self.out / sidecar.DESCRIPTION_NAME).exists():
             return None
         content = (self.out / sidecar.DESCRIPTION_NAME).read_bytes()
-        description = sidecar.read_description(content, str(self.out / sidecar.DESCRIPTION_NAME))
-        if description.options.get("plan") != self.plan_hash:
+        description: sidecar.Description | None = None
+        with contextlib.suppress(DataError):  # of another version, say
+            description = sidecar.read_description(content, str(self.out / sidecar.DESCRIPTION_NAME))
+        if description is None or description.options.get("plan") != self.plan_hash:
             raise InputError(f"{self.out}: holds another dataset; give another --out, or remove that folder first.")
+        try:
+            Dataset.open(self.out)
+        except DataError:
+            (self.out / sidecar.DESCRIPTION_NAME).unlink()
+            return None
         shutil.rmtree(self.building, ignore_errors=True)
         bad = [Skipped(**item) for item in description.options["skipped"]]
         return self._summary(description, bad)
@@ -188,9 +201,18 @@ class _Builder:
     def _record_of(self, shard: str) -> Path:
         return self.building / f"{shard}.json"
 
+    def _is_joined(self, shard: str) -> bool:
+        """Whether an earlier pack joined the shard; it may have moved it out already."""
+        try:
+            size = json.loads(self._record_of(shard).read_text())["bytes"]
+        except (OSError, ValueError):
+            return False
+        places = (self.building / shard, self.out / shard)
+        return any(path.is_file() and path.stat().st_size == size for path in places)
+
     def _join_if_ready(self, shard: str, groups: list[Group], ready: set[str]) -> None:
-        """Joins the groups of a shard once all are written; its record appears last."""
-        if self._record_of(shard).exists() or not all(group.name in ready for group in groups):
+        """Joins the groups of a shard once all are written; its record appears last, with the shard on the disk."""
+        if not all(group.name in ready for group in groups):
             return
         samples: list[dict[str, Any]] = []
         bad: list[dict[str, str]] = []
@@ -207,6 +229,8 @@ class _Builder:
                     shutil.copyfileobj(piece, file, 4 << 20)
             file.write(END_OF_ARCHIVE)
             size = file.tell()
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(part, self.building / shard)
         write_text(self._record_of(shard), json.dumps({"samples": samples, "skipped": bad, "bytes": size}))
         for group in groups:

@@ -175,7 +175,7 @@ class Dataset:
 
     def bad_sample(self, index: int, reason: str) -> DataError:
         """The error for a bad sample."""
-        return DataError(f"{self.describe(index)} {reason}; copy or pack the shard again.")
+        return DataError(f"{self.describe(index)} {reason}; copy the shard again, or remove it and pack again.")
 
     def shard_file(self, code: int) -> ShardFile:
         """The open shard, fetched first where it is remote."""

@@ -140,7 +140,7 @@ def write_sidecar(
 ) -> Description:
     """Writes index.parquet and dataset.json, both to their ends before either gets its name; returns the latter."""
     table = table_of(samples)
-    with whole(folder / DESCRIPTION_NAME) as description_file, whole(folder / INDEX_NAME) as index:
+    with whole(folder / DESCRIPTION_NAME, sync=True) as about, whole(folder / INDEX_NAME, sync=True) as index:
         write_index(table, index)
         description = Description(
             version=VERSION,
@@ -154,7 +154,7 @@ def write_sidecar(
             counts=count_images(samples),
             options=options,
         )
-        description_file.write_text(json.dumps(asdict(description), indent=1) + "\n", encoding="utf-8")
+        about.write_text(json.dumps(asdict(description), indent=1) + "\n", encoding="utf-8")
     return description
 
 

@@ -35,9 +35,25 @@ def write_group(building: Path, options: Options, group: Group) -> tuple[str, in
             tile_px = options.tile_px if image.split == "train" else 0
             for place in tile_places(pixels_HWC.shape[0], pixels_HWC.shape[1], tile_px):
                 samples.append(dict(vars(_write_sample(file, pixels_HWC, image, place, options.codec))))
-    record = {"samples": samples, "skipped": [asdict(item) for item in skipped]}
+        size = file.tell()
+    record = {"samples": samples, "skipped": [asdict(item) for item in skipped], "bytes": size}
     write_text(building / f"{group.name}.json", json.dumps(record))
     return group.name, len(group.images)
+
+
+def is_written(building: Path, group: Group) -> bool:
+    """Whether an earlier pack wrote the group, and its samples are there: a power failure can leave holes in a file."""
+    try:
+        record = json.loads((building / f"{group.name}.json").read_text())
+        with (building / f"{group.name}.part").open("rb") as file:
+            return all(_is_there(file, sample) for sample in record["samples"]) and file.seek(0, 2) == record["bytes"]
+    except (OSError, ValueError):
+        return False
+
+
+def _is_there(file: Any, sample: dict[str, Any]) -> bool:
+    file.seek(sample["offset"])
+    return zlib.crc32(file.read(sample["length"])) == sample["crc32"]
 
 
 def _decoded(image: SourceImage) -> np.ndarray | Skipped:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from harness.data.layout import tile_places
 from harness.data.pack import pack
 from harness.data.shards import Dataset
 from harness.errors import DataError, InputError
+
+SIDECAR = ("index.parquet", "dataset.json")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -110,6 +113,61 @@ def test_a_killed_pack_goes_on_after_its_finished_pieces(image_folder, tmp_path,
     pack([image_folder], out, tile_px=32, workers=1, progress=lambda done, total: seen.append(done))
     assert seen[0] >= killed_after
     assert contents(out) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("left", [b"", bytes(20_000)])
+@pytest.mark.parametrize("killed_after", [4, 14])
+def test_what_a_power_failure_left_of_a_pack_is_not_taken_for_finished(
+    image_folder, tmp_path, monkeypatch, killed_after, left
+):
+    """It can leave files that have their names, and nothing or zeros in them: of each kind, the first."""
+    monkeypatch.setattr("harness.data.layout.GROUP_BYTES", 60_000)
+    pack([image_folder], tmp_path / "whole", tile_px=32, workers=1)
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", KILLED, str(image_folder), str(out), str(killed_after)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    for kind in ("*.part", "*-0001.json", "*.tar"):
+        for path in sorted((out / ".building").glob(kind))[:1]:
+            path.write_bytes(left)
+    pack([image_folder], out, tile_px=32, workers=1)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_a_shard_and_the_sidecar_are_on_the_disk_before_they_count(image_folder, tmp_path, monkeypatch):
+    """A full disk cache is lost with its power: what stands for finished work must not."""
+    synced: set[str] = set()
+    fsync, replace = os.fsync, os.replace
+    unsynced = []
+
+    def noted(old: Path, new: Path) -> None:
+        if (Path(new).suffix == ".tar" and Path(new).parent.name == ".building") or Path(new).name in SIDECAR:
+            unsynced.extend({str(old)} - synced)
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.add(os.readlink(f"/proc/self/fd/{fd}")) or fsync(fd))
+    monkeypatch.setattr(os, "replace", noted)
+    pack([image_folder], tmp_path / "out", tile_px=32, workers=1)
+    assert unsynced == [] and len(synced) == 5
+
+
+@pytest.mark.parametrize("lost", ["val-000000.tar", "index.parquet"])
+def test_packing_again_mends_what_is_missing(image_folder, tmp_path, lost):
+    first = pack([image_folder], tmp_path / "set", tile_px=32, workers=1)
+    before = contents(tmp_path / "set")
+    (tmp_path / "set" / lost).unlink()
+    with pytest.raises(DataError, match=r"missing; copy or pack .* again"):
+        Dataset.open(tmp_path / "set")
+    assert pack([image_folder], tmp_path / "set", tile_px=32, workers=1) == first
+    assert contents(tmp_path / "set") == before
+
+
+@pytest.mark.parametrize("description", ["", '{"version": 2}'])
+def test_what_another_version_packed_is_not_written_over(image_folder, tmp_path, description):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "dataset.json").write_text(description)
+    with pytest.raises(InputError, match="holds another dataset; give another --out, or remove that folder first"):
+        pack([image_folder], tmp_path / "set", tile_px=32, workers=1)
+    assert contents(tmp_path / "set") == {"dataset.json": description.encode()}
 
 
 def test_small_shards_hold_the_same_samples(image_folder, tmp_path, make_image):
