@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from harness.errors import CacheFullError, DataError, UnreachableError
 from harness.files import FULL
@@ -23,6 +23,10 @@ from harness.files import FULL
 _CHUNK_BYTES = 8 << 20
 _PAUSES_S: tuple[float, ...] = (1.0, 5.0, 25.0)
 """Before a fetch is tried again. fsspec calls much of a network's trouble "not found", so that is tried again, too."""
+
+
+if TYPE_CHECKING:
+    from harness.data.config import DataConfig, SourceConfig
 
 
 class NodeCache:
@@ -44,6 +48,12 @@ class NodeCache:
         given = os.environ.get("SR_CACHE_DIR")
         base = os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir()
         return cls(Path(given) if given else Path(base) / f"sr-harness-cache-{os.getuid()}", limit_bytes)
+
+    @classmethod
+    def of(cls, data: DataConfig, sources: tuple[SourceConfig, ...]) -> NodeCache | None:
+        """The cache that a run's remote sources share; None where all are local, which need none."""
+        remote = any("://" in source.path and not source.path.startswith("file://") for source in sources)
+        return cls.default(int(data.cache_gb * 1e9)) if remote else None
 
     def fetch(self, url: str, size: int | None, version: str) -> Path:
         """The local path of a whole file; fetches it where it is not there yet.

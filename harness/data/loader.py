@@ -46,7 +46,7 @@ def open_sources(data: DataConfig, sources: tuple[SourceConfig, ...]) -> tuple[l
         InputError: a source lacks what is asked of it.
         DataError: it is no sound dataset, or holds samples smaller than a patch.
     """
-    cache = NodeCache.default(int(data.cache_gb * 1e9))
+    cache = NodeCache.of(data, sources)
     opened: dict[str, Dataset] = {}
     for source in sources:
         if source.path not in opened:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from harness.config import PhaseConfig, RunConfig, pretrained_networks
+from harness.data.cache import NodeCache
 from harness.data.config import SourceConfig
 from harness.data.loader import open_sources
 from harness.errors import InputError
@@ -89,4 +90,4 @@ def check_sources(config: RunConfig, sources: tuple[SourceConfig, ...]) -> None:
     datasets, _ = open_sources(config.data, sources)
     for dataset in datasets:
         dataset.close()
-    first_images(sources, config.validation.max_images, config.scale)
+    first_images(sources, config.validation.max_images, config.scale, NodeCache.of(config.data, sources))

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from harness.config import RunConfig
+from harness.data.cache import NodeCache
 from harness.data.config import Kernel, SourceConfig
 from harness.data.degrade import degrade_image, upscale_image
 from harness.data.shards import Dataset
@@ -47,9 +48,11 @@ class Validation:
         self._nets = nets
         self._ranks = ranks
         self._num_pictures = config.validation.sample_images
-        mine = first_images(sources, config.validation.max_images, config.scale)[ranks.rank :: ranks.world_size]
+        cache = NodeCache.of(config.data, sources)
+        images = first_images(sources, config.validation.max_images, config.scale, cache)
         kernels = config.data.degradation.kernels
         kernel = max(kernels, key=lambda name: kernels[name])
+        mine = images[ranks.rank :: ranks.world_size]
         self.pairs = [_pair(dataset, index, config.scale, kernel) for dataset, index in mine]
         self._batches = batches_of(self.pairs)
 
@@ -103,7 +106,9 @@ def batches_of(pairs: list[Pair]) -> list[list[Pair]]:
     return batches
 
 
-def first_images(sources: tuple[SourceConfig, ...], count: int, scale: int) -> list[tuple[Dataset, int]]:
+def first_images(
+    sources: tuple[SourceConfig, ...], count: int, scale: int, cache: NodeCache | None = None
+) -> list[tuple[Dataset, int]]:
     """Up to `count` validation images, taken from the sources' classes in turn.
 
     Raises:
@@ -111,7 +116,7 @@ def first_images(sources: tuple[SourceConfig, ...], count: int, scale: int) -> l
     """
     queues: list[list[tuple[Dataset, int]]] = []
     for source in sources if count else ():
-        dataset = Dataset.open(source.path)
+        dataset = Dataset.open(source.path, cache)
         indices = _val_images(dataset, source)
         for name in source.classes or dataset.classes:
             of_class = indices[dataset.class_code[indices] == dataset.classes.index(name)]

@@ -76,6 +76,14 @@ def test_a_lasting_trouble_is_one_sentence_and_leaves_nothing(tmp_path, monkeypa
     assert [path.suffix for path in tmp_path.iterdir() if not path.name.startswith(".")] == [".lock"]
 
 
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_local_datasets_need_no_cache(packed_npy, tmp_path, data_config, monkeypatch, prefix):
+    (tmp_path / "file").write_text("where no folder can be made")
+    monkeypatch.setenv("SR_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    data = data_config(f"{prefix}{packed_npy}")
+    assert PatchLoader(data, data.sources, seed=0, batch_size=4).num_samples
+
+
 def test_a_full_disk_is_named_and_not_waited_for(tmp_path, monkeypatch, url, pauses_s):
     monkeypatch.setattr(cache, "open_url", Network(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
     with pytest.raises(UnreachableError, match=rf"{tmp_path}: the cache's disk is full \(No space left on device\)"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from harness.config import RunConfig
+from harness.data.cache import NodeCache
 from harness.data.config import SourceConfig
 from harness.data.shards import Dataset
 from harness.errors import EXIT_DONE, InputError
@@ -50,6 +51,22 @@ def test_scores_of_batches_are_those_of_single_images(recipe, tmp_path, monkeypa
         ranks.close()
 
 
+def test_remote_images_keep_to_the_bound_of_the_runs_cache(recipe, monkeypatch):
+    """A second bound over the same folder would evict, or refuse for want of room, what training's allows."""
+    data = {**recipe["data"], "sources": [{"path": "memory://nowhere"}], "cache_gb": 77}
+    config = RunConfig.model_validate({**recipe, "data": data})
+    bounds = []
+
+    def opened(_: str, cache: NodeCache) -> None:
+        bounds.append(cache.limit_bytes)
+        raise InputError("enough is known")
+
+    monkeypatch.setattr(Dataset, "open", opened)
+    with pytest.raises(InputError, match="enough is known"):
+        Validation(config, config.data.sources, None, None)  # type: ignore[arg-type]
+    assert bounds == [77_000_000_000]
+
+
 @pytest.mark.parametrize(("scale", "edges_px"), [(2, range(12, 20)), (4, range(16, 24)), (16, range(44, 52))])
 def test_images_too_small_to_be_scored_are_refused_and_no_others(scale, edges_px):
     passed, scored = [], []
@@ -85,7 +102,7 @@ def test_images_are_taken_from_the_classes_in_turn_and_none_from_a_class_without
     val = np.flatnonzero(opened.split_code == opened.splits.index("val"))
     classes = opened.class_code[val]
     assert set(classes.tolist()) == {0, 1}
-    monkeypatch.setattr(Dataset, "open", lambda _: opened)
+    monkeypatch.setattr(Dataset, "open", lambda *_: opened)
     source = SourceConfig(path=str(dataset))
     chosen = [index for _, index in validate.first_images((source,), 2, 4)]
     assert chosen == [val[classes == 0][0], val[classes == 1][0]]
