@@ -10,17 +10,24 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from harness.errors import CacheFullError, DataError, UnreachableError
 from harness.files import FULL
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
 _CHUNK_BYTES = 8 << 20
+_BUSY = {408, 425, 429}
+"""HTTP's answers below 500 that mean: later."""
 _PAUSES_S: tuple[float, ...] = (1.0, 5.0, 25.0)
 """Before a fetch is tried again. fsspec calls much of a network's trouble "not found", so that is tried again, too."""
 
@@ -63,15 +70,20 @@ class NodeCache:
             version: what tells another content under the same URL apart.
 
         Raises:
-            UnreachableError: it cannot be fetched, or does not fit the cache.
+            UnreachableError: it cannot be fetched, or does not fit the cache, or there can be no cache in that folder.
             DataError: it has another size.
         """
         path = self.path_of(url, version)
-        if self._touch(path, size):
-            return path
-        with self._locked(path.with_name(path.name + ".lock")):
-            if not self._touch(path, size):
-                self._download(url, path, size)
+        try:
+            if self._touch(path, size):
+                return path
+            with self._locked(path.with_name(path.name + ".lock")):
+                if not self._touch(path, size):
+                    self._download(url, path, size)
+        except OSError as error:  # no right to write, say, or a network's file system without locks
+            raise UnreachableError(
+                f"{self.folder}: the cache cannot be used ({error.strerror}); set SR_CACHE_DIR to another folder."
+            ) from None
         return path
 
     def path_of(self, url: str, version: str) -> Path:
@@ -143,31 +155,55 @@ class NodeCache:
 
 
 def _copied(url: str, target: BinaryIO) -> int:
-    """As `_copy`, tried again after some pauses: a network's short trouble must not end a training of weeks.
+    """As `_copy`, made again after some pauses.
 
     Raises:
-        UnreachableError: it is still in trouble, or the disk is full.
+        UnreachableError: the network is still in trouble, or the disk is full.
     """
-    for pause_s in (*_PAUSES_S, None):
+
+    def attempt() -> int:
+        target.seek(0)
+        found = _copy(url, target)
+        target.truncate()
+        target.flush()
+        os.fsync(target.fileno())  # it has had its size since it was begun: a power failure would leave holes in it
+        return found
+
+    try:
+        return patiently(url, attempt)
+    except DataError:
+        raise
+    except Exception as error:  # every fsspec back end raises its own kinds
+        if isinstance(error, OSError) and error.errno in FULL:
+            where = Path(target.name).parent
+            raise UnreachableError(
+                f"{where}: the cache's disk is full ({error.strerror}); free space, or set SR_CACHE_DIR to another."
+            ) from None
+        raise UnreachableError(f"{url}: cannot be fetched ({reason(error)}); check the URL and network.") from None
+
+
+def patiently(url: str, attempt: Callable[[], T]) -> T:
+    """What an attempt gives, made again after some pauses: a network's short trouble must not end a training of weeks.
+
+    Raises:
+        Exception: what the last attempt raised, or one that no waiting mends.
+    """
+    for pause_s in _PAUSES_S:
         try:
-            target.seek(0)
-            found = _copy(url, target)
-            target.truncate()
-            return found
-        except DataError:
-            raise
-        except Exception as error:  # every fsspec back end raises its own kinds
-            if isinstance(error, OSError) and error.errno in FULL:
-                where = Path(target.name).parent
-                raise UnreachableError(
-                    f"{where}: the cache's disk is full ({error.strerror}); free space, or set SR_CACHE_DIR to another."
-                ) from None
-            if pause_s is None:
-                raise UnreachableError(
-                    f"{url}: cannot be fetched ({reason(error)}); check the URL and network."
-                ) from None
-            time.sleep(pause_s)
-    raise AssertionError
+            return attempt()
+        except Exception as error:
+            if _is_final(error):
+                raise
+            log.warning("%s: %s; it is asked for again in %g s.", url, reason(error), pause_s)
+        time.sleep(pause_s)
+    return attempt()
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether no waiting mends it: the data's fault, a full disk, a server's plain no."""
+    status = getattr(error.__cause__ or error, "status", 0)
+    refused = isinstance(status, int) and 400 <= status < 500 and status not in _BUSY
+    return refused or isinstance(error, DataError) or (isinstance(error, OSError) and error.errno in FULL)
 
 
 def _copy(url: str, target: BinaryIO) -> int:

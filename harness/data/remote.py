@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-from harness.data.cache import NodeCache, open_url, reason
+from harness.data.cache import NodeCache, open_url, patiently, reason
 from harness.data.reading import ShardFile
 from harness.errors import DataError, UnreachableError
 
@@ -40,14 +40,11 @@ class RemoteStore:
     def read(self, file: str) -> bytes:
         url = self.name(file)
         try:
-            with open_url(url) as source:
-                return source.read(_SMALL_BYTES)
+            return patiently(url, lambda: _content(url))
         except DataError:
             raise
         except Exception as error:  # every fsspec back end raises its own kinds
-            raise DataError(
-                f"{url}: cannot be read ({reason(error)}); check the URL, or run `harness pack` and upload the folder."
-            ) from None
+            raise _unreadable(url, error) from None
 
     def keep(self, file: str, version: str) -> Path:
         path = self.cache.fetch(self.name(file), None, version)
@@ -88,3 +85,19 @@ class RemoteStore:
             with contextlib.suppress(DataError, OSError):  # the reader meets the same error and reports it
                 self.cache.fetch(self.name(file), size, self.version)
             self._asked.discard(file)
+
+
+def _content(url: str) -> bytes:
+    try:
+        with open_url(url) as source:
+            return source.read(_SMALL_BYTES)
+    except FileNotFoundError as error:
+        if error.__cause__ is None:  # it is not there; behind fsspec's other ones stands what really happened
+            raise _unreadable(url, error) from None
+        raise
+
+
+def _unreadable(url: str, error: Exception) -> DataError:
+    return DataError(
+        f"{url}: cannot be read ({reason(error)}); check the URL, or run `harness pack` and upload the folder."
+    )

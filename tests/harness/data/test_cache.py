@@ -10,7 +10,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from harness.data import cache
+from harness.data import cache, remote
 from harness.data.cache import NodeCache
 from harness.data.loader import PatchLoader
 from harness.data.shards import Dataset
@@ -74,6 +74,54 @@ def test_a_lasting_trouble_is_one_sentence_and_leaves_nothing(tmp_path, monkeypa
     with pytest.raises(UnreachableError, match=r"a\.tar: cannot be fetched \(ConnectionResetError: reset by peer\)"):
         NodeCache(tmp_path, 1000).fetch(url, 10, "v")
     assert [path.suffix for path in tmp_path.iterdir() if not path.name.startswith(".")] == [".lock"]
+
+
+@pytest.mark.parametrize("status", [404, 403, 503, 429])
+def test_a_servers_plain_no_is_not_waited_for_and_a_busy_one_is(tmp_path, monkeypatch, url, pauses_s, status):
+    missing = FileNotFoundError(url)  # fsspec's word for each of them
+    missing.__cause__ = type("ClientResponseError", (Exception,), {"status": status})()
+    monkeypatch.setattr(cache, "open_url", Network(missing))
+    if status in (404, 403):
+        with pytest.raises(UnreachableError, match="cannot be fetched"):
+            NodeCache(tmp_path, 1000).fetch(url, 10, "v")
+    else:
+        assert NodeCache(tmp_path, 1000).fetch(url, 10, "v").exists()
+    assert pauses_s == ([] if status in (404, 403) else [1.0])
+
+
+def test_the_description_is_asked_for_again_as_shards_are(packed_npy, tmp_path, monkeypatch, pauses_s, caplog):
+    memory = fsspec.filesystem("memory")
+    memory.put(str(packed_npy), "/busy", recursive=True)
+    monkeypatch.setattr(remote, "open_url", Network(ConnectionResetError("reset by peer"), TimeoutError()))
+    try:
+        assert Dataset.open("memory://busy", NodeCache(tmp_path, 10**9)).num_samples
+        assert pauses_s == [1.0, 5.0]
+        assert "dataset.json: ConnectionResetError: reset by peer; it is asked for again in 1 s" in caplog.text
+        with pytest.raises(DataError, match=r"memory://bussy/dataset\.json: cannot be read \(FileNotFoundError"):
+            Dataset.open("memory://bussy", NodeCache(tmp_path, 10**9))
+        assert pauses_s == [1.0, 5.0], "a wrong name is told at once"
+    finally:
+        memory.rm("/busy", recursive=True)
+
+
+def test_a_fetched_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch, url):
+    """It has its size from the start: after a power failure, zeros in it would be taken for the shard."""
+    fsync, replace, events = os.fsync, os.replace, []
+    monkeypatch.setattr(os, "fsync", lambda fd: events.append("fsync") or fsync(fd))
+    monkeypatch.setattr(os, "replace", lambda *names: events.append("replace") or replace(*names))
+    NodeCache(tmp_path, 1000).fetch(url, 10, "v")
+    assert events == ["fsync", "replace"]
+
+
+def test_a_file_system_without_locks_is_named_with_the_mend(tmp_path, monkeypatch, url):
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(cache.fcntl, "flock", refuse)
+    with pytest.raises(
+        UnreachableError, match=rf"{tmp_path}: the cache cannot be used \(No locks .*; set SR_CACHE_DIR"
+    ):
+        NodeCache(tmp_path, 1000).fetch(url, 10, "v")
 
 
 @pytest.mark.parametrize("prefix", ["", "file://"])
