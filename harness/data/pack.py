@@ -119,8 +119,8 @@ def _survey(files: list[tuple[str, str, str]], options: Options, run: Run) -> tu
         found = [image for image in found if image.path not in bad]
 
 
-def _judge(file: tuple[str, str, str], smallest_px: int) -> tuple[str, SourceImage | Skipped]:
-    return file[1], survey.judge(file, smallest_px)
+def _judge(file: tuple[str, str, str], smallest_px: int) -> tuple[tuple[str, str, str], SourceImage | Skipped]:
+    return file, survey.judge(file, smallest_px)
 
 
 def _try_decoding(image: SourceImage) -> tuple[str, Skipped | None]:

@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,8 @@ def test_tiles_cover_the_image_evenly_and_lie_inside():
             assert (rows, columns) == (tile_px, tile_px)
             covered[top : top + rows, left : left + columns] += 1
         assert covered.shape == (height, width) and covered.min() == 1
+        for starts in (sorted({top for top, *_ in places}), sorted({left for _, left, *_ in places})):
+            assert np.ptp(np.diff(starts)) <= 1 if len(starts) > 1 else starts == [0]
         assert len(places) == -(-height // tile_px) * -(-width // tile_px)
     assert tile_places(30, 50, 0) == [(0, 0, 30, 50)]
 
@@ -76,6 +80,22 @@ def test_bytes_do_not_depend_on_the_number_of_workers(image_folder, tmp_path):
     for workers in (1, 2):
         pack([image_folder], tmp_path / str(workers), tile_px=32, workers=workers)
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
+def test_an_image_found_on_two_ways_is_packed_as_the_first_whoever_is_through_first(
+    image_folder, tmp_path, monkeypatch
+):
+    sources = [image_folder, image_folder / "hill"]
+    expected = pack(sources, tmp_path / "forwards", tile_px=32, workers=1)
+    assert expected.num_images == 21 and len(expected.skipped) == 9
+
+    @contextmanager
+    def backwards(*_: object) -> Iterator[object]:
+        yield lambda function, items, chunk=1: map(function, list(items)[::-1])
+
+    monkeypatch.setattr("harness.data.pack.pool", backwards)
+    pack(sources, tmp_path / "backwards", tile_px=32)
+    assert contents(tmp_path / "forwards") == contents(tmp_path / "backwards")
 
 
 def test_packing_again_changes_nothing_and_other_options_are_refused(image_folder, tmp_path):
