@@ -78,7 +78,8 @@ class Prepare:
         if self.data.contrast is not None:
             low, high = self.data.contrast
             factor = low + (high - low) * uniform_BD[:, 0]
-            mean = levels_BHWC.mean(dim=(1, 2, 3), keepdim=True)
+            # In float64 the sum is exact, whatever the order of its parts: that depends on the batch and the threads.
+            mean = levels_BHWC.mean(dim=(1, 2, 3), keepdim=True, dtype=torch.float64).float()
             levels_BHWC = (levels_BHWC - mean) * factor + mean
         shift = (uniform_BD[:, 1] * 2 - 1) * (255 * self.data.brightness)
         return _to_levels(levels_BHWC + shift)

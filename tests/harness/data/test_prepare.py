@@ -121,6 +121,26 @@ def test_brightness_and_contrast_have_the_ranges_they_are_given():
     assert 0.48 <= float(spread.min()) < 0.55 and 1.45 < float(spread.max()) <= 1.52
 
 
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_the_mean_that_contrast_keeps_does_not_depend_on_the_batch(num_threads):
+    """From 150 px on a patch's sum is beyond float32's whole numbers, so that the order of its parts would count."""
+    ready, threads = prepare(contrast=(0.5, 1.5)), torch.get_num_threads()
+    bright = torch.randint(150, 256, (12, 256, 256, 3), generator=torch.Generator().manual_seed(0)).float()
+    jitter = torch.rand((12, 2), generator=torch.Generator().manual_seed(1))
+    noted: list[torch.Tensor] = []
+    mean = torch.Tensor.mean
+    try:
+        torch.set_num_threads(num_threads)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(torch.Tensor, "mean", lambda *args, **kw: noted.append(mean(*args, **kw)) or noted[-1])
+            ready._jittered(bright, jitter)
+            for one in range(12):
+                ready._jittered(bright[one : one + 1], jitter[one : one + 1])
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(noted[0], torch.cat(noted[1:]))
+
+
 def test_the_lr_follows_from_the_hr_that_the_models_see():
     lr_image, hr_image = prepare(flip=True, rotate=True, brightness=0.3, contrast=(0.5, 1.5))(
         patches(16), torch.arange(16)
