@@ -145,6 +145,43 @@ def test_another_size_is_the_datas_fault_and_not_waited_for(tmp_path, url, pause
     assert not isinstance(caught.value, UnreachableError) and pauses_s == []
 
 
+@pytest.fixture
+def three(url: str) -> list[str]:
+    """URLs of files of ten bytes."""
+    for name in "bc":
+        fsspec.filesystem("memory").pipe(f"/shards/{name}.tar", b"0123456789")
+    return [url.replace("a.tar", f"{name}.tar") for name in "abc"]
+
+
+def test_what_was_used_least_recently_goes_first(tmp_path, three):
+    node = NodeCache(tmp_path, 25)
+    first, second, third = three
+    for age, url in enumerate((first, second)):
+        os.utime(node.fetch(url, 10, "v"), (age + 1, age + 1))
+    node.fetch(first, 10, "v")
+    node.fetch(third, 10, "v")
+    assert [node.path_of(url, "v").exists() for url in three] == [True, False, True]
+
+
+def test_a_file_of_another_size_is_fetched_anew(tmp_path, url):
+    node = NodeCache(tmp_path, 1000)
+    node.path_of(url, "v").write_bytes(b"012")
+    assert node.fetch(url, 10, "v").read_bytes() == b"0123456789"
+
+
+def test_what_is_being_fetched_is_not_evicted(tmp_path, three, monkeypatch):
+    opened = cache.open_url
+
+    def while_another_fetches(url: str) -> Any:
+        monkeypatch.setattr(cache, "open_url", opened)
+        with pytest.raises(UnreachableError, match="the shards in use fill the cache"):
+            NodeCache(tmp_path, 15).fetch(three[1], 10, "v")
+        return opened(url)
+
+    monkeypatch.setattr(cache, "open_url", while_another_fetches)
+    assert NodeCache(tmp_path, 15).fetch(three[0], 10, "v").read_bytes() == b"0123456789"
+
+
 @pytest.mark.parametrize("first_is_bad", [False, True])
 def test_samples_that_cannot_be_reached_are_never_replaced(packed_npy, data_config, monkeypatch, first_is_bad):
     data = data_config(packed_npy, on_bad_sample="replace")

@@ -194,6 +194,12 @@ def test_samples_without_one_image_are_listed(tmp_path, make_image):
     assert reasons == {"text": "has no image", "two": "has several images (jpg, png)"}
 
 
+def test_counts_for_val_and_test_are_those_asked_for(tmp_path, make_image):
+    tar_of(tmp_path / "a.tar", {f"s{i}.png": png(make_image, i) for i in range(9)})
+    counts = index(tmp_path, val=1, test=3).counts
+    assert {split: cells["all"]["images"] for split, cells in counts.items()} == {"train": 5, "val": 1, "test": 3}
+
+
 def test_the_same_key_twice_is_refused(tmp_path, make_image):
     for name in "ab":
         tar_of(tmp_path / f"{name}.tar", {"x.png": png(make_image)})

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from harness import random
 from harness.data.config import DataConfig, SourceConfig
 from harness.data.loader import Batch, PatchLoader
+from harness.data.reading import CropReader
 from harness.data.shards import Dataset
 from harness.errors import DataError, InputError
 
@@ -131,6 +132,22 @@ def test_a_mixture_honours_weights_and_class_filters(packed_npy, data_config):
     assert share == {"hill": 2560, "lake": 1024, "wood": 512}
 
 
+def test_sources_of_a_mixture_have_orders_of_their_own(packed_npy, data_config):
+    sources = (SourceConfig(path=str(packed_npy), weight=1.0),) * 2
+    data = data_config(packed_npy, sources=sources, window=16)
+    loader = PatchLoader(data, data.sources, seed=0, batch_size=8)
+    source, sample = loader._locate(np.arange(4096))
+    orders = [sample[source == number][: loader.num_samples // 2].tolist() for number in (0, 1)]
+    assert orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1])
+
+
+def test_another_selection_has_another_fingerprint(packed_npy, data_config):
+    selections: list[dict] = [{}, {"classes": ("hill",)}, {"fraction": 0.5}, {"split": "val"}, {"weight": 2.0}]
+    configs = [data_config(packed_npy, **selection) for selection in selections]
+    prints = [PatchLoader(data, data.sources, seed=0, batch_size=8).fingerprint for data in configs]
+    assert len(set(prints)) == len(selections)
+
+
 def test_sources_without_weights_are_pooled_and_read_once_per_epoch(packed_npy, data_config):
     sources = tuple(SourceConfig(path=str(packed_npy), classes=(name,)) for name in ("wood", "hill"))
     data = data_config(packed_npy, sources=sources)
@@ -159,6 +176,15 @@ def test_crops_per_tile_decodes_each_tile_once(packed, data_config, monkeypatch)
     take(loader, 0, loader.num_samples * 4 // 8)
     assert len(decoded) <= loader.num_samples + 1
     assert len(set(decoded)) == len(decoded)
+
+
+def test_a_tile_is_let_go_after_its_last_crop(packed):
+    dataset, out_HX = Dataset.open(packed), np.empty((8, 24), np.uint8)
+    reader = CropReader(dataset, visits=3)
+    for visit in range(3):
+        reader.read(0, 0, 0, out_HX)
+        assert len(reader._kept) == int(visit < 2 and not dataset.header[0])
+    assert reader._kept_bytes == 0
 
 
 def test_ranks_that_do_not_divide_the_batch_are_refused(packed_npy, data_config):

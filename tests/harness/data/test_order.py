@@ -40,6 +40,23 @@ def test_epochs_seeds_and_datasets_have_orders_of_their_own():
     assert first.tolist() != make_order([40, 40], name="other").at(np.arange(160)).tolist()
 
 
+def test_windows_are_shuffled_each_in_a_way_of_its_own():
+    order = make_order([4096], window=64)
+    ways = set()
+    for epoch in range(4):
+        for number in range(16):
+            samples = order.window_at(epoch, number)
+            if np.ptp(samples) == 63:  # the turn of the epoch breaks one window in two
+                ways.add(tuple(samples - samples.min()))
+    assert len(ways) >= 60 and tuple(range(64)) not in ways
+
+
+def test_epochs_cut_even_a_single_shard_into_other_windows():
+    order = make_order([4096], window=64)
+    together = [{frozenset(order.window_at(epoch, number).tolist()) for number in range(64)} for epoch in range(2)]
+    assert not together[0] & together[1]
+
+
 def test_a_window_touches_few_shards():
     order = make_order([100] * 50, window=200)
     shards = order.at(np.arange(200)) // 100

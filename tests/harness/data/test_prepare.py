@@ -64,6 +64,7 @@ def test_a_mixture_draws_a_kernel_per_sample_by_its_weight():
     assert 160 < is_kind["matlab-bicubic"].sum() < 240 and 70 < is_kind["nearest"].sum() < 130
 
 
+JUST_TWO = {"nearest": 1.0, "area": 1.0}
 EVERYTHING = {
     "kernels": dict.fromkeys(KERNELS, 1.0),
     "noise_std": 0.02,
@@ -119,6 +120,36 @@ def test_brightness_and_contrast_have_the_ranges_they_are_given():
     _, hr_image = prepare(contrast=(0.5, 1.5))(flat, torch.arange(500))
     spread = (hr_image.amax(dim=(1, 2, 3)) - hr_image.amin(dim=(1, 2, 3))) * 255 / 40
     assert 0.48 <= float(spread.min()) < 0.55 and 1.45 < float(spread.max()) <= 1.52
+
+
+def test_mirroring_contrast_brightness_and_noise_are_drawn_apart():
+    """Whoever shared a stream would, say, mirror the dark patches only."""
+    half = torch.full((600, PX, PX, 3), 100, dtype=torch.uint8)
+    half[:, :, PX // 2 :] = 140
+    jitter = {"brightness": 0.1, "contrast": (0.5, 1.5)}
+    _, hr_image = prepare(flip=True, **jitter)(half, torch.arange(600))
+    mirrored = (hr_image[:, 0, 0, 0] > hr_image[:, 0, 0, -1]).double()
+    contrast = (hr_image[:, 0, 0, 0] - hr_image[:, 0, 0, -1]).abs().double()
+    noisy, _ = prepare(noise_std=0.05)(torch.full_like(half, 128), torch.arange(600))
+    noise = noisy[:, :, 0, 0].double()
+    drawn = torch.stack([mirrored, contrast, hr_image.mean(dim=(1, 2, 3)).double(), *noise.T, *noise.abs().T])
+    assert (torch.corrcoef(drawn) - torch.eye(len(drawn))).abs()[:3].max() < 0.2
+
+
+def test_the_kernel_is_drawn_apart_from_mirroring():
+    rows = torch.full((600, PX, PX, 3), 100, dtype=torch.uint8)
+    rows[:, ::4] = 140
+    rows[:, :, PX // 2 :] += 60
+    lr_image, _ = prepare(flip=True, kernels={"nearest": 1.0, "area": 1.0})(rows, torch.arange(600))
+    mirrored = (lr_image[:, 0, 0, 0] > lr_image[:, 0, 0, -1]).double()
+    nearest = (lr_image[:, 0, 0].amax(dim=1) * 255 > 190).double()
+    assert 0.4 < nearest.mean() < 0.6 and torch.corrcoef(torch.stack([mirrored, nearest]))[0, 1].abs() < 0.2
+
+
+@pytest.mark.parametrize("drawn", [{"flip": True}, {"brightness": 0.4}, {"noise_std": 0.1}, {"kernels": JUST_TWO}])
+def test_each_draw_depends_on_the_seed(drawn):
+    pairs = [prepare(seed=seed, **drawn)(patches(12), torch.arange(12)) for seed in (0, 1)]
+    assert not torch.equal(pairs[0][0], pairs[1][0])
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])

@@ -9,12 +9,13 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from harness.data import reading
+from harness.data import reading, sidecar
 from harness.data.pack import pack
 from harness.data.shards import Dataset
 from harness.errors import DataError, InputError
@@ -117,9 +118,11 @@ def test_a_large_sample_truncated_after_opening_is_an_error_and_not_a_signal(tmp
     dataset = Dataset.open(tmp_path / "set")
     index = int(dataset.select("train")[0])
     read_crop(dataset, index, 200, 0, 64, 64)
-    os.truncate(tmp_path / "set" / "train-000000.tar", 100_000)
-    with pytest.raises(DataError, match="is cut off"):
-        read_crop(dataset, index, 200, 0, 64, 64)
+    first = int(dataset.offset[index] + dataset.header[index]) + 200 * 3000
+    for size in (first + 63 * 3000, first + 5000, 100_000):
+        os.truncate(tmp_path / "set" / "train-000000.tar", size)
+        with pytest.raises(DataError, match="is cut off"):
+            read_crop(dataset, index, 200, 0, 64, 64)
 
 
 def test_a_disk_that_fails_is_an_error_that_names_the_shard(packed_npy, monkeypatch, read_crop):
@@ -192,6 +195,17 @@ def test_a_description_that_was_tampered_with_is_refused(copy, change, message):
 def test_urls_that_could_start_programs_or_log_in_are_refused(url):
     with pytest.raises(DataError, match=r"(never|not) read"):
         Dataset.open(url)
+
+
+def test_every_column_of_the_index_counts_for_the_fingerprint(packed):
+    table = sidecar.read_columns(packed / "index.parquet", sidecar.SCHEMA.names)
+    rows = table.to_pylist()
+    prints = {sidecar.fingerprint_of(table)}
+    for name, value in rows[0].items():
+        other = f"{value}x" if isinstance(value, str) else type(value)(not value)
+        changed = pa.Table.from_pylist([{**rows[0], name: other}, *rows[1:]], sidecar.SCHEMA)
+        prints.add(sidecar.fingerprint_of(changed))
+    assert len(prints) == 1 + len(sidecar.SCHEMA)
 
 
 def test_unknown_splits_classes_and_fractions_are_named(packed):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.data.split import assign_splits, count_or_share
+from harness.data.split import SPLITS, assign_splits, count_or_share
 from harness.errors import InputError
 
 contents = st.lists(
@@ -21,6 +21,16 @@ def test_the_same_content_never_lies_on_two_sides(images, seed):
     for (_, first), a in zip(images, splits):
         for (_, second), b in zip(images, splits):
             assert first != second or a == b
+
+
+@settings(max_examples=50, deadline=None)
+@given(contents)
+def test_what_one_class_tests_on_no_other_class_trains_on(images):
+    together = dict(zip(images, assign_splits(images)))
+    for class_name in "abc":
+        of_class = [image for image in images if image[0] == class_name]
+        for image, split in zip(of_class, assign_splits(of_class)):
+            assert together[image] in {"test": ["test"], "val": ["val", "test"], "train": SPLITS}[split]
 
 
 @settings(max_examples=50, deadline=None)
