@@ -35,7 +35,7 @@ def degrade_folder(
 
     Raises:
         InputError: no such folder or one that cannot be listed, an unknown kernel or scale, two images for one output
-            name, an output in an image's place, or an output folder that cannot be written.
+            name, an output in an image's place or among the images, or an output folder that cannot be written.
         DataError: none of the files is a usable image.
     """
     if kernel not in KERNELS:
@@ -44,6 +44,8 @@ def degrade_folder(
         raise InputError(f"--scale {scale} is not allowed; give for example 2, 4 or 8.")
     if not hr_dir.is_dir():
         raise InputError(f"{hr_dir}: is not a folder; give a folder of images.")
+    if hr_dir.resolve() in out_dir.resolve().parents:
+        raise InputError(f"{out_dir}: lies inside {hr_dir}, whose images it would join; give a folder outside it.")
     files = list(files_below(hr_dir))
     usable, skipped, too_small = _usable(files, scale)
     targets = _targets(usable, hr_dir, out_dir)

@@ -145,6 +145,17 @@ def test_degrading_refuses_what_it_cannot_do(tmp_path, make_image):
     assert not (tmp_path / "lr").exists()
 
 
+@pytest.mark.parametrize("out", ["hr/lr", "link/lr"])
+def test_small_images_do_not_join_the_large_ones(tmp_path, make_image, out):
+    """The same command again would degrade what it wrote."""
+    (tmp_path / "hr").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "hr")
+    (tmp_path / "hr" / "a.png").write_bytes(encode_png(make_image(0, 40, 40)))
+    with pytest.raises(InputError, match=r"lr: lies inside .*hr, whose images it would join; give a folder outside"):
+        degrade_folder(tmp_path / "hr", tmp_path / out, scale=4)
+    assert not (tmp_path / out).exists()
+
+
 @pytest.mark.parametrize("out", ["hr", "hr/../hr", "link"])
 def test_no_image_is_replaced_by_its_own_small_one(tmp_path, make_image, out):
     (tmp_path / "hr").mkdir()
