@@ -248,6 +248,8 @@ def _remove_unless_open(path: Path) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """An error's kind and first line, for messages."""
+    """An error's kind and first line, for messages; of fsspec's "not found", what really happened."""
+    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__
     text = str(error).splitlines()
     return f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__

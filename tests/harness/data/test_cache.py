@@ -79,10 +79,12 @@ def test_a_lasting_trouble_is_one_sentence_and_leaves_nothing(tmp_path, monkeypa
 @pytest.mark.parametrize("status", [404, 403, 503, 429])
 def test_a_servers_plain_no_is_not_waited_for_and_a_busy_one_is(tmp_path, monkeypatch, url, pauses_s, status):
     missing = FileNotFoundError(url)  # fsspec's word for each of them
-    missing.__cause__ = type("ClientResponseError", (Exception,), {"status": status})()
+    missing.__cause__ = type("ClientResponseError", (Exception,), {"status": status})(f"{status}, said the server")
     monkeypatch.setattr(cache, "open_url", Network(missing))
     if status in (404, 403):
-        with pytest.raises(UnreachableError, match="cannot be fetched"):
+        with pytest.raises(
+            UnreachableError, match=rf"cannot be fetched \(ClientResponseError: {status}, said the server"
+        ):
             NodeCache(tmp_path, 1000).fetch(url, 10, "v")
     else:
         assert NodeCache(tmp_path, 1000).fetch(url, 10, "v").exists()
