@@ -188,9 +188,17 @@ def load_profile(name_or_path: str | Path) -> ClusterProfile:
     if not isinstance(values, dict):
         raise ClusterError(f"{path}: expected keys and values; write for example `executor: slurm`.")
     try:
-        return _fill_machine(ClusterProfile.model_validate({"name": path.stem, **values}))
+        return _fill_machine(ClusterProfile.model_validate({"name": path.stem, **values, **_site_defaults(values)}))
     except ValidationError as error:
         raise ClusterError(f"{path}: {_sentence(error)}") from None
+
+
+def _site_defaults(values: dict[str, Any]) -> dict[str, str]:
+    """What the profile leaves to the site and a site or user has told sbatch by its own variables (SBATCH_ACCOUNT)."""
+    if values.get("executor") != "slurm":
+        return {}
+    told = {key: os.environ.get(f"SBATCH_{key.upper()}") for key in ("account", "partition", "qos", "constraint")}
+    return {key: value for key, value in told.items() if value and values.get(key) is None}
 
 
 def _fill_machine(profile: ClusterProfile) -> ClusterProfile:

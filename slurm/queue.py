@@ -18,18 +18,23 @@ _JOB_VARIABLES = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
     *("HARNESS_SUPERVISED", "HARNESS_LOCAL_PORT"),
 )
+_OWN_PLACE = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
+# Options that a shell's start-up file gives SLURM's clients: SQUEUE_STATES hides jobs, which would then be submitted
+# twice, SCANCEL_STATE spares them, and SBATCH_TIMELIMIT and its like win over what stands in the sbatch file.
+_CLIENT_OPTIONS = ("SQUEUE_", "SCANCEL_", "SCONTROL_", "SINFO_", "SBATCH_", "SALLOC_")
 
 
 def client_variables(slurm_conf: str | None) -> dict[str, str]:
     """The environment for SLURM's clients and for new ranks: as if outside any job, and for this slurm.conf.
 
-    Without `slurm_conf` it is the one that SLURM_CONF names already, or the system's.
+    The clients get no options but those of their command. Without `slurm_conf` it is the one that SLURM_CONF names
+    already, or the system's.
     """
-    own_place = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
+    left_out = (*_OWN_PLACE, *_CLIENT_OPTIONS)
     variables = {
         name: value
         for name, value in os.environ.items()
-        if name == "SLURM_CONF" or not (name.startswith(own_place) or name in _JOB_VARIABLES)
+        if name == "SLURM_CONF" or not (name.startswith(left_out) or name in _JOB_VARIABLES)
     }
     if slurm_conf:
         variables["SLURM_CONF"] = str(Path(slurm_conf).absolute())
@@ -60,7 +65,15 @@ def ask(*words: str, timeout_s: float = 60, slurm_conf: str | None = None) -> st
     """
     environment = client_variables(slurm_conf)
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=timeout_s, check=False, env=environment)
+        done = subprocess.run(
+            words,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",  # the paths of the user's other jobs may be in any encoding
+            timeout=timeout_s,
+            check=False,
+            env=environment,
+        )
     except FileNotFoundError:
         raise ClusterError(
             f"`{words[0]}` is not here; log in to a machine of the cluster, or use --cluster local."

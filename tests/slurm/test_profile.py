@@ -27,6 +27,14 @@ def test_the_users_own_profile_comes_first(tmp_path, monkeypatch):
     assert "home" in profile_names()
 
 
+def test_what_a_profile_leaves_to_the_site_is_what_sbatch_is_told_by_its_variables(tmp_path, monkeypatch):
+    monkeypatch.setenv("SBATCH_ACCOUNT", "lab")
+    monkeypatch.setenv("SBATCH_PARTITION", "debug")
+    profile = load_profile(write(tmp_path, "executor: slurm\npartition: gpu\naccount: null\n"))
+    assert (profile.account, profile.partition, profile.qos) == ("lab", "gpu", None)
+    assert load_profile(write(tmp_path, "executor: local\n")).account is None
+
+
 def test_auto_is_local_where_no_controller_answers(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert load_profile("auto").executor == "local"
