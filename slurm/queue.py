@@ -132,9 +132,10 @@ def queue(slurm_conf: str | None = None) -> dict[str, QueuedJob]:
     """The user's jobs that are queued or running, by SLURM's id (`ARRAY_PLACE` inside an array)."""
     fields = "ArrayJobID,ArrayTaskID,State,Reason,NodeList,RestartCnt,SubmitTime,StartTime,Command"
     form = ",".join(f"{name}:|" for name in fields.split(","))
-    words = ["squeue", "--noheader", "--array", "--user", str(os.getuid()), "--Format", form]
+    # --all: without it no job in a hidden partition is shown, and it would be submitted again.
+    words = ["squeue", "--all", "--noheader", "--array", "--user", str(os.getuid()), "--Format", form]
     text = ask(*words, slurm_conf=slurm_conf)
-    jobs = [_queued(line) for line in text.splitlines() if line.strip()]
+    jobs = [_queued(line) for line in text.splitlines() if line.count("|") >= fields.count(",")]
     return {job.job_id: job for job in jobs}
 
 
