@@ -101,12 +101,15 @@ def _slurm(
     name = profile.partition or default_partition(partitions)
     if name is None:
         return [f"the cluster has no default partition; name one of {', '.join(partitions)} in the profile."]
-    if name not in partitions:
-        return [f"partition '{name}' does not exist; use one of {', '.join(partitions)}."]
-    partition = partitions[name]
+    names = name.split(",")  # sbatch takes several: a job runs in any of them
+    unknown = [each for each in names if each not in partitions]
+    if unknown:
+        return [f"partition '{unknown[0]}' does not exist; use one of {', '.join(partitions)}."]
     config = read_config()
-    reasons = [*_limits(profile, name, partition), *_nodes(profile, name), *_queue(config, num_jobs)]
-    reasons += [*_preemption(profile, name, partition, config, save_s), *_time_signal(profile, save_s)]
+    reasons = [*_queue(config, num_jobs), *_time_signal(profile, save_s)]
+    for each in names:
+        reasons += [*_limits(profile, each, partitions[each]), *_nodes(profile, each)]
+        reasons += _preemption(profile, each, partitions[each], config, save_s)
     reasons += unseen(profile, reads, folder, name)
     return reasons or list(_trial(profile))
 
@@ -130,7 +133,7 @@ def note_of_gpus(profile: ClusterProfile) -> str | None:
 
 def read_partitions() -> dict[str, dict[str, str]]:
     """The fields of every partition by its name."""
-    lines = ask("scontrol", "show", "partition", "--oneliner").splitlines()
+    lines = ask("scontrol", "--all", "show", "partition", "--oneliner").splitlines()  # hidden ones may be used as well
     found = [parse_fields(line) for line in lines if line.strip()]
     return {fields["PartitionName"]: fields for fields in found}
 

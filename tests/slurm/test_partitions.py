@@ -53,3 +53,21 @@ def test_gpus_of_one_type_are_counted_alone(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(preflight, "ask", lambda *words: "n1|64|256000|gpu:a100:2(S:0),gpu:a100_3g.20gb:3,gpu:v100:4\n")
     counts = {kind: preflight.read_nodes("low", kind)[0].gpus for kind in ("a100", "a100_3g.20gb", "v100", "h100")}
     assert counts == {"a100": 2, "a100_3g.20gb": 3, "v100": 4, "h100": 0}
+
+
+@pytest.mark.parametrize(
+    ("partition", "said"),
+    [("short,long", ["1440 is above the 60 min of partition 'short'"]), ("long,gone", ["'gone' does not exist"])],
+)
+def test_each_of_several_partitions_is_looked_at(
+    partition: str, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"short": {"MaxTime": "01:00:00"}, "long": {"MaxTime": "2-00:00:00"}}
+    monkeypatch.setattr(preflight, "read_partitions", lambda: found)
+    monkeypatch.setattr(preflight, "read_config", dict)
+    monkeypatch.setattr(preflight, "read_nodes", lambda name, gpu_type: [preflight.Node(8, 1000, 0)])
+    monkeypatch.setattr(preflight, "unseen", lambda *words: [])
+    monkeypatch.setattr(preflight, "_trial", lambda profile: [])
+    profile = ClusterProfile(name="site", executor="slurm", partition=partition, time_min=1440)
+    reasons = preflight._slurm(profile, 1, None, (), None)
+    assert len(reasons) == len(said) and all(part in reason for part, reason in zip(said, reasons))
