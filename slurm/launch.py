@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shlex
 import sys
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError
-from submitit.slurm.slurm import SlurmExecutor
+from submitit.slurm import slurm as submitit_slurm
 
 from slurm.batches import Batch, array_text, dependency_text, most_at_once, plan_batches
 from slurm.deferred import signals_deferred
@@ -26,8 +27,19 @@ __all__ = ["Job", "Submission", "submit"]
 
 NOTED = "noted.txt"
 """Ids of the sbatch calls of a submission whose jobs all have their notes, one a line."""
-# The batch shell must outlive the signals that end the ranks, or the job would end before they have saved.
-_OUTLIVE_SIGNALS = "trap : TERM USR2 INT"
+# The batch shell must outlive the signals that end the ranks, or the job would end before they have saved; and, where
+# the profile's own lines said `set -e`, ranks that died, or nothing would put the job back into the queue.
+_OUTLIVE_THE_RANKS = ("set +e", "trap : TERM USR2 INT")
+
+
+class SlurmExecutor(submitit_slurm.SlurmExecutor):
+    """submitit's executor, for an sbatch of the site's own that says more than SLURM's: of quotas, or earlier jobs."""
+
+    @staticmethod
+    def _get_job_id_from_submission_command(string: bytes | str) -> str:
+        text = string if isinstance(string, str) else string.decode("utf-8", "replace")
+        found = re.findall(r"^Submitted batch job \d+", text, re.MULTILINE)
+        return submitit_slurm.SlurmExecutor._get_job_id_from_submission_command(found[-1] if found else text)
 
 
 def submit(
@@ -153,7 +165,7 @@ def make_executor(
         "dependency": dependency or None,
         "signal_delay_s": profile.signal_s,
         "wckey": None,
-        "setup": [*profile.setup, _OUTLIVE_SIGNALS],
+        "setup": [*profile.setup, *_OUTLIVE_THE_RANKS],
         "teardown": [after_ranks],
         "srun_args": _srun_words(profile),
         "additional_parameters": {key: value for key, value in options.items() if value is not False},

@@ -25,6 +25,7 @@
 
 # setup
 module load cuda/12
+set +e
 trap : TERM USR2 INT
 
 # command

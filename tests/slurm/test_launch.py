@@ -172,6 +172,35 @@ def test_a_job_does_not_inherit_the_place_of_the_rank_that_submits_it(sbatch, tm
     assert seen["KEPT"] == "5" and seen["SLURM_CONF"] == str(Path("my.conf").absolute())
 
 
+def test_what_the_users_shell_tells_sbatch_does_not_overrule_the_profile(sbatch, tmp_path, monkeypatch):
+    """sbatch takes its variables before the file: a limit, a partition, or that the job may not be requeued."""
+    (sbatch.parent / "sbatch").write_text(f"#!/bin/sh\nenv > {tmp_path}/env; echo Submitted batch job 1\n")
+    for name in ("TIMELIMIT", "PARTITION", "NO_REQUEUE", "EXPORT"):
+        monkeypatch.setenv(f"SBATCH_{name}", "1")
+    launch.submit([Job("a", tmp_path / "a", "")], full_profile(), tmp_path / "slurm")
+    assert "SBATCH_" not in (tmp_path / "env").read_text()
+
+
+def test_job_id_is_the_one_that_sbatch_itself_tells(sbatch, tmp_path):
+    """A site's own sbatch may tell of other jobs before and after."""
+    said = "Your job 12 of last week used 3 h\nSubmitted batch job 7\nafter job 5 in the queue"
+    (sbatch.parent / "sbatch").write_text(f"#!/bin/sh\necho '{said}'\n")
+    submission = launch.submit([Job("a", tmp_path / "a", "")], full_profile(), tmp_path / "slurm")["a"]
+    assert submission.job_id == "7"
+
+
+def test_job_whose_rank_died_is_looked_at_whatever_the_setup_says(sbatch, tmp_path, monkeypatch):
+    (sbatch.parent / "srun").write_text("#!/bin/sh\nexit 137\n")
+    python = sbatch.parent / "python"
+    python.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/requeue\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    profile = ClusterProfile(executor="slurm", setup=["set -euo pipefail"])
+    launch.submit([Job("a", tmp_path / "a", "")], profile, tmp_path / "slurm")
+    subprocess.run(["bash", str(tmp_path / "a" / "sbatch.sh")], check=False, timeout=30)
+    assert (tmp_path / "requeue").read_text().endswith(" 137\n")
+
+
 @pytest.mark.parametrize(
     ("container", "runs"), [([], "/opt/env/bin/python"), (["apptainer", "exec", "my.sif"], sys.executable)]
 )
