@@ -83,6 +83,8 @@ def test_arrays_that_take_turns_wait_for_the_end_of_the_one_before():
     batches = plan_batches([job(f"p{i}") for i in range(3)] + [job(f"c{i}", f"p{i}") for i in range(3)], 1001)
     assert dependency_text(batches[0], batches, {}, {}, one_by_one=True) == ""
     assert dependency_text(batches[1], batches, {0: "7"}, {}, one_by_one=True) == "aftercorr:7,afterany:7"
+    third = plan_batches([job(str(i)) for i in range(3)], 1)[2]
+    assert dependency_text(third, [], {0: "7", 1: "8"}, {}, one_by_one=True) == "afterany:8"
 
 
 @st.composite

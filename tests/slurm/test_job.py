@@ -49,3 +49,13 @@ def test_a_damaged_payload_is_one_sentence(payload_file):
     payload_file.write_text(json.dumps({"jobs": []}))
     with pytest.raises(ClusterError, match="submit again"):
         read_payload(payload_file)
+
+
+def test_a_payload_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """A crash of the machine that submits must not leave a job in the queue without what it is to do."""
+    done = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *words, name=name, real=real: (done.append(name), real(*words)))
+    write_payload(tmp_path / "payload.json", Payload({}, {}, 9, 3, 2))
+    assert done == ["fsync", "replace"]

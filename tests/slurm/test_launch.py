@@ -145,6 +145,24 @@ def test_jobs_whose_submitter_was_killed_before_their_notes_are_noted_later(sbat
     queued.append(QueuedJob("2", "PENDING", "None", "", 0, "", "", sbatch.read_text().split()[-1]))
     assert adopt(folder, profile, queued) == [], "what has its notes, or is noted for another job, stays as it is"
     assert read_submission(jobs[0].folder).job_id == "2"
+    launch.submit(jobs, profile, folder)
+    replaced = QueuedJob("3_0", "PENDING", "None", "", 0, "", "", sbatch.read_text().split()[-1])
+    launch.submit(jobs, profile, folder)
+    assert adopt(folder, profile, [replaced]) == [], "it had its note"
+
+
+def test_job_that_waits_for_some_of_an_array_names_their_places(sbatch, tmp_path):
+    jobs = [*(Job(f"p{i}", tmp_path / f"p{i}", "") for i in range(3)), Job("child", tmp_path / "c", "", ("p1",))]
+    launch.submit(jobs, full_profile(max_parallel=9), tmp_path / "slurm")
+    assert "#SBATCH --dependency=afterok:1_1\n" in (tmp_path / "c" / "sbatch.sh").read_text()
+
+
+@pytest.mark.parametrize(("max_parallel", "waits"), [(3, True), (4, False)])
+def test_arrays_take_turns_where_together_they_would_be_too_many(sbatch, tmp_path, max_parallel, waits):
+    parents = [Job(f"p{i}", tmp_path / f"p{i}", "") for i in range(2)]
+    children = [Job(f"c{i}", tmp_path / f"c{i}", "", (f"p{i % 2}",)) for i in range(4)]
+    launch.submit([*parents, *children], full_profile(max_parallel=max_parallel), tmp_path / "slurm")
+    assert (",afterany:2\n" in (tmp_path / "c3" / "sbatch.sh").read_text()) is waits
 
 
 def test_cluster_without_job_arrays_gets_single_jobs(sbatch, tmp_path):

@@ -98,6 +98,14 @@ def test_restarts_are_bounded(tmp_path, target, argument, starts, code):
     assert (state.state, state.starts, state.exit_code) == ("failed", starts, code)
 
 
+@pytest.mark.parametrize(("codes", "state"), [((-9, -9, 75, -9, -9), "waiting"), ((-9, -9, -9), "failed")])
+def test_only_deaths_since_the_last_save_are_bounded(tmp_path, codes, state):
+    supervisor = Supervisor([calling(tmp_path, "die", "")], ClusterProfile(max_deaths=2), tmp_path / "slurm")
+    for code in codes:
+        supervisor._settle("a", 128 - code if code < 0 else code)
+    assert supervisor.states["a"].state == state
+
+
 def test_children_of_a_failed_job_are_blocked(tmp_path):
     jobs = [calling(tmp_path, "fail", "1"), counting(tmp_path, "b", after=["a"]), counting(tmp_path, "c", after=["b"])]
     states = Supervisor(jobs, ClusterProfile(), tmp_path / "slurm").run()

@@ -16,7 +16,9 @@ LINE = "5|N/A|PENDING|None||0|2026-01-01T00:00:00|N/A|/runs/submission.sh|"
 def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A squeue that prints one job, which the options of the real one can hide."""
     program = tmp_path / "squeue"
-    program.write_text(f"#!/bin/sh\ncase \"$*${{SQUEUE_STATES-}}\" in *RUNNING*) ;; *--all*) echo '{LINE}';; esac\n")
+    program.write_text(
+        f"#!/bin/sh\ncase \"$*${{SQUEUE_STATES-}}\" in *RUNNING*) ;; *--all*--array*) echo '{LINE}';; esac\n"
+    )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     return program

@@ -5,7 +5,7 @@ import pytest
 from slurm import requeue
 from slurm.ending import Ending, note_ending, read_ending
 from slurm.errors import ClusterError
-from slurm.job import Payload
+from slurm.job import Job, Payload, write_payload, write_private
 from slurm.queue import parse_fields
 from slurm.requeue import ask_patiently, count_deaths, decide
 
@@ -122,3 +122,43 @@ def test_patience_with_a_controller_ends(monkeypatch):
     monkeypatch.setattr(requeue, "ask", ask)
     with pytest.raises(ClusterError):
         ask_patiently("scontrol", "requeue", "7", patience_s=-1)
+
+
+@pytest.fixture
+def ended(tmp_path, monkeypatch):
+    """Ends start number 2 of job 7_3 with srun's code; returns its exit code and what was asked of scontrol."""
+    job, payload = Job("a", tmp_path / "a", ""), tmp_path / "payload.json"
+    job.folder.mkdir()
+    write_payload(payload, Payload({3: job}, {}, max_requeues=5, max_deaths=2, threads=1))
+    for name, value in (("ARRAY_JOB_ID", "7"), ("ARRAY_TASK_ID", "3"), ("JOB_ID", "9"), ("RESTART_COUNT", "2")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+
+    def end(srun_code, fields="JobState=RUNNING Restarts=2"):
+        asked = []
+        monkeypatch.setattr(requeue, "ask", lambda *words: asked.append((words, read_ending(job.folder))) or fields)
+        return requeue.main(str(payload), srun_code), asked
+
+    return end
+
+
+def test_job_that_saved_is_put_back_once_its_ending_is_noted(ended, tmp_path):
+    write_private(tmp_path / "7_3.saved", "2")
+    code, ((shown, _), (put_back, noted)) = ended(0)
+    assert code == 75 and shown[:4] == ("scontrol", "show", "job", "7_3")
+    assert put_back == ("scontrol", "requeue", "7_3") and (noted.job_id, noted.outcome) == ("7_3", "back")
+
+
+@pytest.mark.parametrize("earlier", ["1", None])
+def test_finished_job_stays_finished_whatever_an_earlier_start_has_saved(ended, tmp_path, earlier):
+    if earlier is not None:
+        write_private(tmp_path / "7_3.saved", earlier)
+    code, asked = ended(0)
+    assert code == 0 and len(asked) == 1 and read_ending(tmp_path / "a").outcome == "done"
+
+
+def test_preemptions_are_counted_over_all_starts(ended, tmp_path):
+    preempted = "JobState=RUNNING Restarts=2 StartTime=2026-01-01T11:00:00 PreemptTime=2026-01-01T12:00:00"
+    write_private(tmp_path / "7_3.saved", "2")
+    for fields in (preempted, "JobState=RUNNING Restarts=2", preempted):
+        ended(0, fields)
+    assert read_ending(tmp_path / "a").preemptions == 2
