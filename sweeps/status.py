@@ -93,11 +93,12 @@ def _row(run: PlannedRun, plan: Plan, states: dict[str, PhaseState], runs: RunsF
     phase, state = next(((p, s) for p, s in own if s.state != "done"), own[-1])
     step = phase.first_step + _steps_in(phase, state)
     psnrs = [s.status["val_psnr"] for _, s in own if s.status.get("val_psnr") is not None]
-    speed = state.status.get("steps_per_s") if state.state == "running" else None
+    shown = _run_state(state, queues)
+    speed = state.status.get("steps_per_s") if shown == "running" else None
     return Row(
         run=run.name,
         axes=run.axes,
-        state=_run_state(state, queues),
+        state=shown,
         phase=phase.name,
         step=step,
         total_steps=run.total_steps,
@@ -109,16 +110,18 @@ def _row(run: PlannedRun, plan: Plan, states: dict[str, PhaseState], runs: RunsF
         nodes=_nodes(state, queues),
         error=_error(runs, run, plan, phase, state),
         note=_note(state),
-        save_every=state.status.get("save_every") if state.state == "running" else None,
+        save_every=state.status.get("save_every") if shown == "running" else None,
     )
 
 
 def _run_state(state: PhaseState, queues: Queues) -> RunState:
-    """A job that has its nodes runs, even where its trainer has not yet said so."""
+    """A job that has its nodes runs, even where its trainer has not yet said so; a killed one may wait for new ones."""
     if state.state == "missing":
         return "waiting"
-    job = queues.job(state.owner) if state.state == "queued" and state.owner is not None else None
-    return "running" if job is not None and job.state == "RUNNING" else state.state
+    job = queues.job(state.owner) if state.state in ("queued", "running") and state.owner is not None else None
+    if job is not None and job.state in ("RUNNING", "PENDING"):
+        return "running" if job.state == "RUNNING" else "queued"
+    return state.state
 
 
 def _nodes(state: PhaseState, queues: Queues) -> str:

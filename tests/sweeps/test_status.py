@@ -116,6 +116,11 @@ def test_job_in_the_queue_shows_its_nodes_or_what_it_waits_for(
     write_status(sweep_folder.runs.phase(next(iter(plan.phases))), state="running", step=1)
     rows = sweep_status(sweep_folder.runs, plan, Queues()).rows
     assert {(row.state, row.nodes) for row in rows} == {("running", "n1")}
+    jobs["0"] = QueuedJob("0", "PENDING", "BeginTime", "", 1, "", "")
+    write_status(sweep_folder.runs.phase(next(iter(plan.phases))), state="running", step=1, steps_per_s=2.0)
+    rows = sweep_status(sweep_folder.runs, plan, Queues()).rows
+    killed = {(row.state, row.nodes, row.steps_per_s) for row in rows}
+    assert killed == {("queued", "(BeginTime)", None)}, "a killed trainer could not say that it runs no more"
     write_status(sweep_folder.runs.phase(next(iter(plan.phases))), state="done")
     rows = sweep_status(sweep_folder.runs, plan, Queues()).rows
     assert {(row.state, row.nodes) for row in rows} == {("queued", "(Dependency)")}
