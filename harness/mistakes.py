@@ -96,14 +96,14 @@ def _path(values: Any, place: tuple[int | str, ...]) -> str:
 
 
 def _hint(cls: type[BaseModel], key: list[str]) -> str:
-    """The nearest key of the same section; else one of nearly that name elsewhere, with its whole path."""
+    """The nearest key of the same section, unless one elsewhere is nearer: that is told with its whole path."""
     *section, wrong = ["N" if part.isdecimal() else part for part in key]
     places = list(_places(cls, (), ()))
-    beside = [path[-1] for path in places if list(path[:-1]) == section]
-    if near := difflib.get_close_matches(wrong, sorted({*beside}), n=1, cutoff=0.5):
-        return f"did you mean '{near[0]}'?"
-    if near := difflib.get_close_matches(wrong, sorted({path[-1] for path in places}), n=1, cutoff=0.8):
-        return f"did you mean '{'.'.join(next(path for path in places if path[-1] == near[0]))}'?"
+    beside = {path[-1]: path[-1] for path in places if list(path[:-1]) == section}
+    elsewhere = {path[-1]: ".".join(path) for path in reversed(places)}  # of several the first
+    for known, cutoff in ((beside, 0.8), (elsewhere, 0.8), (beside, 0.5)):
+        if near := difflib.get_close_matches(wrong, sorted(known), n=1, cutoff=cutoff):
+            return f"did you mean '{known[near[0]]}'?"
     return "remove it."
 
 

@@ -50,6 +50,7 @@ def test_the_key_is_named_without_the_alternatives_name(generator, loss, sentenc
     [
         ({"flip": True}, "unknown key 'flip'; did you mean 'data.flip'?"),
         ({"learning_rate": 1}, "did you mean 'phases.N.generator_optimizer.learning_rate'?"),
+        ({"batch_size": 1}, "unknown key 'batch_size'; did you mean 'phases.N.batch_size'?"),  # not the key 'watch'
         ({"foo": 1}, "unknown key 'foo'; remove it."),
         ({"seed": 1.5}, "key 'seed': must be a whole number, got 1.5."),
         ({"phases": 3}, "key 'phases': must be a list, as in [a, b], got 3."),
