@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import pytest
 
 import harness.cli
+from harness.errors import DataError, TrainingError
+from slurm.errors import ClusterError
 
 
 @pytest.fixture
@@ -75,3 +78,25 @@ def test_user_without_a_home_is_told_to_set_one(answer, monkeypatch: pytest.Monk
         monkeypatch.delenv(name, raising=False)
     said = "error: HOME is not set and the system knows no home of this user; set HOME.\n"
     assert answer("weights", "list") == said == answer("preflight", "demo")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (DataError("x: is torn; pack it anew."), 2, "error: x: is torn; pack it anew.\n"),
+        (ClusterError("sbatch failed; ask."), 2, "error: sbatch failed; ask.\n"),
+        (TrainingError("the loss is NaN; lower the rate."), 1, "error: the loss is NaN; lower the rate.\n"),
+        (OSError(errno.ENOSPC, "No space left", "f"), 1, "error: f: No space left; free space or mend its rights.\n"),
+        (MemoryError(), 1, "error: out of memory; ask for a smaller network or image, or use a larger machine.\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_exit_code_tells_what_kind_of_trouble_it_was(monkeypatch, capsys, error, code: int, sentence: str) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("sweeps.follow.print_status", fail)
+    monkeypatch.setattr(sys, "argv", ["harness", "status"])
+    with pytest.raises(SystemExit) as left:
+        harness.cli.main()
+    assert left.value.code == code and capsys.readouterr().err == sentence
