@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, get_origin
 
@@ -20,6 +21,8 @@ _WANTED = {
     "dict": "keys and values, as in {key: value}",
     "model": "keys and values, as in {key: value}",
 }
+# Pydantic's words for a key that is wrong itself, and for one of several types that a value may have.
+_ALTERNATIVE = re.compile(r"str|int|float|bool|none|.*\[.*\]")
 _BOUNDS = {"too_short": ("least", "min_length"), "too_long": ("most", "max_length")}
 
 
@@ -28,13 +31,15 @@ def told(cls: type[BaseModel], values: Any, errors: list[ErrorDetails]) -> str:
 
     A list that lacks what is wrong in it is no mistake of its own.
     """
-    places = [error["loc"] for error in errors]
-    own = [error for error in errors if not any(_is_inside(place, error["loc"]) for place in places)]
+    found: dict[tuple[str, ...], list[ErrorDetails]] = {}
+    for error in errors:  # of a value that may be one of several things, each that it is not
+        found.setdefault(_path(values, error["loc"]), []).append(error)
+    own = [place for place in found if not any(_is_inside(other, place) for other in found)]
     more = f" (and {len(own) - 1} more)" if len(own) > 1 else ""
-    return _sentence(cls, values, own[0]) + more
+    return _sentence(cls, ".".join(own[0]), found[own[0]]) + more
 
 
-def _is_inside(place: tuple[int | str, ...], other: tuple[int | str, ...]) -> bool:
+def _is_inside(place: tuple[str, ...], other: tuple[str, ...]) -> bool:
     return len(place) > len(other) and place[: len(other)] == other
 
 
@@ -47,9 +52,9 @@ def given(value: Any) -> str:
     return "a list" if isinstance(value, (list, tuple)) else repr(value) if isinstance(value, str) else str(value)
 
 
-def _sentence(cls: type[BaseModel], values: Any, error: ErrorDetails) -> str:
-    """A mistake of `values` against the model `cls`, without the name of the file it came from."""
-    key = _path(values, error["loc"])
+def _sentence(cls: type[BaseModel], key: str, alternatives: list[ErrorDetails]) -> str:
+    """What is wrong at a key of the model `cls`, without the name of the file it came from."""
+    error = alternatives[0]
     if error["type"] == "extra_forbidden":
         return f"unknown key '{key}'; {_hint(cls, key.split('.'))}"
     if error["type"] == "missing":
@@ -61,7 +66,7 @@ def _sentence(cls: type[BaseModel], values: Any, error: ErrorDetails) -> str:
     if error["type"] == "union_tag_invalid":
         tag, allowed = error["ctx"]["tag"], error["ctx"]["expected_tags"]
         return f"key '{key}.name': there is no '{tag}'; choose one of {allowed}."
-    message = _message(error)
+    message = " or ".join(dict.fromkeys(map(_message, alternatives))).replace(" or must be ", " or ")
     shown = "" if error["type"] in ("value_error", *_BOUNDS) else f", got {given(error.get('input'))}"
     end = "" if message.endswith("?") and not shown else "."
     where = f"key '{key}': " if key else ""
@@ -79,20 +84,20 @@ def _message(error: ErrorDetails) -> str:
     return error["msg"].removeprefix("Value error, ").replace("Input should ", "must ", 1)
 
 
-def _path(values: Any, place: tuple[int | str, ...]) -> str:
-    """The dotted key of a place, as an override spells it: without the names of the alternatives taken on the way."""
+def _path(values: Any, place: tuple[int | str, ...]) -> tuple[str, ...]:
+    """A place as an override spells it: without the names of the alternatives taken on the way."""
     node, parts = values, []
     for part in place:
         if isinstance(node, Mapping) and part not in node and part == node.get("name"):
             continue
-        if part == "[key]":  # pydantic's word for a key that is wrong itself
-            continue
-        parts.append(str(part))
         try:
             node = node[part]
         except (KeyError, IndexError, TypeError):
+            if _ALTERNATIVE.fullmatch(str(part)):
+                continue
             node = None
-    return ".".join(parts)
+        parts.append(str(part))
+    return tuple(parts)
 
 
 def _hint(cls: type[BaseModel], key: list[str]) -> str:

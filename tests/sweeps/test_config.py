@@ -60,6 +60,7 @@ def test_recipe_is_a_sweep_of_one(tmp_path: Path, recipe: dict[str, Any]) -> Non
     assert (sweep.name, sweep.axes, sweep.set) == ("my-recipe", (), {"seed": 2})
 
 
+SEEDS = {"name": "seed", "key": "seed", "values": [0, 1]}
 WRONG: list[tuple[str, dict[str, Any], list[str], str]] = [
     ("an unknown key", {"axis": []}, [], "did you mean 'axes'?"),
     ("an unknown key of the evaluation", {"evaluate": {"metric": []}}, [], "did you mean 'metrics'?"),
@@ -71,6 +72,18 @@ WRONG: list[tuple[str, dict[str, Any], list[str], str]] = [
     ("an unknown variant", {}, ["variant=smok"], "its variants are: none"),
     ("a negative parallelism", {"max_parallel": 0}, [], "key 'max_parallel'"),
     ("axes as a mapping", {"axes": {"seed": [0, 1]}}, [], "key 'axes'"),
+    (
+        "a value of no kind that fits",
+        {"axes": [{**SEEDS, "values": 3}]},
+        [],
+        "'axes.0.values': must be a list, as in [a, b] or keys",
+    ),
+    (
+        "a wrong item of one kind",
+        {"axes": [{**SEEDS, "key": ["seed", 3]}]},
+        [],
+        "key 'axes.0.key.1': must be text, got 3.",
+    ),
 ]
 
 
