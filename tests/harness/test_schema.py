@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field
 
 from harness.errors import InputError
-from harness.schema import Section, load_yaml, parse
+from harness.schema import Section, apply_overrides, load_yaml, parse
 
 
 class Settings(Section):
@@ -51,3 +51,26 @@ def test_yes_and_numbers_stand_where_they_belong() -> None:
 def test_on_and_off_are_not_taken_for_yes_and_no(text: str, value: str) -> None:
     assert parse(Settings, load_yaml(f"graphs: {text}"), "x").graphs == value
     assert parse(Settings, load_yaml(f"inner: [graphs: {text}]"), "x").inner[0].graphs == value
+
+
+def test_overrides_change_a_copy_by_path_and_open_what_is_empty() -> None:
+    given = {"a": {"b": [{"c": 1}, {"c": 2}]}, "empty": None}
+    changed = apply_overrides(given, ["a.b.1.c=[3, x]", "empty.d.e=yes", "new=3"])
+    assert changed == {"a": {"b": [{"c": 1}, {"c": [3, "x"]}]}, "empty": {"d": {"e": True}}, "new": 3}
+    assert given == {"a": {"b": [{"c": 1}, {"c": 2}]}, "empty": None}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("a.2=3", "'2' in 'a.2' is not a place in a list of 2; use 0 to 1."),
+        ("a.2.b=3", "'2' in 'a.2.b' is not a place in a list of 2; use 0 to 1."),
+        ("a.-1=3", "'-1' in 'a.-1' is not a place in a list of 2; use 0 to 1."),
+        ("b.c=3", "'b.c' leads into a single value; name a key that exists."),
+        ("b.c.d=3", "'b.c.d' leads into a single value at 'c'; name a key that exists."),
+    ],
+)
+def test_override_of_what_is_not_there_is_refused(override: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        apply_overrides({"a": [0, 1], "b": 2}, [override])
+    assert str(caught.value) == f"override '{override}': {said}"

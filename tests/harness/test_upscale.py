@@ -15,7 +15,7 @@ from harness.images import Picture, read_picture, write_picture
 from harness.models.build import build_generator
 from harness.schema import parse
 from harness.train.checkpoint import write_weights
-from harness.upscale import Listener, Options, add_noise, interpolate, upscale
+from harness.upscale import Listener, Options, add_noise, enlarge_picture, interpolate, upscale
 from harness.upscale_names import plan_jobs
 
 RUN = {
@@ -180,6 +180,25 @@ def test_noise_has_the_asked_deviation():
         difference = add_noise(pixels, 0.05, 0, 0).astype(float) - pixels
         assert difference.std() / levels == pytest.approx(0.05, rel=0.02)
         assert abs(difference.mean()) / levels < 1e-3
+
+
+def test_another_seed_or_sample_draws_other_noise():
+    grey = np.full((8, 8, 3), 128, np.uint8)
+    drawn = {add_noise(grey, 0.05, seed, sample).tobytes() for seed in (0, 1) for sample in (0, 1)}
+    assert len(drawn) == 4
+
+
+def test_grey_is_the_nearest_level_to_the_mean_of_the_networks_channels():
+    picture = Picture(np.zeros((1, 2), np.uint8))
+    channels = np.array([[[10, 11, 11], [10, 10, 11]]], np.uint8)
+    assert enlarge_picture(picture, lambda pixels, progress: channels, 1).pixels.tolist() == [[11, 10]]
+
+
+def test_deep_interpolation_is_rounded_to_the_nearest_of_65536_levels():
+    deep = photograph(9, 12).astype(np.uint16) * 257
+    exact = torch.from_numpy(deep.astype(np.float64)).permute(2, 0, 1)[None]
+    exact = torch.nn.functional.interpolate(exact, scale_factor=4, mode="bilinear")[0].permute(1, 2, 0).numpy()
+    assert np.abs(interpolate(deep, 4, "bilinear") - exact).max() <= 0.5 + 1e-5
 
 
 @pytest.mark.parametrize("method", ["bicubic", "bilinear", "nearest"])
