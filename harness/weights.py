@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import http.client
 import os
 import urllib.error
 import urllib.request
@@ -197,7 +198,7 @@ def fetch(name: str, folder: Path | None = None, progress: Progress | None = Non
             _accept(weights, part, target)
     except urllib.error.URLError as error:
         raise InputError(f"{weights.url}: cannot be read ({error.reason}); run the same command again.") from None
-    except (TimeoutError, ConnectionError) as error:
+    except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
         raise InputError(f"{weights.url}: the connection broke ({error}); run the same command again.") from None
     except OSError as error:
         raise not_written(part, error) from None

@@ -1,4 +1,7 @@
+import dataclasses
 import hashlib
+import os
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -141,6 +144,15 @@ def test_fetched_file_is_found_and_verified(toy, folder, server):
     assert len(server.asked) == 1  # there already
 
 
+def test_fetched_file_is_on_the_disk_before_it_gets_its_name(toy, folder, server, monkeypatch):
+    calls = []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (calls.append("sync"), sync(file)))
+    monkeypatch.setattr(os, "replace", lambda old, new: (calls.append("name"), replace(old, new)))
+    weights.fetch("toy")
+    assert calls == ["sync", "name"]
+
+
 def test_broken_download_is_continued_where_it_stopped(toy, folder, server):
     server.break_after = 500_000
     with pytest.raises(InputError, match="run the same command again"):
@@ -150,6 +162,24 @@ def test_broken_download_is_continued_where_it_stopped(toy, folder, server):
     weights.fetch("toy")
     assert server.asked == [None, "bytes=500000-"]
     assert (folder / "toy.pth").read_bytes() == CONTENT and not (folder / "toy.pth.part").exists()
+
+
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nhal", b"no HTTP\r\n\r\n"]
+)
+def test_answer_that_ends_in_a_chunk_or_is_no_http_is_one_sentence(toy, folder, monkeypatch, answer):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        monkeypatch.setitem(weights.TABLE, "toy", dataclasses.replace(toy, url=url))
+        threading.Thread(target=_answer_once, args=(listener, answer), daemon=True).start()
+        with pytest.raises(InputError, match="the connection broke"):
+            weights.fetch("toy")
+
+
+def _answer_once(listener: socket.socket, answer: bytes) -> None:
+    with listener.accept()[0] as connection:
+        connection.recv(4096)
+        connection.sendall(answer)
 
 
 def test_download_starts_anew_where_the_server_knows_no_ranges(toy, folder, server):
