@@ -42,3 +42,10 @@ def test_the_status_of_an_earlier_start_is_not_shown_as_the_present_one(tmp_path
 def test_a_half_written_or_foreign_file_does_not_end_the_training(tmp_path: Path) -> None:
     (tmp_path / "status.json").write_text('{"phase": "pre')
     assert shown(tmp_path, False, [RUNNING]).startswith("pretrain")
+
+
+def test_the_end_of_a_training_is_not_held_up(tmp_path: Path) -> None:
+    console, began = Console(file=io.StringIO()), time.monotonic()
+    with shown_training(console, tmp_path):
+        pass
+    assert time.monotonic() - began < 5  # half a second until its next look; it waits for ten at most
