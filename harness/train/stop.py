@@ -23,7 +23,9 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
+        """The first one that came, and when."""
         self.received_at: float | None = None
+        self._was_interrupted = False
         self._before: dict[signal.Signals, Any] = {}
 
     def install(self) -> None:
@@ -40,11 +42,11 @@ class StopFlag:
         return self.signal_name is not None
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.signal_name == "SIGINT":
+        if number == signal.SIGINT and self._was_interrupted:
             os._exit(130)
+        self._was_interrupted |= number == signal.SIGINT
         if self.signal_name is None:
-            self.received_at = time.time()
-        self.signal_name = signal.Signals(number).name
+            self.signal_name, self.received_at = signal.Signals(number).name, time.time()
 
 
 class StopAgreement:

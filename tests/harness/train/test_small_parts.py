@@ -187,11 +187,25 @@ def test_a_stop_signal_only_sets_a_flag():
     try:
         assert not flag.is_set
         os.kill(os.getpid(), signal.SIGUSR2)
+        first = flag.received_at
         assert flag.is_set and flag.signal_name == "SIGUSR2"
         os.kill(os.getpid(), signal.SIGTERM)
-        assert flag.signal_name == "SIGTERM"
+        assert (flag.signal_name, flag.received_at) == ("SIGUSR2", first)
     finally:
         flag.restore()
+    assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("between", [[], ["SIGTERM"]])
+def test_a_second_ctrl_c_leaves_at_once_whatever_came_between(monkeypatch, between):
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    flag = StopFlag()
+    for name in ("SIGINT", *between):
+        flag._on_signal(signal.Signals[name], None)
+    assert left == []
+    flag._on_signal(signal.SIGINT, None)
+    assert left == [130]
 
 
 def test_ranks_agree_rarely_and_at_the_same_steps():
