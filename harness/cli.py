@@ -77,6 +77,7 @@ def train(
     """Train one run here, resuming what its folder holds."""
     from harness.config import load_run_config
     from harness.show_training import shown_training
+    from harness.train.stop import leaving_unstarted
     from sweeps.config import find_recipe
     from sweeps.dataset import provide_embedded
 
@@ -84,7 +85,7 @@ def train(
     if "RANK" not in os.environ:  # of several ranks, each would draw it
         provide_embedded([config], console)
     is_shown = os.environ.get("RANK", "0") == "0"
-    with shown_training(console, out) if is_shown else nullcontext():
+    with leaving_unstarted(), shown_training(console, out) if is_shown else nullcontext():
         from harness.train.job import leave, train_recipe  # takes seconds
 
         code = train_recipe(config, out)

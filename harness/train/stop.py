@@ -5,14 +5,38 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
+
+from harness.errors import EXIT_SAVED
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 AGREE_EVERY_S = 0.5
 """Seconds between two agreements."""
+
+
+@contextmanager
+def leaving_unstarted() -> Iterator[None]:
+    """Within, and until a `StopFlag` takes over, a stop signal ends the process with 75: there is nothing to save yet.
+
+    Torch's import alone takes seconds, in which a signal would else be a death.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        name = signal.Signals(number).name
+        print(f"{name} before training had begun; the same command begins it.", file=sys.stderr, flush=True)
+        raise SystemExit(EXIT_SAVED)
+
+    before = {number: signal.signal(number, leave) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class StopFlag:

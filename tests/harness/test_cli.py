@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import sys
 
 import pytest
 
 import harness.cli
-from harness.errors import DataError, TrainingError
+from harness.errors import EXIT_SAVED, DataError, TrainingError
 from slurm.errors import ClusterError
 
 
@@ -100,3 +102,15 @@ def test_exit_code_tells_what_kind_of_trouble_it_was(monkeypatch, capsys, error,
     with pytest.raises(SystemExit) as left:
         harness.cli.main()
     assert left.value.code == code and capsys.readouterr().err == sentence
+
+
+def test_a_training_stopped_before_it_has_begun_leaves_as_one_to_be_run_again(monkeypatch, tmp_path) -> None:
+    from harness.train import job
+
+    monkeypatch.setattr(job, "train_recipe", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(
+        sys, "argv", ["harness", "train", "demo", f"data.sources=[{{path: {tmp_path}}}]", f"--out={tmp_path}/run"]
+    )
+    with pytest.raises(SystemExit) as left:
+        harness.cli.main()
+    assert left.value.code == EXIT_SAVED

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.errors import TrainingError
+from harness.errors import EXIT_SAVED, TrainingError
 from harness.process import process_start
 from harness.train.cadence import mean_time_between_stops, steps_between_saves
 from harness.train.config import CheckpointConfig, OptimizerConfig, WatchConfig
@@ -21,7 +21,7 @@ from harness.train.ema import Ema
 from harness.train.log import Meter
 from harness.train.lost import lost_a_rank
 from harness.train.schedule import learning_rate_at
-from harness.train.stop import AGREE_EVERY_S, StopAgreement, StopFlag
+from harness.train.stop import AGREE_EVERY_S, StopAgreement, StopFlag, leaving_unstarted
 from harness.train.watch import NonFinite, Watch, all_finite
 
 
@@ -206,6 +206,16 @@ def test_a_second_ctrl_c_leaves_at_once_whatever_came_between(monkeypatch, betwe
     assert left == []
     flag._on_signal(signal.SIGINT, None)
     assert left == [130]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+def test_a_signal_before_training_has_begun_leaves_with_75(number, capsys):
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as left, leaving_unstarted():
+        os.kill(os.getpid(), number)
+        time.sleep(1)
+    assert left.value.code == EXIT_SAVED and signal.getsignal(number) == before
+    assert f"{number.name} before training had begun" in capsys.readouterr().err
 
 
 def test_ranks_agree_rarely_and_at_the_same_steps():
