@@ -176,8 +176,9 @@ def verify(path: Path) -> dict[str, Any]:
 
 
 def _is_good(path: Path) -> bool:
+    """Whether training could go on from it; what it could not has to be written anew."""
     try:
-        verify(path)
+        _check_state(read_checkpoint(path))
     except CheckpointError:
         return False
     return True

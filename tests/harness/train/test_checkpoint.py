@@ -28,10 +28,17 @@ from harness.train.checkpoint import (
 from harness.train.durable import safetensors_pieces
 from harness.train.writer import CheckpointWriter, HostCopier
 
+WHOLE_STATE = {
+    "phase": 0,
+    "phase_state": {"optimizers": {"generator": {}}, "augment": {}, "learning_rate_factor": 1.0},
+    "meter": {"sums": {}, "counts": {}},
+    "rollbacks": 0,
+}
+
 
 def snapshot(step: int) -> Snapshot:
-    weights = {"generator": {"w": torch.full((3, 2), float(step))}}
-    training = {"phase": 0, "optimizers": {"generator": {"state": {0: {"step": torch.tensor(1.0)}}}}, "rollbacks": 0}
+    weights = {name: {"w": torch.full((3, 2), float(step))} for name in ("generator", "generator_ema")}
+    training = {**WHOLE_STATE, "optimizers": {"generator": {"state": {0: {"step": torch.tensor(1.0)}}}}}
     return Snapshot(step, weights, training, {"config": {}, "phase": "pretrain", "dataset_fingerprint": "f"})
 
 
@@ -100,6 +107,48 @@ def test_a_kill_at_any_moment_of_a_write_leaves_the_one_before(tmp_path, monkeyp
             left.rmdir()
     assert limit >= 4
     assert read_checkpoint(newest_good(tmp_path)).step == 2
+
+
+def test_all_is_on_the_disk_before_the_name_and_the_name_before_older_ones_go(tmp_path, monkeypatch):
+    """As a machine that loses its power leaves it: a name may reach the disk before what it names."""
+    write_checkpoint(tmp_path, snapshot(1))
+    done: list[tuple[str, str]] = []
+
+    def noted(function, name):
+        def call(what, *args, **kwargs):
+            path = os.readlink(f"/proc/self/fd/{what}") if isinstance(what, int) else str(what)
+            done.append((name, Path(path).name))
+            return function(what, *args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", noted(os.fsync, "fsync"))
+    monkeypatch.setattr(os, "replace", noted(os.replace, "replace"))
+    writer = CheckpointWriter(tmp_path, keep=1)
+    writer.start(snapshot(2))
+    writer.wait()
+    renamed, removed = (i for i, (name, _) in enumerate(done) if name == "replace")
+    temporary = done[renamed][1]
+    files = ["generator.safetensors", "generator_ema.safetensors", "training_state.pt", "manifest.json"]
+    assert done[:renamed] == [("fsync", name) for name in (*files, temporary)]
+    assert done[renamed + 1 : removed] == [("fsync", tmp_path.name)]
+    assert done[removed] == ("replace", "step_000000001")
+
+
+def test_a_kill_while_an_old_one_is_removed_leaves_nothing_that_looks_like_one(tmp_path, monkeypatch):
+    for step in (1, 2):
+        write_checkpoint(tmp_path, snapshot(step))
+    seen: list[str] = []
+    real = shutil.rmtree
+
+    def look(path, *args, **kwargs):
+        seen.append(Path(path).name)
+        real(path, *args, **kwargs)
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", look)
+    remove_old(tmp_path, keep=1, newest=2)
+    assert seen and all(name.startswith(".") for name in seen)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_000000002"]
 
 
 def test_a_full_disk_keeps_the_older_checkpoints_and_the_run(tmp_path, monkeypatch):
@@ -223,14 +272,6 @@ def test_safetensors_files_are_those_of_their_own_package(metadata):
     assert b"".join(bytes(piece) for piece in safetensors_pieces(weights, metadata)) == expected
 
 
-WHOLE_STATE = {
-    "phase": 0,
-    "phase_state": {"optimizers": {"generator": {}}, "augment": {}, "learning_rate_factor": 1.0},
-    "meter": {"sums": {}, "counts": {}},
-    "rollbacks": 0,
-}
-
-
 @pytest.mark.parametrize("lacking", ["phase_state", "phase_state/augment", "meter/sums", "rollbacks"])
 def test_a_state_that_lacks_something_falls_back_to_the_one_before(tmp_path, lacking):
     weights = {"generator": {"w": torch.ones(1)}, "generator_ema": {"w": torch.ones(1)}}
@@ -245,3 +286,15 @@ def test_a_state_that_lacks_something_falls_back_to_the_one_before(tmp_path, lac
     read = read_newest(tmp_path, said.append)
     assert read is not None and read.step == 1
     assert len(said) == 1 and f"step_000000002/training_state.pt: lacks '{lacking}" in said[0]
+
+
+@pytest.mark.parametrize("damage", ["torn", "lacking"])
+def test_a_checkpoint_that_is_no_use_is_written_anew_at_its_step(tmp_path, damage):
+    weights = {"generator": {"w": torch.ones(1)}, "generator_ema": {"w": torch.ones(1)}}
+    training = WHOLE_STATE if damage == "torn" else {**WHOLE_STATE, "meter": {}}
+    path = write_checkpoint(tmp_path, Snapshot(2, weights, training, {"config": {}}))
+    if damage == "torn":
+        (path / "generator.safetensors").write_bytes(b"torn")
+    assert read_newest(tmp_path) is None
+    write_checkpoint(tmp_path, Snapshot(2, weights, WHOLE_STATE, {"config": {}}))
+    assert read_newest(tmp_path) is not None
