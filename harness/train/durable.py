@@ -1,7 +1,8 @@
 """Files written piece by piece, hashed on the way, and on the disk before anyone relies on them.
 
-The pieces are views of the tensors themselves: nothing is put together in memory first, and both the hash and the
-write let other threads run, so that a checkpoint of any size costs the training thread next to nothing.
+The pieces are views of the tensors themselves, or one tensor's copy in order: nothing is put together in memory first,
+and both the hash and the write let other threads run, so that a checkpoint of any size costs the training thread next
+to nothing.
 """
 
 from __future__ import annotations
@@ -88,13 +89,12 @@ def safetensors_pieces(
     The format: the header's length (8 bytes, little-endian), a JSON header padded to 8 bytes, then the tensors, those
     of wide numbers first so that each is aligned, by name among equals.
     """
-    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     place = {dtype: number for number, dtype in enumerate(_SAFETENSORS_NAMES)}
-    order = sorted(tensors, key=lambda name: (place[tensors[name].dtype], name))
+    order = sorted(weights, key=lambda name: (place[weights[name].dtype], name))
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     offset = 0
     for name in order:
-        value = tensors[name]
+        value = weights[name]
         end = offset + value.numel() * value.element_size()
         header[name] = {
             "dtype": _SAFETENSORS_NAMES[value.dtype],
@@ -107,5 +107,5 @@ def safetensors_pieces(
     yield len(text).to_bytes(8, "little")
     yield text
     for name in order:
-        if tensors[name].numel():
-            yield tensors[name].reshape(-1).view(torch.uint8).numpy().data
+        if weights[name].numel():  # in channels_last a copy, of this tensor alone
+            yield weights[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -298,3 +298,20 @@ def test_a_checkpoint_that_is_no_use_is_written_anew_at_its_step(tmp_path, damag
     assert read_newest(tmp_path) is None
     write_checkpoint(tmp_path, Snapshot(2, weights, WHOLE_STATE, {"config": {}}))
     assert read_newest(tmp_path) is not None
+
+
+def test_weights_in_channels_last_are_not_all_copied_to_be_written():
+    weights = {f"{i}.w": torch.randn(8, 8, 3, 3).to(memory_format=torch.channels_last) for i in range(3)}
+    made: list[tuple[int, ...]] = []
+    real = torch.Tensor.contiguous
+
+    class Watched(torch.Tensor):
+        def contiguous(self, *args, **kwargs):
+            made.append(tuple(self.shape))
+            return real(self, *args, **kwargs)
+
+    pieces = safetensors_pieces({name: value.as_subclass(Watched) for name, value in weights.items()})
+    next(pieces), next(pieces)
+    assert made == []
+    for number, _ in enumerate(pieces, 1):
+        assert len(made) == number
