@@ -31,7 +31,10 @@ def _available_on_host() -> int:
 
 
 def _left_in_control_group(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int:
-    """What the limits of this process's control groups (version 2, as SLURM sets them) leave; huge without any."""
+    """What the limits of this process's control groups (version 2, as SLURM sets them) leave; huge without any.
+
+    Pages of files that were read count as used there; the kernel gives them up before it refuses memory.
+    """
     left = 1 << 62
     try:
         own = next(line[3:] for line in membership.read_text().splitlines() if line.startswith("0::"))
@@ -40,10 +43,17 @@ def _left_in_control_group(root: Path = Path("/sys/fs/cgroup"), membership: Path
     group = root / own.lstrip("/")
     while group.is_relative_to(root):
         try:
-            limit, used = (group / "memory.max").read_text().strip(), (group / "memory.current").read_text()
+            limit = (group / "memory.max").read_text().strip()
+            used = int((group / "memory.current").read_text()) - _file_pages(group / "memory.stat")
         except OSError:
-            limit, used = "max", "0"
+            limit, used = "max", 0
         if limit != "max":
-            left = min(left, max(0, int(limit) - int(used)))
+            left = min(left, max(0, int(limit) - used))
         group = group.parent
     return left
+
+
+def _file_pages(stat: Path) -> int:
+    """Bytes of a control group that hold what was read from files."""
+    rows = dict(line.split() for line in stat.read_text().splitlines())
+    return int(rows.get("inactive_file", 0)) + int(rows.get("active_file", 0))

@@ -171,8 +171,19 @@ def test_free_memory_respects_the_control_groups_limit(tmp_path):
     (tmp_path / "membership").write_text("0::/slurm/job\n")
     (job / "memory.max").write_text("max\n")
     (job / "memory.current").write_text("100\n")
+    for group in (job, job.parent):
+        (group / "memory.stat").write_text("anon 5\nfile 9\ninactive_file 0\nactive_file 0\n")
     (tmp_path / "slurm" / "memory.max").write_text("1000\n")
     (tmp_path / "slurm" / "memory.current").write_text("300\n")
     assert memory._left_in_control_group(tmp_path, tmp_path / "membership") == 700
     assert memory._left_in_control_group(tmp_path, tmp_path / "absent") > 2**60
     assert 0 < memory.free_bytes(CPU) < 2**45
+
+
+def test_what_was_read_from_files_is_memory_that_can_be_had(tmp_path):
+    """A job that has read its data holds them in memory up to its limit, until it needs that for something else."""
+    (tmp_path / "membership").write_text("0::/\n")
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("990\n")
+    (tmp_path / "memory.stat").write_text("anon 290\nfile 700\ninactive_file 450\nactive_file 230\nshmem 20\n")
+    assert memory._left_in_control_group(tmp_path, tmp_path / "membership") == 1000 - 990 + 680
