@@ -9,7 +9,13 @@ import torch
 
 from harness.errors import NetworksTooLarge
 
-_WORDS = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_WORDS = (
+    "can't allocate memory",
+    "not enough memory",
+    "can't start new thread",  # Python's, where there is no room for a stack
+    "CUDA out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -101,8 +101,9 @@ class CheckpointWriter:
             self._thread = None
 
     def _run(self, work: Callable[[], Any]) -> None:
-        self._thread = threading.Thread(target=work, name="checkpoint")
-        self._thread.start()
+        thread = threading.Thread(target=work, name="checkpoint")
+        thread.start()  # which may fail: then there is none to wait for
+        self._thread = thread
 
     def _write(self, snapshot: Snapshot) -> None:
         begin = time.monotonic()

@@ -31,6 +31,7 @@ def big(recipe, **changes) -> RunConfig:
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
         (RuntimeError(CPU_MESSAGE), True),
         (MemoryError(), True),
+        (RuntimeError("can't start new thread"), True),
         (RuntimeError("shapes cannot be multiplied"), False),
     ],
 )

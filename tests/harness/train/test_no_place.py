@@ -104,3 +104,17 @@ def test_a_checkpoint_that_cannot_be_noted_is_no_error_of_its_thread(recipe, tmp
     monkeypatch.setattr(threading, "excepthook", died.append)
     assert train_recipe(short(recipe, max_images=0), tmp_path / "run") == 0
     assert died == []
+
+
+def test_a_machine_without_room_for_a_thread_is_one_sentence(recipe, tmp_path, monkeypatch, capfd):
+    real = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name == "checkpoint":
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert train_recipe(short(recipe, max_images=0), tmp_path / "run") == EXIT_FAILURE
+    said = capfd.readouterr().err
+    assert said == "error: out of memory (can't start new thread); free some of it, or use a machine with more.\n"
