@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -15,9 +16,9 @@ from harness.errors import InputError, TrainingError
 from harness.losses import adversarial
 from harness.models.build import build_discriminator
 from harness.models.config import ConvDiscriminatorConfig
+from harness.train import loop, steps
 from harness.train import phase as phase_module
-from harness.train import steps
-from harness.train.checkpoint import Checkpoint
+from harness.train.checkpoint import Checkpoint, Snapshot
 from harness.train.durable import HashedFile, write_durably
 from harness.train.fit import check_batch
 from harness.train.fuse import Compiler
@@ -28,6 +29,7 @@ from harness.train.ranks import Ranks
 from harness.train.run import Run, Stretch
 from harness.train.steps import train_step
 from harness.train.stop import StopAgreement, StopFlag
+from harness.train.watch import NonFinite
 from harness.train.writer import CheckpointWriter
 
 
@@ -200,3 +202,82 @@ def test_no_failure_of_a_write_goes_unnoticed(tmp_path):
     writer.start(None)
     writer.wait()
     assert str(writer.failed) == "unexpected"
+
+
+def test_a_write_that_is_under_way_is_waited_for_although_room_is_made_meanwhile(tmp_path):
+    slow = threading.Event()
+    writer = CheckpointWriter(tmp_path, keep=2, before=lambda: slow.wait(0.2))
+    weights = {"generator": {"w": torch.ones(1)}}
+    writer.start(Snapshot(1, weights, {}, {"config": {}}))
+    writer.reserve({"weights": weights})
+    writer.wait()
+    assert (tmp_path / "step_000000001").is_dir()
+
+
+@pytest.fixture
+def open_run(ranks, tmp_path):
+    """A run of a configuration, and the opened phase of a number, at a step."""
+    opened = []
+
+    def build(config: RunConfig, number: int, step: int) -> tuple[Run, Phase]:
+        run = Run(Stretch(config, tmp_path, 0, len(config.phases) - 1, None), ranks, StopFlag())
+        run.step = step
+        opened.append(loop._open_phase(run, number))
+        return run, opened[-1]
+
+    yield build
+    for phase in opened:
+        phase.close()
+
+
+def test_a_broken_weight_of_the_discriminator_is_not_saved_either(config, open_run):
+    run, phase = open_run(config, 1, config.first_step(1))
+    with torch.no_grad():
+        next(run.nets.discriminator.parameters())[0, 0] = float("nan")
+    with pytest.raises(NonFinite, match="a weight is no longer finite"):
+        run.save(phase, 1)
+
+
+def test_layers_begin_anew_at_a_phases_first_step_and_never_again(recipe, open_run):
+    """The average begins again with them; a run that goes on in the middle keeps what it has learnt."""
+    second = {**recipe["phases"][0], "name": "second", "reinit_last": 1, "reinit_std": 0.02}
+    config = RunConfig.model_validate({**recipe, "phases": [recipe["phases"][0], second]})
+
+    def last_weights(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        run, _ = open_run(config, 1, step)
+        both = (run.nets.generator, run.nets.ema.module)
+        return tuple([p for p in net.parameters() if p.dim() == 4][-1].detach().clone() for net in both)
+
+    begun, average = last_weights(config.first_step(1))
+    kept, _ = last_weights(config.first_step(1) + 1)
+    assert torch.equal(begun, average) and not torch.equal(begun, kept)
+    assert begun.std() == pytest.approx(0.02, rel=0.3)
+
+
+def test_each_network_has_its_own_rate_counted_from_its_phases_first_step(recipe, open_run):
+    def at(milestone: int, rate: float) -> dict:
+        schedule = {"name": "multistep", "milestones": [milestone], "factor": 0.1}
+        return {"learning_rate": rate, "schedule": schedule}
+
+    optimizers = {"generator_optimizer": at(5, 1e-3), "discriminator_optimizer": at(7, 2e-3)}
+    config = RunConfig.model_validate({**recipe, "phases": [recipe["phases"][0], recipe["phases"][1] | optimizers]})
+    first = config.first_step(1)
+    _, phase = open_run(config, 1, first)
+    rates = {step: phase.learning_rates(first + step) for step in (0, 4, 5, 7)}
+    assert [rates[step]["generator"] for step in rates] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4])
+    assert [rates[step]["discriminator"] for step in rates] == pytest.approx([2e-3, 2e-3, 2e-3, 2e-4])
+    phase.set_values(first + 5)
+    assert [o.param_groups[0]["lr"] for o in phase.optimizers.values()] == pytest.approx([1e-4, 2e-3])
+    assert float(phase.noise_std) == pytest.approx(0.1 * (1 - 5 / 20))
+
+
+def test_another_seed_begins_both_networks_otherwise_and_the_same_one_alike(config, ranks):
+    def weights(seed: int) -> list[torch.Tensor]:
+        nets = Nets(config.model_copy(update={"seed": seed}), ranks)
+        torch.rand(seed + 1)  # what was drawn before changes nothing
+        nets.add_discriminator()
+        return [next(net.parameters()).detach() for net in (nets.generator, nets.discriminator)]
+
+    first, again, other = weights(0), weights(0), weights(1)
+    for one, same, another in zip(first, again, other):
+        assert torch.equal(one, same) and not torch.equal(one, another)
