@@ -272,12 +272,12 @@ def test_each_network_has_its_own_rate_counted_from_its_phases_first_step(recipe
 
 
 def test_another_seed_begins_both_networks_otherwise_and_the_same_one_alike(config, ranks):
-    def weights(seed: int) -> list[torch.Tensor]:
+    def weights(seed: int, drawn_between: int) -> list[torch.Tensor]:
         nets = Nets(config.model_copy(update={"seed": seed}), ranks)
-        torch.rand(seed + 1)  # what was drawn before changes nothing
+        torch.rand(drawn_between)  # changes nothing
         nets.add_discriminator()
         return [next(net.parameters()).detach() for net in (nets.generator, nets.discriminator)]
 
-    first, again, other = weights(0), weights(0), weights(1)
+    first, again, other = weights(0, 1), weights(0, 2), weights(1, 1)
     for one, same, another in zip(first, again, other):
         assert torch.equal(one, same) and not torch.equal(one, another)
