@@ -38,7 +38,8 @@ HOW_SHOWN = (
 )
 UNUSUAL_PSNR = (
     "SupeRAuGAN's PSNR lies above 50 dB, where its SSIM of 0.7 to 0.8 cannot be: rounding to 8 bits alone limits PSNR "
-    "to 58.9 dB. Compare its differences, not its level."
+    "to 58.9 dB. Its authors' formula doubles PSNR, differences included; the note below its table says what the "
+    "figures are on the usual scale."
 )
 
 

@@ -130,6 +130,7 @@ def test_unknown_reference_and_unwritable_folder_are_refused(table, tmp_path):
 def test_published_tables_warn_of_the_unusual_psnr(table, tmp_path, pictures):
     config = EvaluateConfig(report={"reference": "superaugan_div2k"})
     text = text_of(write_report("demo", table, config, [], tmp_path, None, (), pictures))
+    assert "doubles PSNR, differences included" in text and "Compare its differences" not in text
     assert "limits PSNR to 58.9 dB" in text and (tmp_path / "published.tex").exists()
 
 
