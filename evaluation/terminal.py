@@ -15,14 +15,18 @@ from evaluation.formats import legend
 from evaluation.grid import BEST, SECOND, Entry, Grid, Line
 from evaluation.matrix import Matrix
 from evaluation.matrix_grid import baseline_summary, diagonal_summary, matrix_grid
-from evaluation.metrics import METRICS
+from evaluation.metrics import METRICS, NOISE_METRICS
 from evaluation.sentences import sentence
 
 
 def print_matrix(console: Console, matrix: Matrix) -> None:
-    """Prints a matrix, cut into blocks of columns where the terminal is too narrow for it, and what it shows."""
+    """Prints a matrix, cut into blocks of columns where the terminal is too narrow for it, and what it shows.
+
+    Nobody wins by what noise does to the outputs.
+    """
     print_grid(console, matrix_grid(matrix))
-    for text in filter(None, [diagonal_summary(matrix), *baseline_summary(matrix)]):
+    judged = matrix.metric.name not in NOISE_METRICS
+    for text in filter(None, [diagonal_summary(matrix), *baseline_summary(matrix)] if judged else []):
         console.print(Text(text))
 
 

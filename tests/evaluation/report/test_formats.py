@@ -26,6 +26,7 @@ from evaluation.matrix import build_matrix, conditions_of
 from evaluation.matrix_grid import matrix_grid
 from evaluation.metrics import METRICS
 from evaluation.model import Model
+from evaluation.scores import SET_KEYS
 from evaluation.terminal import print_comparisons, print_grid, print_matrix
 
 GREEN = (143, 211, 160)
@@ -159,6 +160,19 @@ def test_matrix_prints_its_summary(table):
     console = Console(width=120, file=io.StringIO())
     print_matrix(console, build_matrix(table, METRICS["psnr"], conditions_of(table)))
     assert "on 3 of 3 classes the best model is one that was made for it" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_nobody_wins_by_what_noise_does_to_the_outputs(table):
+    rows = [
+        {"model": m.name, "condition": c, "metric": "diversity", "value": float(i), "num_images": 8}
+        for i, m in enumerate(table.models)
+        for c in table.conditions
+    ]
+    table.sets = pd.DataFrame(rows, columns=list(SET_KEYS))
+    console = Console(width=120, file=io.StringIO())
+    print_matrix(console, build_matrix(table, METRICS["diversity"], conditions_of(table)))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "Diversity by class" in text and "By Diversity" not in text
 
 
 def test_markup_in_names_is_printed_as_it_stands(table_maker):
