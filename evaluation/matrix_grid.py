@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from evaluation.cell_scores import Cell
 from evaluation.grid import BEST, SECOND, Entry, Footnotes, Grid, Head, Line, rank_values, shades, show_number
-from evaluation.matrix import Cell, Matrix, row_kind_label
-from evaluation.metrics import Metric
+from evaluation.matrix import Matrix, row_kind_label
+from evaluation.metrics import NOISE_METRICS, Metric
 
 
 def matrix_grid(matrix: Matrix) -> Grid:
@@ -61,7 +62,8 @@ def _entries(matrix: Matrix, cells: Sequence[Cell], notes: Footnotes, own: Seque
     entries = []
     for cell, column, rank, place, is_own in zip(cells, matrix.columns, ranks, places, own):
         note = cell.note
-        if column.baseline and _beats_all(cell, ranked, metric):
+        is_judged = metric.name not in NOISE_METRICS  # reacting more to noise is no merit
+        if is_judged and column.baseline and _beats_all(cell, ranked, metric):
             note = "; ".join(filter(None, [note, f"{column.title} is better than every model here"]))
         text = show_number(cell.value, metric.digits, cell.deviation)
         entries.append(Entry(text, cell.value, rank, is_own, place, notes.mark(note)))

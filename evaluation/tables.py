@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from evaluation.cell_scores import Cell, CellScores, mean_of_models
 from evaluation.columns import Column, build_columns, is_seed
 from evaluation.grid import Entry, Footnotes, Grid, Head, Line, rank_values, show_number
-from evaluation.matrix import Cell, CellScores, Condition, mean_of_models, names_to_average
+from evaluation.matrix import Condition, names_to_average
 from evaluation.metrics import METRICS
 from evaluation.published import Published, find_line, published_entry
 from evaluation.scores import ScoreTable

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from evaluation.cell_scores import Cell, mean_of_models
 from evaluation.columns import build_columns, common_name
 from evaluation.config import EvaluateConfig
 from evaluation.exports import report_matrices
 from evaluation.grid import BEST, SECOND, Footnotes, rank_values, show_number
-from evaluation.matrix import Cell, build_matrix, conditions_of, mean_of_models
+from evaluation.matrix import build_matrix, conditions_of
 from evaluation.matrix_grid import baseline_summary, diagonal_summary, matrix_grid
 from evaluation.metrics import METRICS
 from evaluation.model import Model
@@ -96,6 +97,31 @@ def test_a_cell_in_which_images_failed_is_shown_but_never_best(table):
     entry = grid.lines[0].entries[0]
     assert entry.rank == 0 and entry.value is not None
     assert dict(grid.footnotes)[entry.mark] == "1 of 8 images gave no number"
+
+
+def test_images_too_small_for_a_measure_leave_its_ranks_and_means_alone(table):
+    """No model has a number of them, so nobody lacks one."""
+    table.images.loc[table.images["image"] == "beach_000", "ssim"] = np.nan
+    matrix = matrix_of(table, "ssim")
+    grid = matrix_grid(matrix)
+    entry = grid.lines[0].entries[0]
+    assert entry.rank == BEST and entry.value == pytest.approx(table.mean("beach", "beach", "ssim"))
+    assert dict(grid.footnotes)[entry.mark] == "1 of 8 images left out: no model has a number of them"
+    assert matrix.column_mean(0).value == pytest.approx(matrix.values()["beach"].mean())
+    assert [entry.mark for entry in grid.lines[-1].entries] == [""] * 5 and grid.lines[-1].entries[0].rank
+    lines = build_table(table, conditions_of(table), ["ssim"]).lines
+    assert all(line.cells["ssim"].comparable for line in lines)
+
+
+def test_a_class_that_no_model_has_a_number_on_is_left_out_of_the_tables_means_alike(table):
+    for model in table.models:
+        table.missing[model.name, "beach", "ssim"] = "every image is too small for it"
+    cell = build_table(table, conditions_of(table), ["ssim"]).lines[1].cells["ssim"]
+    assert cell.value == pytest.approx(np.mean([table.mean("mountain", c, "ssim") for c in ("mountain", "general")]))
+    assert cell.comparable and cell.note == "1 of 3 conditions left out: no model has a number"
+    del table.missing["general", "beach", "ssim"]
+    cell = build_table(table, conditions_of(table), ["ssim"]).lines[1].cells["ssim"]
+    assert not cell.comparable and cell.note.startswith("mean of 2 of 3 conditions")
 
 
 def test_a_condition_that_nothing_was_scored_on_keeps_its_row(table):
@@ -196,6 +222,22 @@ def test_fid_on_few_images_carries_a_warning_and_kid_its_deviation(table):
         kid.lines[0].entries[0].text == show_number(1.5, METRICS["kid"].digits, 0.2)
         and kid.lines[0].entries[0].mark == ""
     )
+
+
+def test_no_baseline_is_called_better_for_what_noise_does_to_it(table):
+    rows = [
+        {
+            "model": m.name,
+            "condition": c,
+            "metric": "diversity",
+            "value": 9.0 if m.kind == "method" else 1.0,
+            "num_images": 8,
+        }
+        for m in table.models
+        for c in table.conditions
+    ]
+    table.sets = pd.DataFrame(rows, columns=list(SET_KEYS))
+    assert not matrix_grid(matrix_of(table, "diversity")).footnotes
 
 
 def test_identical_images_show_an_infinite_psnr(table):
