@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,8 @@ class Cell:
     note: str = ""
     comparable: bool = True
     """False for stale and partial numbers: they are shown, but never ranked."""
+    num_models: int = 1
+    """Over how many models (seeds of a run, say) the number is a mean, and the deviation one."""
 
 
 class CellScores:
@@ -145,4 +147,19 @@ def mean_of_models(cells: Sequence[Cell], what: str, remark: str = "") -> Cell:
         notes.append(remark)
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 and np.isfinite(values).all() else None
     comparable = all(cell.comparable for cell in cells)
-    return Cell(float(np.mean(values)), deviation, cells[0].num_images, "; ".join(notes[:3]), comparable)
+    note = "; ".join(notes[:3])
+    return Cell(float(np.mean(values)), deviation, cells[0].num_images, note, comparable, len(values))
+
+
+def explain_deviation(cells: Iterable[Cell], metric: Metric, models: str) -> str:
+    """What ± means in these cells, for their caption; empty where none has it.
+
+    Args:
+        models: what a mean of several models is over (seeds, say).
+    """
+    kinds = {cell.num_models > 1 for cell in cells if cell.deviation is not None}
+    if not kinds:
+        return ""
+    if kinds == {False}:
+        return f"± is {metric.deviation}"
+    return f"± is the deviation over {models}" + (f", of a single model {metric.deviation}" if False in kinds else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evaluation.cell_scores import Cell
+from evaluation.cell_scores import Cell, explain_deviation
 from evaluation.grid import BEST, SECOND, Entry, Footnotes, Grid, Head, Line, rank_values, shades, show_number
 from evaluation.matrix import Matrix, row_kind_label
 from evaluation.metrics import NOISE_METRICS, Metric
@@ -33,7 +33,8 @@ def matrix_grid(matrix: Matrix) -> Grid:
 def _caption(matrix: Matrix) -> str:
     better = "higher" if matrix.metric.higher_is_better else "lower"
     unit = f" in {matrix.metric.unit}" if matrix.metric.unit else ""
-    return f"{matrix.metric.meaning}{unit}; {better} is better"
+    spread = explain_deviation([cell for line in matrix.cells for cell in line], matrix.metric, "seeds")
+    return f"{matrix.metric.meaning}{unit}; {better} is better" + (f"; {spread}" if spread else "")
 
 
 def _row(matrix: Matrix, row: int, notes: Footnotes, many_models: bool) -> Line:

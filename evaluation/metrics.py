@@ -42,10 +42,15 @@ class Metric:
     version: int
     """Raised when the way of measuring changes: numbers of another version are measured again."""
     meaning: str
+    deviation: str = ""
+    """What the deviation of one model's number is, where it has one."""
 
     def format(self, value: float) -> str:
         return f"{value:.{self.digits}f}"
 
+
+_OVER_IMAGES = "the deviation over images"
+_OF_KID = "the standard error (above 1,000 images the deviation over subsets)"
 
 _TABLE = (
     Metric("mse", "MSE", False, "", 6, "image", 1, "mean squared error of RGB values in [-1, 1]"),
@@ -56,7 +61,7 @@ _TABLE = (
     Metric("lpips-squeeze", "LPIPS (Squeeze)", False, "", 4, "image", 1, "learned perceptual distance, SqueezeNet"),
     Metric("color-shift", "Colour shift", False, "", 2, "image", 1, "distance of the mean (a*, b*) in CIELAB"),
     Metric("fid", "FID", False, "", 2, "set", 1, "Frechet distance of Inception features"),
-    Metric("kid", "KID", False, "", 5, "set", 2, "kernel distance of Inception features"),
+    Metric("kid", "KID", False, "", 5, "set", 2, "kernel distance of Inception features", _OF_KID),
     Metric(
         "kid-paired",
         "KID (pairs)",
@@ -66,10 +71,29 @@ _TABLE = (
         "set",
         1,
         "KID without an image's likeness to its own restoration",
+        _OF_KID,
     ),
-    Metric("diversity", "Diversity", True, "", 3, "set", 2, "mean distance of outputs for inputs that differ by noise"),
     Metric(
-        "diversity-cost", "Cost of diversity", False, "dB", 2, "set", 1, "PSNR that this noise takes from the outputs"
+        "diversity",
+        "Diversity",
+        True,
+        "",
+        3,
+        "set",
+        2,
+        "mean distance of outputs for inputs that differ by noise",
+        _OVER_IMAGES,
+    ),
+    Metric(
+        "diversity-cost",
+        "Cost of diversity",
+        False,
+        "dB",
+        2,
+        "set",
+        1,
+        "PSNR that this noise takes from the outputs",
+        _OVER_IMAGES,
     ),
 )
 

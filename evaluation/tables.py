@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from evaluation.cell_scores import Cell, CellScores, mean_of_models
+from evaluation.cell_scores import Cell, CellScores, explain_deviation, mean_of_models
 from evaluation.columns import Column, build_columns, is_seed
 from evaluation.grid import Entry, Footnotes, Grid, Head, Line, rank_values, show_number
 from evaluation.matrix import Condition, names_to_average
@@ -128,10 +128,20 @@ def table_grid(table: AxisTable) -> Grid:
         Line(line.labels, tuple(column[number] for column in columns), line.baseline)
         for number, line in enumerate(table.lines)
     ]
-    caption = f"{table.caption}; ↑ higher is better, ↓ lower is better"
+    caption = f"{table.caption}; ↑ higher is better, ↓ lower is better" + _deviations(table)
     if table.published is not None:
         caption += f"; published figures quoted from {table.published.source}"
     return Grid(table.title, caption, table.axes, tuple(heads), tuple(lines), notes.pairs(), "column")
+
+
+def _deviations(table: AxisTable) -> str:
+    """What ± means in each column that has it."""
+    columns: dict[str, list[str]] = {}
+    for name in table.metrics:
+        text = explain_deviation([line.cells[name] for line in table.lines], METRICS[name], "the models of a row")
+        columns.setdefault(text, []).append(METRICS[name].label)
+    columns.pop("", None)
+    return "".join(f"; {', '.join(labels)}: {text}" for text, labels in columns.items())
 
 
 def _column(table: AxisTable, name: str, notes: Footnotes) -> list[Entry]:

@@ -224,6 +224,35 @@ def test_fid_on_few_images_carries_a_warning_and_kid_its_deviation(table):
     )
 
 
+def test_the_caption_says_what_a_deviation_is_of(table_maker):
+    models = [Model(f"beach-seed{s}", "checkpoint", "x", {"class": "beach", "seed": str(s)}, "beach") for s in range(2)]
+    several, single = [*models, Model("bicubic", "method")], [Model("bicubic", "method")]
+    expected = {
+        "psnr": ("± is the deviation over seeds", ""),
+        "diversity": (
+            "± is the deviation over seeds, of a single model the deviation over images",
+            "± is the deviation over images",
+        ),
+        "kid": (
+            "± is the deviation over seeds, of a single model the standard error (above 1,000 images the deviation "
+            "over subsets)",
+            "± is the standard error (above 1,000 images the deviation over subsets)",
+        ),
+    }
+    for place, names in enumerate((several, single)):
+        table = table_maker(names)
+        rows = [
+            {"model": m.name, "condition": c, "metric": k, "value": 1.0, "deviation": 0.1, "num_images": 8, "note": ""}
+            for m in table.models
+            for c in table.conditions
+            for k in ("diversity", "kid")
+        ]
+        table.sets = pd.DataFrame(rows)
+        for metric, texts in expected.items():
+            tail = matrix_grid(matrix_of(table, metric)).caption.partition(" is better")[2]
+            assert tail == (f"; {texts[place]}" if texts[place] else "")
+
+
 def test_no_baseline_is_called_better_for_what_noise_does_to_it(table):
     rows = [
         {

@@ -49,6 +49,13 @@ def test_several_seeds_give_mean_and_deviation(table_maker):
     assert axis_table.frame().loc[0, "psnr_deviation"] == pytest.approx(np.std(means, ddof=1))
 
 
+def test_the_caption_says_what_a_deviation_is_of(table_maker):
+    one, several = table_maker(fractions()), table_maker(fractions(3))
+    captions = [table_grid(build_table(t, conditions_of(t), ["psnr", "ssim"])).caption for t in (one, several)]
+    assert "±" not in captions[0]
+    assert captions[1].endswith("lower is better; PSNR, SSIM: ± is the deviation over the models of a row")
+
+
 def test_point_without_any_number_gives_the_reason_alone(table_maker):
     table = table_maker(fractions(2))
     for model in table.models:
