@@ -51,6 +51,10 @@ class Comparison:
     """Share of resamples (parts of the images) in which `first` is better; a tie counts half."""
     p_value: float
     p_holm: float
+    seed_pairs: int = 1
+    """Pairs of a seed of `first` and one of `second`."""
+    seed_pairs_better: int = 0
+    """In how many of them `first` has the better mean over the images."""
 
     @property
     def improvement(self) -> float:
@@ -162,7 +166,8 @@ def _answer(
         if len(np.unique(sources[used])) > 1:
             tested = _test(values[used], sources[used], resamples, stream)
             asked = [pairs[number] for number in numbers]
-            answers |= dict(zip(numbers, _comparisons(asked, tested)))
+            for number, (metric, question), answer in zip(numbers, asked, _comparisons(asked, tested)):
+                answers[number] = _with_seeds(answer, metric, wide[metric.name][used], question)
     return [answers[number] for number in sorted(answers)]
 
 
@@ -183,6 +188,13 @@ def _differences(values: pd.DataFrame, question: Question) -> np.ndarray:
             return np.full(len(values), np.nan)
         sides.append(values[models].mean(axis=1, skipna=False))
     return (sides[0] - sides[1]).to_numpy(float)
+
+
+def _with_seeds(answer: Comparison, metric: Metric, values: pd.DataFrame, question: Question) -> Comparison:
+    """The answer with the pairs of seeds counted; `values` are the scores of its images, images by models."""
+    first, second = (values[list(column.models)].mean().to_numpy() for column in (question.first, question.second))
+    gains = (first[:, None] - second) * (1 if metric.higher_is_better else -1)
+    return replace(answer, seed_pairs=gains.size, seed_pairs_better=int((gains > 0).sum()))
 
 
 @dataclass(frozen=True)

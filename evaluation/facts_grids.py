@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from evaluation.compare import Comparison
@@ -25,7 +26,7 @@ def compare_grid(comparisons: Sequence[Comparison], title: str) -> Grid:
     """A row for each comparison of one measure: difference, interval, probability and corrected p-value."""
     metric = METRICS[comparisons[0].metric]
     unit = f" ({metric.unit})" if metric.unit else ""
-    heads = (
+    heads: tuple[Head, ...] = (
         Head("compared", is_text=True),
         Head(f"difference{unit}"),
         Head(f"{LEVEL:.0%} interval"),
@@ -34,6 +35,12 @@ def compare_grid(comparisons: Sequence[Comparison], title: str) -> Grid:
         Head("images"),
     )
     lines = tuple(_compare_line(comparison) for comparison in comparisons)
+    if any(comparison.seed_pairs > 1 for comparison in comparisons):
+        heads += (Head("first better in pairs of seeds"),)
+        lines = tuple(
+            replace(line, entries=(*line.entries, Entry(f"{c.seed_pairs_better} of {c.seed_pairs}")))
+            for line, c in zip(lines, comparisons)
+        )
     better = "positive" if metric.higher_is_better else "negative"
     caption = f"first minus second; {better} means that the first is better"
     return Grid(title, caption, ("class",), heads, lines)

@@ -30,7 +30,8 @@ HOW_COMPARED = (
     "that take their mean at least as far from zero (paired sign-flip test); the interval holds the differences that "
     "this test does not reject. Fewer than six images decide nothing and bound nothing. The p-values of one measure "
     "are corrected together by Holm's procedure. The image is the unit, and tiles of one count as one; what another "
-    "training seed would give is not covered."
+    "training seed would give is not covered. Of models trained with several, the pairs of seeds are counted in which "
+    "the first is better."
 )
 HOW_SHOWN = (
     "Crops are enlarged pixel by pixel, without smoothing. A frame marks the model that was made for the class. The "

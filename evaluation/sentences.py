@@ -26,8 +26,24 @@ def _decided(c: Comparison) -> str:
     return (
         f"On {place(c)}, model {better} beats {worse}: "
         f"its {metric.label} is {_amount(c, abs(c.difference))} {direction} "
-        f"({_span(c, low, high)}, {count_images(c)}, {_p(c)})."
+        f"({_span(c, low, high)}, {count_images(c)}, {_p(c)}){_seeds(c)}."
     )
+
+
+def _seeds(c: Comparison) -> str:
+    """Whether the trainings agree, where there are several: the test is over images alone."""
+    if c.seed_pairs == 1:
+        return ""
+    agreeing = c.seed_pairs_better if c.improvement > 0 else c.seed_pairs - c.seed_pairs_better
+    every = agreeing == c.seed_pairs
+    return (
+        f", in all {c.seed_pairs} pairs of seeds" if every else f", but in {agreeing} of {c.seed_pairs} pairs of seeds"
+    )
+
+
+def is_of_all_seeds(c: Comparison) -> bool:
+    """Whether each pair of seeds says the same."""
+    return c.seed_pairs_better in (0, c.seed_pairs)
 
 
 def _undecided(c: Comparison) -> str:
@@ -86,6 +102,9 @@ def summary(comparisons: Sequence[Comparison]) -> str:
         text = f"in {wins} of {len(comparisons)} comparisons a specialised model beats {rivals} on its own class"
         text += f", in {losses} it loses" if losses else ""
         text += f", in {rest} neither is shown to be better" if rest else ""
+    mixed = sum(c.is_decided and not is_of_all_seeds(c) for c in comparisons)
+    if mixed:
+        text += f"; {mixed} of these verdicts {'is' if mixed == 1 else 'are'} not that of every pair of seeds"
     label = METRICS[comparisons[0].metric].label
     return f"By {label}, {text} (paired sign-flip test at {ALPHA:.0%}, Holm's correction)."
 

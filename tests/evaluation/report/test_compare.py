@@ -102,6 +102,28 @@ def test_seeds_are_averaged_per_image_before_the_resampling(table_maker):
     assert (answer.first, answer.second, answer.num_images) == ("beach", "general", 8)
 
 
+def test_seeds_that_disagree_are_told_beside_the_test_over_images(table_maker):
+    models = [Model(f"beach-seed{s}", "checkpoint", "x", {"class": "beach", "seed": str(s)}, "beach") for s in range(2)]
+    table = table_maker([*models, Model("general", "checkpoint", "x", {"class": "all"})])
+    (answer,) = specialised(table)
+    assert (answer.seed_pairs, answer.seed_pairs_better) == (2, 2)
+    assert sentence(answer).endswith("), in all 2 pairs of seeds.") and "verdict" not in summary([answer])
+    worse = (table.images["model"] == "beach-seed1") & (table.images["image_class"] == "beach")
+    better = (table.images["model"] == "beach-seed0") & (table.images["image_class"] == "beach")
+    table.images.loc[worse, ["psnr", "mse"]] += [-1, 0.004]
+    table.images.loc[better, ["psnr", "mse"]] += [3, -0.009]
+    for metric in ("psnr", "mse"):
+        (answer,) = specialised(table, metric)
+        assert answer.is_decided and (answer.seed_pairs, answer.seed_pairs_better) == (2, 1)
+        assert sentence(answer).endswith("), but in 1 of 2 pairs of seeds.")
+        assert (
+            "1 of 1 specialised models beat general on their own class; 1 of these verdicts is not that of every pair"
+            in summary([answer])
+        )
+        (section,) = compare_section([answer], 10_000)
+        assert section.content[0].grid.lines[0].entries[-1].text == "1 of 2"
+
+
 def test_any_pair_can_be_compared_and_an_unknown_name_is_refused(table):
     conditions = conditions_of(table)
     answers = compare(table, METRICS["psnr"], pair_questions(table, conditions, [("beach", "bicubic")]))
