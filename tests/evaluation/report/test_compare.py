@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -100,6 +102,40 @@ def test_seeds_are_averaged_per_image_before_the_resampling(table_maker):
     table = table_maker(models)
     answer = specialised(table)[0]
     assert (answer.first, answer.second, answer.num_images) == ("beach", "general", 8)
+
+
+def test_the_rival_is_the_general_model_that_shares_most_axes(table_maker):
+    models = [
+        Model(f"{name}-{kind}", "checkpoint", "x", {"generator": kind, "class": name}, name)
+        for name in ("general", "beach")
+        for kind in ("small", "large")
+    ]
+    answers = specialised(table_maker(models))
+    pairs = [("beach-small", "general-small"), ("beach-large", "general-large")]
+    assert [(answer.first, answer.second) for answer in answers] == pairs
+
+
+def test_an_image_that_one_seed_failed_on_is_left_out_of_the_pairs(table_maker):
+    models = [Model(f"beach-seed{s}", "checkpoint", "x", {"class": "beach", "seed": str(s)}, "beach") for s in range(2)]
+    table = table_maker([*models, Model("general", "checkpoint", "x")])
+    failed = (table.images["model"] == "beach-seed1") & (table.images["image"] == "beach_003")
+    table.images.loc[failed, "psnr"] = np.nan
+    assert specialised(table)[0].num_images == 7
+
+
+def test_unequal_numbers_of_tiles_are_tested_as_if_all_signs_were_turned_one_by_one(table_maker):
+    table = table_maker(num_images=16)
+    cut = ["a", "b", "b", "c", "c", "c", "d", "e", "e", "f", "g", "g", "g", "g", "h", "h"]
+    table.images["source_hash"] = [cut[int(name[-3:])] for name in table.images["image"]]
+    table.images.loc[table.images["model"] == "beach", "psnr"] -= 0.45
+    answer = specialised(table)[0]
+    wide = table.images[table.images["condition"] == "beach"].pivot(index="image", columns="model", values="psnr")
+    difference = (wide["beach"] - wide["general"]).to_numpy()
+    units = [difference[[source == name for source in cut]].sum() for name in sorted(set(cut))]
+    sums = [abs(np.dot(signs, units)) for signs in itertools.product((-1, 1), repeat=len(units))]
+    assert answer.difference == pytest.approx(difference.mean()) and answer.num_sources == 8
+    assert answer.p_value == pytest.approx(np.mean(np.array(sums) >= abs(sum(units)) - 1e-12))
+    assert 0.02 < answer.p_value < 0.98
 
 
 def test_seeds_that_disagree_are_told_beside_the_test_over_images(table_maker):

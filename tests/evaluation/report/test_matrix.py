@@ -19,7 +19,7 @@ from evaluation.matrix_grid import baseline_summary, diagonal_summary, matrix_gr
 from evaluation.metrics import METRICS
 from evaluation.model import Model
 from evaluation.scores import SET_KEYS, ScoreTable
-from evaluation.tables import build_table
+from evaluation.tables import build_table, table_grid
 
 MEASURES = ("mse", "psnr", "ssim")
 
@@ -97,6 +97,20 @@ def test_a_cell_in_which_images_failed_is_shown_but_never_best(table):
     entry = grid.lines[0].entries[0]
     assert entry.rank == 0 and entry.value is not None
     assert dict(grid.footnotes)[entry.mark] == "1 of 8 images gave no number"
+
+
+def test_an_incomplete_number_is_in_no_mean_and_no_table_marks_it(table):
+    own = (table.images["model"] == "beach") & (table.images["condition"] == "beach")
+    table.images.loc[own, "psnr"] += 50
+    table.images.loc[own & (table.images["image"] == "beach_000"), "psnr"] = np.nan
+    matrix = matrix_of(table)
+    values = matrix.values()
+    column, row = matrix.column_mean(0), matrix.row_mean(0)
+    assert (column.value, column.note) == (pytest.approx(values["beach"].iloc[1:].mean()), "mean of 2 of 3 classes")
+    assert (row.value, row.note) == (pytest.approx(values.iloc[0, 1:3].mean()), "mean of 2 of 3 models")
+    entry = table_grid(build_table(table, conditions_of(table), ["psnr"])).lines[0].entries[0]
+    assert entry.value > 40 and entry.rank == 0
+    assert not mean_of_models([Cell(1.0), Cell(2.0, comparable=False)], "seeds").comparable
 
 
 def test_images_too_small_for_a_measure_leave_its_ranks_and_means_alone(table):

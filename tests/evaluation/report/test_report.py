@@ -110,6 +110,18 @@ def test_a_report_leaves_no_numbers_of_an_earlier_one_and_nothing_else_is_touche
     assert {file.name for file in tmp_path.iterdir()} == {"report.html", *written, *others}
 
 
+def test_the_report_names_no_winner_by_what_noise_does_to_the_outputs(table, tmp_path):
+    rows = [
+        {"model": m.name, "condition": c, "metric": "diversity", "value": 1.0, "num_images": 8}
+        for m in table.models
+        for c in table.conditions
+    ]
+    table.sets = pd.DataFrame(rows, columns=list(SET_KEYS))
+    config = EvaluateConfig(report={"num_strips": 0, "matrix_metrics": ["diversity"], "compare": False})
+    text = text_of(write_report("demo", table, config, [], tmp_path))
+    assert "Diversity by class" in text and "By Diversity" not in text
+
+
 def test_sweep_over_one_condition_begins_with_the_table(table_maker, tmp_path):
     config = EvaluateConfig(report={"num_strips": 0})
     orders = []

@@ -157,6 +157,7 @@ def test_published_figures_spot_checked_against_the_papers():
         "psnr": "51.03",
         "ssim": "0.7125",
     }
+    assert find_line(div2k, ["1.0"]) is None, "1.0 is 100%, and no Yes"
     assert len(div2k.frame) == len(load_published("superaugan_ffhq").frame) == 12
     matrix = load_published("specialized_srgan").frame.set_index("class")
     assert matrix.loc["sea", "general"] == "0.012200" and matrix.loc["island", "desert"] == "0.028700"
