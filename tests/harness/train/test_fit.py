@@ -56,7 +56,8 @@ def test_a_single_patch_of_which_the_discriminator_leaves_one_pixel_is_told_at_t
     """Torch's batch norm would end the run; two patches, a larger one, or no batch norm are fine."""
     one = {"batch_size": 2, "accumulate": 2}
     conv, small = {"name": name, "num_channels": 4}, {**recipe["data"], "patch_px": 16}
-    with pytest.raises(InputError, match=f"single value at the end of the discriminator {name}, with one patch of 16 px"):
+    said = f"single value at the end of the discriminator {name}, with one patch of 16 px"
+    with pytest.raises(InputError, match=said):
         check(recipe, one, data=small, discriminator=conv)
     check(recipe, {"batch_size": 2, "accumulate": 1}, data=small, discriminator=conv)
     check(recipe, one, data={**small, "patch_px": 20}, discriminator=conv)
