@@ -191,6 +191,8 @@ def read_nodes(partition: str, gpu_type: str | None = None) -> list[Node]:
     lines = ask("sinfo", "--noheader", "--Node", "--partition", partition, "--format", "%N|%c|%m|%G").splitlines()
     found = {}
     for line in lines:
+        if line.count("|") != 3:  # a site's own
+            continue
         name, cpus, memory_mb, gres = line.strip().split("|")
         gpus = [int(number) for kind, number in _GPUS.findall(gres) if gpu_type in (None, kind)]
         found[name] = Node(int(cpus.rstrip("+")), int(memory_mb.rstrip("+")), sum(gpus))
