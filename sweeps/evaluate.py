@@ -16,7 +16,8 @@ from evaluation.config import EvaluateConfig
 from evaluation.model import Model, baseline
 from harness.errors import EXIT_DONE, EXIT_WRONG_INPUT, InputError
 from harness.screen import progress_bar, still_working
-from slurm.profile import ClusterProfile, load_profile
+from slurm.profile import ClusterProfile
+from slurm.profile_file import load_profile
 from sweeps.config import SweepConfig, load_sweep
 from sweeps.control import find_sweep_folder, is_sweep_file
 from sweeps.layout import RunsFolder, SweepFolder

@@ -12,7 +12,8 @@ from rich.console import Console
 from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SAVED, EXIT_WRONG_INPUT, InputError
 from harness.screen import say
 from slurm.preflight import note_of_gpus
-from slurm.profile import ClusterProfile, load_profile
+from slurm.profile import ClusterProfile
+from slurm.profile_file import load_profile
 from sweeps.apply import Changes, compare, last_plan, store
 from sweeps.cluster import Submitted, submit_plan
 from sweeps.config import SweepConfig, load_sweep

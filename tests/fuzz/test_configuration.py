@@ -17,7 +17,8 @@ from harness.config import RunConfig, dump_yaml, load_run_config
 from harness.errors import InputError
 from harness.schema import parse, read_yaml
 from slurm.errors import ClusterError
-from slurm.profile import ClusterProfile, load_profile
+from slurm.profile import ClusterProfile
+from slurm.profile_file import load_profile
 
 QUICK = settings(
     deadline=None, max_examples=int(os.environ.get("FUZZ_EXAMPLES", 50)), suppress_health_check=list(HealthCheck)

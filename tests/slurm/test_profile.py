@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from slurm.errors import ClusterError
-from slurm.profile import ClusterProfile, load_profile, profile_names
+from slurm.profile import ClusterProfile
+from slurm.profile_file import load_profile, profile_names
 
 
 def write(folder, text):

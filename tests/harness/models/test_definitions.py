@@ -106,7 +106,7 @@ def alternating(net: Layers, x: Tensor, num_convs: int) -> Tensor:
 
 
 def vgg(net: Layers, x: Tensor) -> Tensor:
-    """BasicSR's VGGStyleDiscriminator, for 64 px."""
+    """SRGAN's own, and BasicSR's VGGStyleDiscriminator for 64 px, whose kernels are larger."""
     x = alternating(net, x, 8).flatten(1)
     return net.linear("head.2", leaky(net.linear("head.0", x)))
 
@@ -182,6 +182,7 @@ def test_generator_computes_its_definition(values, definition):
     ("values", "patch_px", "definition"),
     [
         ({"name": "vgg", "num_channels": 4, "num_dense": 10}, 64, vgg),
+        ({"name": "srgan", "num_channels": 4, "num_dense": 10}, 50, vgg),
         ({"name": "conv", "num_channels": 4}, 64, conv_discriminator),
         ({"name": "vgg16", "weights": "random"}, 80, vgg16),
         ({"name": "unet", "num_channels": 4, "spectral_norm": False}, 32, unet_discriminator),
