@@ -65,6 +65,26 @@ def test_steps_trained_again_after_a_kill_are_replayed() -> None:
     check(ledger(rows), starting_h=2, useful_h=4 + 1, replayed_h=4, queued_h=1)
 
 
+def test_steps_count_as_replayed_up_to_the_furthest_that_any_start_came_to() -> None:
+    """The first start came to step 90, the second, killed too, from 50 to 60: the third makes 40 of its 50 again."""
+    rows = [event(0, "start"), event(1, "first_step", 0), event(3, "checkpoint", 50)]
+    rows += [event(6, "start", 50, last_updated=5 * H, last_step=90), event(7, "first_step", 50)]
+    rows += [event(9, "start", 50, last_updated=8 * H, last_step=60), event(10, "first_step", 50)]
+    rows += [event(15, "done", 100)]
+    check(ledger(rows), starting_h=3, useful_h=4 + 1, replayed_h=1 + 4, queued_h=2)
+
+
+def test_status_of_an_earlier_start_says_nothing_about_this_one() -> None:
+    rows = [event(10, "start"), event(11, "first_step", 1)]
+    state = PhaseState("running", status={"updated": 5 * H, "step": 400})
+    check(ledger(rows, state), starting_h=1)
+
+
+def test_waiting_counts_every_rank_that_will_run() -> None:
+    rows = [event(3, "start", 0, 4), event(4, "first_step", 1, 4), event(5, "done", 100, 4)]
+    check(ledger(rows, submitted_h=1), queued_h=8, starting_h=4, useful_h=4)
+
+
 def test_start_that_never_came_to_a_step_is_lost() -> None:
     rows = [event(0, "start"), event(2, "failed"), event(2, "start"), event(3, "first_step", 1), event(4, "done", 9)]
     check(ledger(rows), lost_h=2, starting_h=1, useful_h=1)
