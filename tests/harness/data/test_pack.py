@@ -232,6 +232,14 @@ def test_what_cannot_be_packed_is_listed_with_the_reason(mixed_bag, tmp_path):
     assert inspect(str(tmp_path / "out"), verify=True).num_skipped == 5
 
 
+def test_a_damaged_image_is_listed_whatever_split_it_would_have_joined(mixed_bag, tmp_path):
+    for name, shares in {"train": {}, "test": {"test": 0.5}, "val": {"val": 0.5}}.items():
+        summary = pack([mixed_bag], tmp_path / name, tile_px=40, workers=1, **shares)
+        listed = [Path(item.path).name for item in summary.skipped]
+        assert sorted(listed) == ["cut.png", "empty.jpg", "notes.txt", "same.png", "small.png"]
+        assert summary.num_images == 6
+
+
 @pytest.mark.parametrize("content", ["nothing", "no images", "only small ones", "only cut ones"])
 def test_nothing_to_pack_is_refused_and_leaves_nothing_behind(tmp_path, make_image, content):
     folder = tmp_path / "in"
