@@ -122,7 +122,7 @@ class Builder:
         """Whether an earlier pack joined the shard; it may have moved it out already."""
         try:
             size = json.loads(self._record_of(shard).read_text())["bytes"]
-        except (OSError, ValueError):
+        except (OSError, ValueError, KeyError):
             return False
         places = (self.building / shard, self.out / shard)
         return any(path.is_file() and path.stat().st_size == size for path in places)

@@ -47,7 +47,7 @@ def is_written(building: Path, group: Group) -> bool:
         record = json.loads((building / f"{group.name}.json").read_text())
         with (building / f"{group.name}.part").open("rb") as file:
             return all(_is_there(file, sample) for sample in record["samples"]) and file.seek(0, 2) == record["bytes"]
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError):  # not there, torn, or a record of an older version
         return False
 
 
