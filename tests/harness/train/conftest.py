@@ -8,8 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import numpy as np
@@ -19,6 +20,9 @@ from PIL import Image
 
 from harness.config import RunConfig
 from harness.data.pack import pack
+
+if TYPE_CHECKING:
+    from harness.train.phase import Phase
 
 
 @pytest.fixture(scope="session")
@@ -84,6 +88,26 @@ def recipe(dataset: Path) -> dict[str, Any]:
 @pytest.fixture
 def config(recipe: dict[str, Any]) -> RunConfig:
     return RunConfig.model_validate(recipe)
+
+
+@pytest.fixture
+def first_phase(tmp_path: Path) -> Iterator[Callable[[RunConfig], Phase]]:
+    """Opens the first phase of a configuration in this process; after the test each is closed."""
+    from harness.train.nets import Nets
+    from harness.train.phase import Phase
+    from harness.train.ranks import Ranks
+
+    opened = []
+
+    def build(config: RunConfig) -> Phase:
+        ranks = Ranks(config, str(tmp_path))
+        opened.append((Phase(config, 0, Nets(config, ranks), ranks), ranks))
+        return opened[-1][0]
+
+    yield build
+    for phase, ranks in opened:
+        phase.close()
+        ranks.close()
 
 
 _forks = multiprocessing.get_context("forkserver")

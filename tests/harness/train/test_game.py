@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,10 +13,8 @@ from torch.nn import functional as F
 from harness.config import RunConfig
 from harness.losses.adversarial import labels
 from harness.random import key, normal_tensor
-from harness.train.nets import Nets
 from harness.train.patches import Patches
 from harness.train.phase import Phase
-from harness.train.ranks import Ranks
 from harness.train.steps import discriminator_loss, train_step
 
 ADAM = {"learning_rate": 1e-3}
@@ -29,23 +26,17 @@ NO_NORM = {
 
 
 @pytest.fixture
-def open_phase(recipe: dict[str, Any], tmp_path: Path) -> Iterator[Callable[..., Phase]]:
+def open_phase(recipe: dict[str, Any], first_phase: Callable[[RunConfig], Phase]) -> Callable[..., Phase]:
     """Opens an adversarial phase of four images a step without batch norm; the game's settings and the phase's."""
-    opened = []
 
     def build(game: dict[str, Any], **changes: Any) -> Phase:
         phase = {"name": "gan", "iterations": 100, "batch_size": 4, "losses": [{"name": "l1"}]}
         phase |= {"generator_optimizer": ADAM, "discriminator_optimizer": ADAM}
         phase |= {"adversarial": {"weight": 0.1, **game}, **changes}
         config = RunConfig.model_validate({**recipe, **NO_NORM, "seed": SEED, "phases": [phase]})
-        ranks = Ranks(config, str(tmp_path))
-        opened.append((Phase(config, 0, Nets(config, ranks), ranks), ranks))
-        return opened[-1][0]
+        return first_phase(config)
 
-    yield build
-    for phase, ranks in opened:
-        phase.close()
-        ranks.close()
+    return build
 
 
 def watch(module: torch.nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +18,6 @@ from harness.models.prelu import PReLU
 from harness.train import graph, steps
 from harness.train import phase as phase_module
 from harness.train.graph import Graphs, KeptInputs, graphs_for
-from harness.train.nets import Nets
 from harness.train.phase import Phase
 from harness.train.ranks import Ranks
 from harness.train.steps import train_step
@@ -94,9 +92,8 @@ class TapeBackend:
 
 
 @pytest.fixture
-def open_phase(recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def open_phase(recipe: dict[str, Any], first_phase: Callable[[RunConfig], Phase], monkeypatch: pytest.MonkeyPatch):
     """Builds a phase whose steps are taped, or done anew with the same kernels."""
-    opened = []
     # Its quick form for CPUs reads the slope back; a GPU takes torch's own.
     monkeypatch.setattr(PReLU, "forward", nn.PReLU.forward)
 
@@ -118,14 +115,9 @@ def open_phase(recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Monke
             **changes,
         }
         config = RunConfig.model_validate({**recipe, **run, "phases": [phase]})
-        ranks = Ranks(config, str(tmp_path))
-        opened.append((Phase(config, 0, Nets(config, ranks), ranks), ranks))
-        return opened[-1][0]
+        return first_phase(config)
 
-    yield build
-    for phase, ranks in opened:
-        phase.close()
-        ranks.close()
+    return build
 
 
 def everything(phase: Phase) -> list[torch.Tensor]:

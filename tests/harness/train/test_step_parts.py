@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +12,7 @@ import torch
 from harness.config import RunConfig
 from harness.losses import adversarial
 from harness.train import steps
-from harness.train.nets import Nets
 from harness.train.phase import Phase
-from harness.train.ranks import Ranks
 from harness.train.steps import discriminator_loss, train_step
 
 NO_NORM = {
@@ -25,21 +22,15 @@ NO_NORM = {
 
 
 @pytest.fixture
-def open_phase(recipe: dict[str, Any], tmp_path: Path) -> Iterator[Any]:
+def open_phase(recipe: dict[str, Any], first_phase: Callable[[RunConfig], Phase]) -> Callable[..., Phase]:
     """An adversarial phase in this process, without batch norm; `changes` go into its configuration."""
-    opened = []
 
     def build(**changes: Any) -> Phase:
         phase = {**recipe["phases"][1], "augment": {"name": "none"}, "adversarial": {"weight": 0.1}, **changes}
         config = RunConfig.model_validate({**recipe, **NO_NORM, "phases": [phase]})
-        ranks = Ranks(config, str(tmp_path))
-        opened.append((Phase(config, 0, Nets(config, ranks), ranks), ranks))
-        return opened[-1][0]
+        return first_phase(config)
 
-    yield build
-    for phase, ranks in opened:
-        phase.close()
-        ranks.close()
+    return build
 
 
 def test_images_that_are_shown_twice_are_changed_alike_and_all_others_by_numbers_of_their_own(open_phase, monkeypatch):
@@ -97,7 +88,7 @@ def test_micro_batches_log_what_one_batch_logs_and_the_total_is_the_weighted_sum
     for accumulate in (1, 2):
         phase = open_phase(accumulate=accumulate, losses=[{"name": "l1", "weight": 0.5}])
         row = train_step(phase, next(phase.patches(0)), 0, log_norms=True)
-        logged.append({name: float(value) for name, value in row.items() if name != "sr/std" and "color" not in name})
+        logged.append({name: value.item() for name, value in row.items() if name != "sr/std" and "color" not in name})
     assert logged[1] == pytest.approx(logged[0], rel=1e-4)
     total = 0.5 * logged[0]["loss/l1"] + 0.1 * logged[0]["loss/adversarial"]
     assert logged[0]["loss/total"] == pytest.approx(total)

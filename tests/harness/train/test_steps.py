@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,9 +14,7 @@ from harness.augment import consistency
 from harness.config import RunConfig
 from harness.models import conv
 from harness.train import phase as phase_module
-from harness.train.nets import Nets
 from harness.train.phase import Patches, Phase
-from harness.train.ranks import Ranks
 from harness.train.steps import train_step
 
 FORMS = ["vanilla", "least_squares", "hinge", "relativistic", "relativistic_average"]
@@ -25,9 +23,8 @@ ADAM = {"learning_rate": 1e-3, "betas": [0.9, 0.99], "eps": 1e-3}
 
 
 @pytest.fixture
-def open_phase(recipe: dict[str, Any], tmp_path: Path):
+def open_phase(recipe: dict[str, Any], first_phase: Callable[[RunConfig], Phase]):
     """Builds a phase in this process; `changes` go into its configuration."""
-    opened = []
 
     def build(run: dict[str, Any] | None = None, **changes: Any) -> Phase:
         phase = {
@@ -39,14 +36,9 @@ def open_phase(recipe: dict[str, Any], tmp_path: Path):
             **changes,
         }
         config = RunConfig.model_validate({**recipe, **(run or {}), "phases": [phase]})
-        ranks = Ranks(config, str(tmp_path))
-        opened.append((Phase(config, 0, Nets(config, ranks), ranks), ranks))
-        return opened[-1][0]
+        return first_phase(config)
 
-    yield build
-    for phase, ranks in opened:
-        phase.close()
-        ranks.close()
+    return build
 
 
 def patches_of(phase: Phase, count: int) -> list[Patches]:
