@@ -33,7 +33,7 @@ def alone_in(folder: Path, patience_s: float = _PATIENCE_S, lock: str | None = "
         descriptor = os.open(folder / lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         until = time.monotonic() + patience_s
-        while not _taken(descriptor, folder):
+        while not locked(descriptor, folder):
             if time.monotonic() >= until:
                 raise InputError(
                     f"{folder}: another process is at work there; wait until it is through, stop it, or give another"
@@ -45,7 +45,8 @@ def alone_in(folder: Path, patience_s: float = _PATIENCE_S, lock: str | None = "
         os.close(descriptor)
 
 
-def _taken(descriptor: int, folder: Path) -> bool:
+def locked(descriptor: int, where: Path) -> bool:
+    """Whether an open file is this process's now, until it is closed; without locks it is, with a note."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -54,7 +55,5 @@ def _taken(descriptor: int, folder: Path) -> bool:
         if error.errno not in _NO_LOCKS_HERE:
             raise
         reason = os.strerror(error.errno)
-        print(
-            f"note: {folder}: cannot be locked ({reason}); start only one command there.", file=sys.stderr, flush=True
-        )
+        print(f"note: {where}: cannot be locked ({reason}); start only one command there.", file=sys.stderr, flush=True)
     return True

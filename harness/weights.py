@@ -7,7 +7,6 @@ training, scoring and upscaling run on compute nodes that have no network. `fetc
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import http.client
 import os
 import urllib.error
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from harness.alone import locked
 from harness.errors import InputError
 from harness.files import not_written, sha256_of
 
@@ -209,10 +209,8 @@ def fetch(name: str, folder: Path | None = None, progress: Progress | None = Non
 def _alone(part: Path) -> Iterator[IO[bytes]]:
     """The partial file, at its end, for this process alone."""
     with part.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{part}: another process is fetching it; wait for that one.") from None
+        if not locked(file.fileno(), part):
+            raise InputError(f"{part}: another process is fetching it; wait for that one.")
         yield file
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import subprocess
 import sys
 import time
@@ -57,3 +60,12 @@ def test_other_folders_are_free(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     with alone_in(tmp_path / "a"), alone_in(tmp_path / "b", patience_s=0):
         pass
+
+
+def test_without_locks_nobody_is_kept_out_and_the_user_is_told(tmp_path: Path, monkeypatch, capsys) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with alone_in(tmp_path), alone_in(tmp_path, patience_s=0):
+        assert f"note: {tmp_path}: cannot be locked (" in capsys.readouterr().err

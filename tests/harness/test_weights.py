@@ -1,4 +1,6 @@
 import dataclasses
+import errno
+import fcntl
 import hashlib
 import os
 import socket
@@ -214,6 +216,15 @@ def test_two_processes_do_not_write_the_same_download(toy, folder):
     folder.mkdir()
     with weights._alone(folder / "toy.pth.part"), pytest.raises(InputError, match="another process"):
         weights.fetch("toy")
+
+
+def test_a_folder_without_locks_gets_the_weights(toy, folder, monkeypatch, capsys):
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert weights.fetch("toy").read_bytes() == CONTENT
+    assert "toy.pth.part: cannot be locked" in capsys.readouterr().err
 
 
 def test_unwritable_folder_is_one_sentence(toy, tmp_path):
