@@ -7,6 +7,7 @@ to nothing.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ _SAFETENSORS_NAMES = {
 }  # fmt: skip
 """The format's names of number types, in the order in which tensors lie in a file."""
 _BLOCK_BYTES = 4 * 2**20
+_NOT_FOR_FOLDERS = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS}
 
 
 class HashedFile:
@@ -73,10 +75,13 @@ def write_durably(path: Path, fill: Callable[[HashedFile], Any]) -> str:
 
 
 def sync_folder(path: Path) -> None:
-    """Waits until the names in a folder are on the disk."""
+    """Waits until the names in a folder are on the disk, which some file systems (SMB, in user space) cannot do."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_FOR_FOLDERS:
+            raise
     finally:
         os.close(descriptor)
 

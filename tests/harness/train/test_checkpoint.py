@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,19 @@ def test_a_full_disk_keeps_the_older_checkpoints_and_the_run(tmp_path, monkeypat
     writer.start(snapshot(3))
     writer.wait()
     assert writer.failed is None and newest_good(tmp_path) == step_folder(tmp_path, 3)
+
+
+def test_a_file_system_that_cannot_sync_folders_gets_checkpoints(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def of_files_alone(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_files_alone)
+    written = write_checkpoint(tmp_path, snapshot(1))
+    assert newest_good(tmp_path) == written
 
 
 def test_older_checkpoints_are_removed_only_after_the_new_one_is_there(tmp_path):
