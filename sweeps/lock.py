@@ -8,6 +8,7 @@ atomic and file locks often are not.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -18,12 +19,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from harness.errors import InputError
 from sweeps.layout import create_private, read_json, write_atomically
 from sweeps.owner import JobAlive, Owner, is_alive, this_process
 
 HEARTBEAT_S = 15.0
 STALE_AFTER_S = 120.0
 _KEPT_NUMBERS = 2
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,9 @@ def claim(folder: Path, owner: Owner | None = None, job_alive: JobAlive = lambda
 
     Returns:
         The claim, or the living owner that is in the way.
+
+    Raises:
+        InputError: the file system has no hard links.
     """
     owner = owner or this_process()
     lock = folder / "lock"
@@ -150,13 +156,28 @@ def _make(lock: Path, number: int, owner: Owner) -> bool:
     temporary = lock / f".claim.{uuid.uuid4().hex}"
     temporary.write_text(_text(owner), encoding="utf-8")
     try:
-        os.link(temporary, lock / _name(number))
-    except FileExistsError:
-        return False
+        if not _linked(temporary, lock / _name(number)):
+            return False
     finally:
         temporary.unlink()
     # A listing from a cache may have missed higher numbers: then this claim counts for nothing.
     return _highest(lock) == number
+
+
+def _linked(temporary: Path, target: Path) -> bool:
+    """Whether the file has its second name now; on NFS, asking again after a lost answer finds that it already has."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        return temporary.stat().st_nlink == 2
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        raise InputError(
+            f"{target.parent}: this file system has no hard links, by which one process alone can take a phase; give "
+            "--runs a folder on another."
+        ) from None
+    return True
 
 
 def _forget_old(lock: Path, number: int) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import InputError
 from harness.process import process_start
 from sweeps import lock as lock_module
 from sweeps.lock import STALE_AFTER_S, Claim, Heartbeat, claim, holder
@@ -160,6 +161,29 @@ def _race(folder: str, start: float, queue: multiprocessing.Queue[bool], all_hav
         pass
     queue.put(isinstance(claim(Path(folder)), Claim))
     all_have_tried.wait(60)  # a claim of one that has left may be taken over
+
+
+def test_a_link_whose_answer_got_lost_is_a_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An NFS client asks again, and the server says that the name is there: it is this very file."""
+    link = os.link
+
+    def asked_twice(*names: Path) -> None:
+        link(*names)
+        link(*names)
+
+    monkeypatch.setattr(os, "link", asked_twice)
+    made = claim(tmp_path)
+    assert isinstance(made, Claim) and made.holds
+
+
+def test_a_file_system_without_hard_links_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*names: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), *names)
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(InputError, match=r"has no hard links.* give --runs a folder on another\.$"):
+        claim(tmp_path)
+    assert list((tmp_path / "lock").iterdir()) == []
 
 
 @pytest.mark.parametrize("before", ["nobody", "a dead owner", "a released claim"])
