@@ -1,9 +1,17 @@
-"""Which process a pid means: pids come again, but not with the same start."""
+"""Processes: which one a pid means (pids come again, but not with the same start), and the cores that this one has.
+
+Works without /proc and processor affinity, as on macOS.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+
+def num_usable_cores() -> int:
+    """Cores that this process may use; not every system can tell those from all it has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def process_start(pid: int) -> str | None:

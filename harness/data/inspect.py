@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from harness.data.split import SPLITS
 from harness.data.store import LocalStore
 from harness.data.tar import list_members
 from harness.errors import DataError, UnreachableError
+from harness.process import num_usable_cores
 from harness.screen import printable, say
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _verify(dataset: Dataset, progress: Callable[[int, int], None] | None) -> li
             problems += _shard_problems(dataset.store.folder / shard)
 
     chunks = [range(dataset.num_samples)[first : first + _CHUNK] for first in range(0, dataset.num_samples, _CHUNK)]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+    with ThreadPoolExecutor(num_usable_cores()) as threads:
         for chunk, found in zip(chunks, threads.map(partial(_sample_problems, dataset), chunks)):
             problems += found
             if progress:

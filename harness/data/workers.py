@@ -14,6 +14,7 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from harness.errors import InputError, TrainingError
+from harness.process import num_usable_cores
 
 Run = Callable[..., Iterator[Any]]
 
@@ -26,7 +27,7 @@ def num_workers(wanted: int | None) -> int:
     """
     if wanted is not None and wanted < 1:
         raise InputError(f"--workers {wanted} is too few; give at least 1, or leave it out to take every core.")
-    return wanted or len(os.sched_getaffinity(0))
+    return wanted or num_usable_cores()
 
 
 @contextmanager
