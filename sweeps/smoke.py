@@ -48,9 +48,17 @@ def run_smoke(names: Sequence[str], out: Path, console: Console) -> int:
     results = []
     for name in names or known():
         console.print(f"{name} ...", markup=False, highlight=False)
-        results.append(train_smoke(name, out / name))
+        result = train_smoke(name, out / name)
+        console.print(f"{name}: {_in_words(result)}", markup=False, highlight=False)
+        results.append(result)
     console.print(table_of(results))
     return EXIT_DONE if all(result.exit_code == EXIT_DONE for result in results) else EXIT_FAILURE
+
+
+def _in_words(result: SmokeResult) -> str:
+    if result.exit_code != EXIT_DONE:
+        return f"left with exit code {result.exit_code} after {result.seconds:.0f} s"
+    return f"{result.psnr_after:.2f} dB (bicubic {result.bicubic_psnr:.2f}) after {result.seconds:.0f} s"
 
 
 def known() -> list[str]:

@@ -1,0 +1,31 @@
+"""`make smoke` says what became of each recipe as soon as it is known."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from sweeps import smoke
+from sweeps.smoke import SmokeResult, run_smoke
+
+
+def test_each_recipe_is_told_when_it_is_through_and_a_failed_one_decides_the_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = io.StringIO()
+    told_before = []
+
+    def train(name: str, out: Path) -> SmokeResult:
+        told_before.append(screen.getvalue().count(" dB ") + screen.getvalue().count("exit code"))
+        return SmokeResult(name, 1000, 10, 61.4, 1 if name == "esrgan" else 0, 25.031, 6.0, 23.872)
+
+    monkeypatch.setattr(smoke, "train_smoke", train)
+    monkeypatch.setattr(smoke, "make_embedded", lambda console: None)
+    assert run_smoke(["srgan", "esrgan", "esrdgan"], tmp_path, Console(file=screen, width=120)) == 1
+    assert told_before == [0, 1, 2]
+    assert "srgan: 23.87 dB (bicubic 25.03) after 61 s" in screen.getvalue()
+    assert "esrgan: left with exit code 1 after 61 s" in screen.getvalue()
+    assert run_smoke(["srgan"], tmp_path, Console(file=screen)) == 0
