@@ -47,6 +47,13 @@ def trainable_last(module: nn.Module, n: int) -> list[str]:
     return trainable
 
 
+def freeze_statistics(module: nn.Module) -> None:
+    """Keeps the running statistics of frozen batch norm: a layer that is not trained shall not change."""
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not any(p.requires_grad for p in layer.parameters()):
+            layer.eval()
+
+
 def last_convolutions(module: nn.Module, n: int, key: str) -> list[tuple[str, nn.Conv2d]]:
     """The last `n` convolutions in the order in which they are registered, which all generators keep to.
 

@@ -19,9 +19,8 @@ from harness.data.prepare import Prepare
 from harness.losses import adversarial
 from harness.losses.build import build_losses
 from harness.models.spectral_norm import is_normalized
-from harness.models.transfer import reinit_last, trainable_last
+from harness.models.transfer import freeze_statistics, reinit_last, trainable_last
 from harness.train.config import OptimizerConfig
-from harness.train.dense import DenseAdam, DenseAdamW
 from harness.train.fuse import (
     Compiler,
     compiler_for,
@@ -34,6 +33,7 @@ from harness.train.fuse import (
 )
 from harness.train.graph import graphs_for
 from harness.train.nets import Nets
+from harness.train.optimizers import build_adam, restore, set_rate, tensors_of
 from harness.train.patches import Patches, held_patches, made_ahead, measure_images
 from harness.train.ranks import Ranks
 from harness.train.schedule import learning_rate_at
@@ -162,11 +162,7 @@ class Phase:
     def set_values(self, step: int) -> None:
         """Sets the numbers that change from step to step: on a GPU in tensors there, and only where they change."""
         for name, rate in self.learning_rates(step).items():
-            for group in self.optimizers[name].param_groups:
-                if not isinstance(group["lr"], torch.Tensor):
-                    group["lr"] = rate
-                elif self._values.get(name) != rate:
-                    group["lr"].fill_(rate)
+            set_rate(self.optimizers[name], rate, last=self._values.get(name))
             self._values[name] = rate
         if self.config.adversarial is not None:
             std = adversarial.instance_noise_std(self.config.adversarial, step - self.first_step)
@@ -186,9 +182,7 @@ class Phase:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, optimizer in self.optimizers.items():
-            # The settings are the configuration's and the device's, which need not be the ones that wrote the state.
-            groups = optimizer.state_dict()["param_groups"]
-            optimizer.load_state_dict({"state": state["optimizers"][name]["state"], "param_groups": groups})
+            restore(optimizer, state["optimizers"][name])
         self.augment.load_state_dict(state["augment"])
         self.learning_rate_factor = state["learning_rate_factor"]
         self.watch.perfect_since = state.get("perfect_since")
@@ -198,8 +192,7 @@ class Phase:
         """All tensors that an iteration changes for good."""
         modules = [self.nets.generator, self.nets.ema.module, self.nets.discriminator, self.augment]
         of_modules = [t for module in modules if module for t in (*module.parameters(), *module.buffers())]
-        states = [state for optimizer in self.optimizers.values() for state in optimizer.state.values()]
-        return of_modules + [t for state in states for t in state.values() if isinstance(t, torch.Tensor)]
+        return of_modules + [t for optimizer in self.optimizers.values() for t in tensors_of(optimizer)]
 
     def close(self) -> None:
         """Stops reading, and gives back what graphs hold."""
@@ -212,7 +205,7 @@ class Phase:
         generator.zero_grad(set_to_none=True)  # a phase before leaves gradients of what is frozen now
         if self.config.train_last is not None:
             trainable_last(generator, self.config.train_last)
-            _freeze_statistics(generator)
+            freeze_statistics(generator)
             if self._ranks.world_size > 1:  # each rank's own so far, of which rank 0's are saved
                 self._ranks.broadcast_buffers(generator)
         self.generator = self._wrapped(generator)
@@ -246,23 +239,9 @@ class Phase:
         self.measure_images = compiler(measure_images)
 
     def _adam(self, module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-        """Adam as one fused operation; on a GPU so that a graph can hold it, its learning rate in a tensor there."""
-        parameters = [p for p in module.parameters() if p.requires_grad]
-        build: Callable[..., torch.optim.Optimizer] = DenseAdamW if config.weight_decay else DenseAdam
         device = self._ranks.device
-        in_tensors = self.graphs is not None or device.type == "cuda"
-        optimizer = build(
-            parameters,
-            lr=config.learning_rate,
-            betas=config.betas,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            fused=True,
-            capturable=in_tensors,
-        )
-        if in_tensors:
-            optimizer.param_groups[0]["lr"] = torch.tensor(config.learning_rate, device=device)
-        return optimizer
+        is_on_device = self.graphs is not None or device.type == "cuda"
+        return build_adam(module, config, device if is_on_device else None)
 
 
 def no_reduction(module: nn.Module, last: bool) -> AbstractContextManager[Any]:
@@ -270,10 +249,3 @@ def no_reduction(module: nn.Module, last: bool) -> AbstractContextManager[Any]:
     if last or not isinstance(module, DistributedDataParallel):
         return nullcontext()
     return module.no_sync()
-
-
-def _freeze_statistics(module: nn.Module) -> None:
-    """Keeps the running statistics of frozen batch norm: a layer that is not trained shall not change."""
-    for layer in module.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not any(p.requires_grad for p in layer.parameters()):
-            layer.eval()
