@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 from pydantic import Field, model_validator
 
 from harness.augment.config import AugmentConfig, NoAugmentConfig
 from harness.data.config import DataConfig, SourceConfig
-from harness.errors import InputError
 from harness.losses.config import AdversarialConfig, LossConfig
 from harness.models.config import DiscriminatorConfig, GeneratorConfig
 from harness.schema import Section, apply_overrides, parse, read_yaml
@@ -183,85 +179,3 @@ def load_run_config(path: Path, overrides: list[str] | None = None) -> RunConfig
 def dump_yaml(section: Section) -> str:
     """The resolved configuration as YAML; reading it back gives an equal configuration."""
     return yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-# Keys that change how a run is watched or stored, never what it learns.
-HARMLESS_KEYS = ("name", "validation", "checkpoint", "log_every", "trackers", "watch", "cuda_graphs")
-_HARMLESS_DATA_KEYS = ("read_threads", "cache_gb")
-
-
-def result_keys(config: RunConfig) -> dict[str, Any]:
-    """The part of the configuration that decides the weights, phases left out."""
-    values = config.model_dump(mode="json", exclude={*HARMLESS_KEYS, "phases"})
-    for key in _HARMLESS_DATA_KEYS:
-        values["data"].pop(key)
-    return values
-
-
-def phase_keys(config: RunConfig, fingerprint_of: Callable[[str], str]) -> list[str]:
-    """A key per phase: NAME-HASH of everything that decides its result, its parent's key included.
-
-    `fingerprint_of` maps the path of a dataset (or of a weights file) to the hash of its content, so that moving data
-    changes no key. A phase without a discriminator does not depend on the discriminator's configuration.
-    """
-    keys: list[str] = []
-    for number, phase in enumerate(config.phases):
-        values = result_keys(config)
-        del values["data"]["sources"]
-        values["sources"] = [_source_identity(source, fingerprint_of) for source in config.sources(number)]
-        values["phase"] = phase.model_dump(mode="json", exclude={"sources"})
-        values["parent"] = keys[-1] if keys else None
-        if number or config.init_from is None:
-            values["init_from"] = None
-        else:
-            values["init_from"] = fingerprint_of(config.init_from)
-        if not any(p.adversarial for p in config.phases[: number + 1]):
-            values["discriminator"] = values["init_discriminator_from"] = None
-        elif config.init_discriminator_from is not None:
-            values["init_discriminator_from"] = fingerprint_of(config.init_discriminator_from)
-        text = json.dumps(values, sort_keys=True)
-        keys.append(f"{phase.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}")
-    return keys
-
-
-def _source_identity(source: SourceConfig, fingerprint_of: Callable[[str], str]) -> dict[str, Any]:
-    return {**source.model_dump(mode="json"), "path": fingerprint_of(source.path)}
-
-
-def check_same_result(stored: RunConfig, given: RunConfig, where: Path, named_by_content: bool = False) -> list[str]:
-    """The harmless differences between a stored configuration and the given one, one line each.
-
-    Args:
-        named_by_content: the folder's name stands for what its weights to start from hold, wherever they lie.
-
-    Raises:
-        InputError: a difference would change the result; the sentence shows the first ones.
-    """
-    old, new = stored.model_dump(mode="json"), given.model_dump(mode="json")
-    differences = list(_differences(old, new, ""))
-    moved = {"init_from", "init_discriminator_from"} if named_by_content else set()
-    harmless = [line for path, line in differences if _is_harmless(path) or path in moved]
-    grave = [line for path, line in differences if not (_is_harmless(path) or path in moved)]
-    if grave:
-        shown = "; ".join(grave[:3])
-        raise InputError(
-            f"{where}: was started with another configuration ({shown}); give another --out, or undo the change."
-        )
-    return harmless
-
-
-def _is_harmless(path: str) -> bool:
-    """Where a dataset lies is harmless, too: what it holds is guarded by its fingerprint."""
-    is_source_path = ".sources." in f".{path}" and path.endswith(".path")
-    is_watching = path.split(".")[0] in HARMLESS_KEYS or path in {f"data.{key}" for key in _HARMLESS_DATA_KEYS}
-    return is_watching or is_source_path
-
-
-def _differences(old: Any, new: Any, path: str) -> list[tuple[str, str]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        pairs = [(key, old.get(key), new.get(key)) for key in {**old, **new}]
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = [(str(i), a, b) for i, (a, b) in enumerate(zip(old, new))]
-    else:
-        return [] if old == new else [(path, f"{path}: {old} -> {new}")]
-    return [d for key, a, b in pairs for d in _differences(a, b, f"{path}.{key}" if path else key)]

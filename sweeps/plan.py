@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.config import RunConfig, phase_keys
+from harness.config import RunConfig
 from harness.errors import InputError
+from harness.identity import phase_keys
 from sweeps.grid import Run
 
 PLAN_VERSION = 1

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from harness.alone import alone_in
-from harness.config import RunConfig, check_same_result, dump_yaml
+from harness.config import RunConfig, dump_yaml
 from harness.errors import EXIT_FAILURE, EXIT_LOST_RANK, EXIT_WRONG_INPUT, InputError, NetworksTooLarge, TrainingError
 from harness.files import not_written, write_text
+from harness.identity import check_same_result
 from harness.schema import Section, parse, read_yaml
 from harness.train.lost import lost_a_rank
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from harness.config import RunConfig, check_same_result
+from harness.config import RunConfig
 from harness.errors import InputError
+from harness.identity import check_same_result
 from harness.schema import parse, set_key
 
 ADAM: dict[str, Any] = {"learning_rate": 1e-3}

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.config import RunConfig, phase_keys
+from harness.config import RunConfig
 from harness.errors import InputError
+from harness.identity import phase_keys
 from sweeps.config import SweepConfig
 from sweeps.grid import expand
 from sweeps.plan import Identify, Plan, content_identity, make_plan, phase_config, plan_json, read_plan
