@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from harness.errors import EXIT_DONE, EXIT_SAVED, CheckpointError, NotWritten, TrainingError
-from harness.precision import NOTE
 from harness.train.checkpoint import Checkpoint, write_weights
 from harness.train.fit import check_phases
 from harness.train.lost import lost_a_rank
 from harness.train.memory import explain_out_of_memory
+from harness.train.notes import notes_of
 from harness.train.pace import Pace
 from harness.train.patches import Patches
 from harness.train.phase import Phase
@@ -45,8 +45,8 @@ def train(stretch: Stretch) -> int:
             run = Run(stretch, ranks, flag)
             run.restore()
         check_phases(run.config, run.phases_ahead, run.nets, ranks)
-        if ranks.is_main and stretch.config.precision == "bf16" and not ranks.bf16:
-            print(f"note: this {ranks.device.type} {NOTE}", flush=True)
+        for note in notes_of(stretch.config, ranks) if ranks.is_main else ():
+            print(f"note: {note}", flush=True)
         run.log.start_trackers(run.step, stretch.config)
         run.log.started(run.step)
         run.log.status(state="running", step=run.step, total_steps=run.last_step, first_step=run.first_step)
