@@ -12,16 +12,22 @@ from harness.config import RunConfig
 from harness.data.config import SourceConfig
 from harness.errors import InputError
 
+KEY_VERSION = 1
+"""Raised where the same configuration trains something else than before: another default, or a mended mistake."""
+
 # Keys that change how a run is watched or stored, never what it learns.
 HARMLESS_KEYS = ("name", "validation", "checkpoint", "log_every", "trackers", "watch", "cuda_graphs")
 _HARMLESS_DATA_KEYS = ("read_threads", "cache_gb")
 
 
 def result_keys(config: RunConfig) -> dict[str, Any]:
-    """The part of the configuration that decides the weights, phases left out."""
-    values = config.model_dump(mode="json", exclude={*HARMLESS_KEYS, "phases"})
+    """The part of the configuration that decides the weights, phases left out.
+
+    What has its default is left out too: a key that a later version adds changes no phase that does without it.
+    """
+    values = config.model_dump(mode="json", exclude={*HARMLESS_KEYS, "phases"}, exclude_defaults=True)
     for key in _HARMLESS_DATA_KEYS:
-        values["data"].pop(key)
+        values["data"].pop(key, None)
     return values
 
 
@@ -33,10 +39,10 @@ def phase_keys(config: RunConfig, fingerprint_of: Callable[[str], str]) -> list[
     """
     keys: list[str] = []
     for number, phase in enumerate(config.phases):
-        values = result_keys(config)
+        values = {**result_keys(config), "version": KEY_VERSION}
         del values["data"]["sources"]
         values["sources"] = [_source_identity(source, fingerprint_of) for source in config.sources(number)]
-        values["phase"] = phase.model_dump(mode="json", exclude={"sources"})
+        values["phase"] = phase.model_dump(mode="json", exclude={"sources"}, exclude_defaults=True)
         values["parent"] = keys[-1] if keys else None
         if number or config.init_from is None:
             values["init_from"] = None
@@ -52,7 +58,7 @@ def phase_keys(config: RunConfig, fingerprint_of: Callable[[str], str]) -> list[
 
 
 def _source_identity(source: SourceConfig, fingerprint_of: Callable[[str], str]) -> dict[str, Any]:
-    return {**source.model_dump(mode="json"), "path": fingerprint_of(source.path)}
+    return {**source.model_dump(mode="json", exclude_defaults=True), "path": fingerprint_of(source.path)}
 
 
 def check_same_result(stored: RunConfig, given: RunConfig, where: Path, named_by_content: bool = False) -> list[str]:
