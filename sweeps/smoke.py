@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from harness.alone import alone_in
 from harness.config import RunConfig, load_run_config
 from harness.errors import EXIT_DONE, EXIT_FAILURE, InputError
 from sweeps.config import RECIPES
@@ -40,19 +41,23 @@ def run_smoke(names: Sequence[str], out: Path, console: Console) -> int:
     """Trains the smoke variants called `names` (all without any), one after another; 1 where one failed.
 
     Raises:
-        InputError: a name without a smoke variant; nothing is trained then.
+        InputError: a name without a smoke variant, or another process trains them in `out`; nothing is trained then.
     """
     for name in names:
         recipe_path(name)
-    make_embedded(console)
-    results = []
-    for name in names or known():
-        console.print(f"{name} ...", markup=False, highlight=False)
-        result = train_smoke(name, out / name)
-        console.print(f"{name}: {_in_words(result)}", markup=False, highlight=False)
-        results.append(result)
+    out.mkdir(parents=True, exist_ok=True)
+    with alone_in(out):
+        make_embedded(console)
+        results = [_told(name, out, console) for name in names or known()]
     console.print(table_of(results))
     return EXIT_DONE if all(result.exit_code == EXIT_DONE for result in results) else EXIT_FAILURE
+
+
+def _told(name: str, out: Path, console: Console) -> SmokeResult:
+    console.print(f"{name} ...", markup=False, highlight=False)
+    result = train_smoke(name, out / name)
+    console.print(f"{name}: {_in_words(result)}", markup=False, highlight=False)
+    return result
 
 
 def _in_words(result: SmokeResult) -> str:
@@ -80,7 +85,6 @@ def train_smoke(name: str, out: Path) -> SmokeResult:
     _forget(out)
     begin = time.monotonic()
     log = out.with_name(f"{out.name}.log")
-    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         command = [sys.executable, "-m", "harness", "train", str(recipe), "--out", str(out)]
         code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from harness.alone import alone_in
+from harness.errors import InputError
 from sweeps import smoke
 from sweeps.smoke import SmokeResult, run_smoke
 
@@ -29,3 +32,13 @@ def test_each_recipe_is_told_when_it_is_through_and_a_failed_one_decides_the_exi
     assert "srgan: 23.87 dB (bicubic 25.03) after 61 s" in screen.getvalue()
     assert "esrgan: left with exit code 1 after 61 s" in screen.getvalue()
     assert run_smoke(["srgan"], tmp_path, Console(file=screen)) == 0
+
+
+def test_a_second_command_does_not_clear_the_folder_of_a_running_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smoke, "alone_in", partial(alone_in, patience_s=0))
+    (tmp_path / "srgan").mkdir()
+    with alone_in(tmp_path), pytest.raises(InputError, match="another process is at work there"):
+        run_smoke(["srgan"], tmp_path, Console(file=io.StringIO()))
+    assert (tmp_path / "srgan").exists()
