@@ -21,7 +21,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from harness.data.images import FORMATS
+from harness.data.images import FORMATS, check_levels
 from harness.errors import DataError, InputError
 from harness.files import whole
 
@@ -88,6 +88,7 @@ def read_picture(path: Path) -> Picture:
 
 
 def _picture(image: Image.Image, content: bytes, path: Path) -> Picture:
+    check_levels(image, str(path))
     deep = _deep(image, content, path)
     rawmode_is_rgb = image.mode in ("RGB", "RGBA", "L", "LA", "I", "I;16", "P", "1")
     pixels, alpha = deep if deep is not None else _arrays(image, path)
@@ -113,14 +114,10 @@ def _described(exif: Image.Exif) -> bytes | None:
 
 def _arrays(image: Image.Image, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     image.load()
-    if image.mode == "F" or getattr(image, "n_frames", 1) > 1:
-        kind = "floating-point values" if image.mode == "F" else "several frames"
-        raise DataError(f"{path}: holds {kind}; convert it to a plain 8- or 16-bit image.")
+    if getattr(image, "n_frames", 1) > 1:
+        raise DataError(f"{path}: holds several frames; convert it to a plain 8- or 16-bit image.")
     if image.mode in _GREY_16:
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise DataError(f"{path}: holds values beyond 16 bits; convert it to 8 or 16 bits.")
-        return values.astype(np.uint16), None
+        return np.asarray(image).astype(np.uint16), None
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         grey = image.mode in ("L", "LA", "La", "1")
         array = np.asarray(image.convert("RGBA"))
@@ -140,7 +137,7 @@ def _deep(image: Image.Image, content: bytes, path: Path) -> tuple[np.ndarray, n
     rawmodes = {_rawmode(tile) for tile in getattr(image, "tile", [])}
     bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (8,))  # of a TIFF
     deep = max(bits) > 8 or any("16" in rawmode for rawmode in rawmodes)
-    if not deep or image.mode in _GREY_16 or image.mode == "F":
+    if not deep or image.mode in _GREY_16:
         return None
     if "transparency" in image.info:
         raise DataError(f"{path}: has 16 bits and a transparent colour; give it an alpha channel instead.")

@@ -183,14 +183,30 @@ def test_deep_tiff_is_read_as_others_wrote_it(tmp_path, writer, num_channels):
     assert picture.alpha is None if num_channels == 3 else np.array_equal(picture.alpha, array[..., 3])
 
 
+@pytest.mark.parametrize(
+    ("array", "kind"),
+    [
+        (values(7, 9).astype(np.float32), "floating-point values"),
+        (values(7, 9).astype(np.int32), "values with a sign"),
+        (values(7, 9).astype(np.uint32), "values of 32 bits"),
+    ],
+)
+def test_values_whose_black_and_white_nothing_states_are_refused(tmp_path, array, kind):
+    import tifffile
+
+    tifffile.imwrite(tmp_path / "a.tif", array)
+    with pytest.raises(DataError, match=rf"a\.tif: holds {kind}, .*; convert it to a plain 8- or 16-bit image\."):
+        read_picture(tmp_path / "a.tif")
+
+
 def test_depth_is_refused_where_it_would_be_lost(tmp_path):
     import tifffile
 
     deep = np.arange(5 * 6 * 3, dtype=np.uint16).reshape(5, 6, 3) * 300
     tifffile.imwrite(tmp_path / "planes.tif", deep.transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
     (tmp_path / "a.ppm").write_bytes(b"P6 6 5 65535\n" + deep.astype(">u2").tobytes())
-    for name in ("planes.tif", "a.ppm"):
-        with pytest.raises(DataError, match="16-bit PNG"):
+    for name, mend in (("planes.tif", "a plain 8- or 16-bit image"), ("a.ppm", "a 16-bit PNG")):
+        with pytest.raises(DataError, match=mend):
             read_picture(tmp_path / name)
 
 
