@@ -196,6 +196,7 @@ def test_samples_that_cannot_be_reached_are_never_replaced(packed_npy, data_conf
     monkeypatch.setattr("harness.data.reading.CropReader.read", read)
     with pytest.raises(UnreachableError, match="no network"):
         next(loader.batches(0))
+    assert loader.replaced == int(first_is_bad)
 
 
 def test_an_index_that_was_fetched_before_its_upload_ended_is_fetched_anew(packed_npy, tmp_path):
@@ -209,3 +210,18 @@ def test_an_index_that_was_fetched_before_its_upload_ended_is_fetched_anew(packe
         assert Dataset.open("memory://late", NodeCache(tmp_path, 10**9)).num_samples
     finally:
         memory.rm("/late", recursive=True)
+
+
+def test_the_index_of_a_dataset_in_use_is_not_evicted(packed_npy, tmp_path, three):
+    """Keys are read from it as long as the dataset is open."""
+    memory = fsspec.filesystem("memory")
+    memory.put(str(packed_npy), "/used", recursive=True)
+    try:
+        node = NodeCache(tmp_path, (packed_npy / "index.parquet").stat().st_size + 15)
+        dataset = Dataset.open("memory://used", node)
+        os.utime(dataset.index_path, (1, 1))
+        for url in three:
+            node.fetch(url, 10, "v")
+        assert dataset.key(0) == Dataset.open(packed_npy).key(0)
+    finally:
+        memory.rm("/used", recursive=True)

@@ -245,6 +245,58 @@ def test_a_bad_sample_is_replaced_by_the_same_substitute_everywhere(broken, data
     assert any((window == patch).all(axis=(2, 3, 4)).any() for window in windows)
 
 
+def test_substitutes_are_drawn_anew_from_seed_and_position_until_one_is_sound(packed_npy, data_config, monkeypatch):
+    data = data_config(packed_npy, on_bad_sample="replace")
+    tried: list[tuple[int, int, int]] = []
+
+    def fail(self: CropReader, index: int, top: int, left: int, out_HX: np.ndarray) -> None:
+        tried.append((int(index), top, left))
+        raise DataError("damaged")
+
+    monkeypatch.setattr(CropReader, "read", fail)
+    found = []
+    for seed in (0, 1, 0):
+        loader = PatchLoader(data, data.sources, seed=seed, batch_size=8)
+        with pytest.raises(DataError, match="64 substitutes for one bad sample were bad too; the first was: damaged"):
+            take(loader, 0, 1)
+        (_, *place), *substitutes = tried
+        assert all(rest == place for _, *rest in substitutes), "tiles of one size are cropped at the position's place"
+        found.append([index for index, *_ in substitutes])
+        tried.clear()
+        assert len(set(found[-1])) > loader.num_samples // 2 and any(place)
+    assert found[0] == found[2] != found[1]
+
+
+def test_a_bad_sample_is_logged_once_and_counted_each_time(packed_npy, data_config, monkeypatch, caplog):
+    data = data_config(packed_npy, on_bad_sample="replace")
+    loader = PatchLoader(data, data.sources, seed=0, batch_size=8)
+    read, bad = CropReader.read, int(loader._selected[0][3])
+
+    def fail(self: CropReader, index: int, *rest: object) -> None:
+        if index == bad:
+            raise DataError("damaged.")
+        read(self, index, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(CropReader, "read", fail)
+    take(loader, 0, 3 * loader.num_samples // 8 + 1)
+    assert loader.replaced >= 3 and caplog.text.count("damaged. It is replaced by another sample.") == 1
+
+
+def test_a_dataset_that_several_sources_name_is_opened_once(packed_npy, data_config, monkeypatch):
+    opened, opening = [], Dataset.open
+    monkeypatch.setattr(Dataset, "open", lambda path, cache=None: opened.append(path) or opening(path, cache))
+    sources = tuple(SourceConfig(path=str(packed_npy), classes=(name,)) for name in ("wood", "hill"))
+    PatchLoader(data_config(packed_npy, sources=sources), sources, seed=0, batch_size=8)
+    assert opened == [str(packed_npy)]
+
+
+def test_a_patch_may_be_as_large_as_its_tile(packed_npy, data_config):
+    data = data_config(packed_npy, patch_px=40)
+    patch = take(PatchLoader(data, data.sources, seed=0, batch_size=1), 0, 1)[0].hr_BHWC[0].numpy()
+    dataset = Dataset.open(packed_npy)
+    assert any(np.array_equal(dataset.read(index), patch) for index in dataset.select("train"))
+
+
 def test_closing_stops_the_threads(packed_npy, data_config):
     import threading
 

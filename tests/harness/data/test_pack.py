@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 import webdataset
 from PIL import Image
 
+from harness.alone import alone_in
 from harness.data import bench_sidecar
 from harness.data.inspect import inspect
 from harness.data.layout import tile_places
@@ -172,6 +174,16 @@ def test_a_shard_and_the_sidecar_are_on_the_disk_before_they_count(image_folder,
     monkeypatch.setattr(os, "replace", noted)
     pack([image_folder], tmp_path / "out", tile_px=32, workers=1)
     assert unsynced == [] and len(synced) == 5
+
+
+def test_two_packs_into_one_folder_are_not_at_work_at_once(image_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.data.pack.alone_in", partial(alone_in, patience_s=0))
+    with (
+        alone_in(tmp_path, lock=None),
+        pytest.raises(InputError, match=f"{tmp_path}: another process is at work there; wait"),
+    ):
+        pack([image_folder], tmp_path, tile_px=32, workers=1)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("lost", ["val-000000.tar", "index.parquet"])
