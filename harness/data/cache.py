@@ -70,8 +70,8 @@ class NodeCache:
             version: what tells another content under the same URL apart.
 
         Raises:
-            UnreachableError: it cannot be fetched, or does not fit the cache, or there can be no cache in that folder.
-            DataError: it has another size.
+            UnreachableError: it cannot be fetched to its end or does not fit the cache, or there can be no cache there.
+            DataError: it is longer.
         """
         path = self.path_of(url, version)
         try:
@@ -104,7 +104,7 @@ class NodeCache:
         part = path.with_name(path.name + ".part")
         with self._reserved(part, size or 0) as target:
             try:
-                found = _copied(url, target)
+                found = _copied(url, target, size)
                 if size is not None and found != size:
                     raise DataError(f"{url}: has {found} bytes instead of {size}; upload or pack it again.")
             except DataError:
@@ -154,16 +154,18 @@ class NodeCache:
             os.close(fd)
 
 
-def _copied(url: str, target: BinaryIO) -> int:
-    """As `_copy`, made again after some pauses.
+def _copied(url: str, target: BinaryIO, size: int | None) -> int:
+    """As `_copy`, made again after some pauses; also where it ended early, which not every server's answer shows.
 
     Raises:
-        UnreachableError: the network is still in trouble, or the disk is full.
+        UnreachableError: the network is still in trouble, the file there is shorter than `size`, or the disk is full.
     """
 
     def attempt() -> int:
         target.seek(0)
         found = _copy(url, target)
+        if size is not None and found < size:
+            raise EOFError(f"has {found} bytes instead of {size}")
         target.truncate()
         target.flush()
         os.fsync(target.fileno())  # it has had its size since it was begun: a power failure would leave holes in it
@@ -173,6 +175,8 @@ def _copied(url: str, target: BinaryIO) -> int:
         return patiently(url, attempt)
     except DataError:
         raise
+    except EOFError as error:
+        raise UnreachableError(f"{url}: {error} each time; upload it again, or check the network.") from None
     except Exception as error:  # every fsspec back end raises its own kinds
         if isinstance(error, OSError) and error.errno in FULL:
             where = Path(target.name).parent

@@ -141,10 +141,25 @@ def test_a_full_disk_is_named_and_not_waited_for(tmp_path, monkeypatch, url, pau
     assert pauses_s == []
 
 
-def test_another_size_is_the_datas_fault_and_not_waited_for(tmp_path, url, pauses_s):
-    with pytest.raises(DataError, match="has 10 bytes instead of 11") as caught:
-        NodeCache(tmp_path, 1000).fetch(url, 11, "v")
+def test_a_longer_file_is_the_datas_fault_and_not_waited_for(tmp_path, url, pauses_s):
+    with pytest.raises(DataError, match="has 10 bytes instead of 9; upload or pack it again") as caught:
+        NodeCache(tmp_path, 1000).fetch(url, 9, "v")
     assert not isinstance(caught.value, UnreachableError) and pauses_s == []
+
+
+def test_a_download_that_ended_early_without_an_error_is_made_again(tmp_path, monkeypatch, url, pauses_s, caplog):
+    """As over HTTP from a server that does not say how long the file is."""
+    sources = [io.BytesIO(b"0123"), io.BytesIO(b""), io.BytesIO(b"0123456789")]
+    monkeypatch.setattr(cache, "open_url", lambda _: sources.pop(0))
+    assert NodeCache(tmp_path, 1000).fetch(url, 10, "v").read_bytes() == b"0123456789"
+    assert pauses_s == [1.0, 5.0] and "has 4 bytes instead of 10; it is asked for again in 1 s" in caplog.text
+
+
+def test_a_file_that_ends_early_each_time_is_not_reached_and_so_never_replaced(tmp_path, url, pauses_s):
+    with pytest.raises(UnreachableError, match=r"a\.tar: has 10 bytes instead of 11 each time; upload it again, or"):
+        NodeCache(tmp_path, 1000).fetch(url, 11, "v")
+    assert pauses_s == [1.0, 5.0, 25.0]
+    assert [path.suffix for path in tmp_path.iterdir() if not path.name.startswith(".")] == [".lock"]
 
 
 @pytest.fixture
