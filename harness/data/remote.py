@@ -9,7 +9,8 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-from harness.data.cache import NodeCache, open_url, patiently, reason
+from harness.data.cache import NodeCache
+from harness.data.fetching import open_url, patiently, reason
 from harness.data.reading import ShardFile
 from harness.errors import DataError, UnreachableError
 

@@ -86,7 +86,7 @@ def server(shard_folder: Path, tmp_path: Path) -> Iterator[tuple[str, Path, type
 @pytest.fixture(autouse=True)
 def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SR_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("harness.data.cache._PAUSES_S", ())
+    monkeypatch.setattr("harness.data.fetching._PAUSES_S", ())
     return tmp_path / "cache"
 
 
