@@ -17,10 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from harness.data.fetching import fetch_into
-from harness.errors import CacheFullError, DataError, UnreachableError
+from harness.errors import CacheFullError, DataError, InputError, UnreachableError
 
 if TYPE_CHECKING:
     from harness.data.config import DataConfig, SourceConfig
+
+
+_USUAL_GB = 20.0
+_MOST_GB = 1_000_000
+RAISE_BOUND = "raise data.cache_gb, or SR_CACHE_GB"
 
 
 class NodeCache:
@@ -37,17 +42,22 @@ class NodeCache:
             ) from None
 
     @classmethod
-    def default(cls, limit_bytes: int = 20_000_000_000) -> NodeCache:
-        """The cache at $SR_CACHE_DIR, else below $SLURM_TMPDIR or $TMPDIR."""
+    def default(cls, limit_gb: float | None = None) -> NodeCache:
+        """The cache at $SR_CACHE_DIR, else below $SLURM_TMPDIR or $TMPDIR, of $SR_CACHE_GB unless a bound is given.
+
+        Raises:
+            InputError: $SR_CACHE_GB is no amount.
+        """
         given = os.environ.get("SR_CACHE_DIR")
         base = os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir()
-        return cls(Path(given) if given else Path(base) / f"sr-harness-cache-{os.getuid()}", limit_bytes)
+        folder = Path(given) if given else Path(base) / f"sr-harness-cache-{os.getuid()}"
+        return cls(folder, int((limit_gb or _usual_gb()) * 1e9))
 
     @classmethod
     def of(cls, data: DataConfig, sources: tuple[SourceConfig, ...]) -> NodeCache | None:
         """The cache that a run's remote sources share; None where all are local, which need none."""
         remote = any("://" in source.path and not source.path.startswith("file://") for source in sources)
-        return cls.default(int(data.cache_gb * 1e9)) if remote else None
+        return cls.default(data.cache_gb) if remote else None
 
     def fetch(self, url: str, size: int | None, version: str) -> Path:
         """The local path of a whole file; fetches it where it is not there yet.
@@ -103,9 +113,7 @@ class NodeCache:
     def _reserved(self, part: Path, size: int) -> BinaryIO:
         """A new file that counts `size` bytes, after the least recently used files that nobody has open made room."""
         if size > self.limit_bytes:
-            raise UnreachableError(
-                f"{part.name}: {size} bytes exceed the cache of {self.limit_bytes}; raise data.cache_gb."
-            )
+            raise UnreachableError(f"{part.name}: {size} bytes exceed the cache of {self.limit_bytes}; {RAISE_BOUND}.")
         with self._locked(self.folder / ".evict"):
             part.unlink(missing_ok=True)
             files = sorted(self._files(), key=lambda entry: entry[1])
@@ -116,7 +124,7 @@ class NodeCache:
             if total + size > self.limit_bytes:
                 raise CacheFullError(
                     f"{self.folder}: the shards in use fill the cache of {self.limit_bytes} bytes; "
-                    "raise data.cache_gb, lower data.window, or pack smaller shards."
+                    f"{RAISE_BOUND}, lower data.window, or pack smaller shards."
                 )
             target = part.open("wb")
             fcntl.flock(target, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -139,6 +147,17 @@ class NodeCache:
             yield
         finally:
             os.close(fd)
+
+
+def _usual_gb() -> float:
+    """The bound of caches for which none is given: of evaluation, inspection, and runs without `data.cache_gb`."""
+    text = os.environ.get("SR_CACHE_GB")
+    if not text:
+        return _USUAL_GB
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) <= _MOST_GB:
+            return float(text)
+    raise InputError(f"SR_CACHE_GB '{text}' is no size of a cache; give gigabytes, such as 20.")
 
 
 def _remove_unless_open(path: Path) -> bool:

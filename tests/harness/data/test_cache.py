@@ -13,7 +13,8 @@ from harness.data import cache, fetching
 from harness.data.cache import NodeCache
 from harness.data.loader import PatchLoader
 from harness.data.shards import Dataset
-from harness.errors import DataError, UnreachableError
+from harness.data.store import open_store
+from harness.errors import DataError, InputError, UnreachableError
 
 
 def test_a_file_system_without_locks_is_named_with_the_mend(tmp_path, monkeypatch, url):
@@ -113,3 +114,25 @@ def test_the_index_of_a_dataset_in_use_is_not_evicted(packed_npy, tmp_path, thre
         assert dataset.key(0) == Dataset.open(packed_npy).key(0)
     finally:
         memory.rm("/used", recursive=True)
+
+
+@pytest.mark.parametrize(("said", "gigabytes"), [(None, 20), ("", 20), ("0.5", 0.5), ("300", 300)])
+def test_where_no_bound_is_given_the_environments_is_taken(tmp_path, monkeypatch, data_config, said, gigabytes):
+    """Evaluation and inspection have no recipe; and one bound holds for all that share the folder."""
+    monkeypatch.setenv("SR_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("SR_CACHE_GB", raising=False)
+    if said is not None:
+        monkeypatch.setenv("SR_CACHE_GB", said)
+    run, bound_run = data_config("memory://set"), data_config("memory://set", cache_gb=7)
+    assert open_store("memory://set", None).cache.limit_bytes == gigabytes * 1e9
+    assert NodeCache.of(run, run.sources).limit_bytes == gigabytes * 1e9
+    assert NodeCache.of(bound_run, bound_run.sources).limit_bytes == 7e9
+
+
+@pytest.mark.parametrize("said", ["0", "-5", "much", "nan", "1e300", "20GB"])
+def test_an_environment_that_says_no_size_is_refused(tmp_path, monkeypatch, said):
+    monkeypatch.setenv("SR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("SR_CACHE_GB", said)
+    with pytest.raises(InputError, match=f"SR_CACHE_GB '{said}' is no size of a cache; give gigabytes, such as 20"):
+        NodeCache.default()
+    assert NodeCache.default(7).limit_bytes == 7e9
