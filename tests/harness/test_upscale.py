@@ -11,7 +11,8 @@ from harness import upscale as module
 from harness.config import RunConfig
 from harness.data.degrade import upscale_image
 from harness.errors import CheckpointError, DataError, InputError
-from harness.images import Picture, read_picture, write_picture
+from harness.image_writing import write_picture
+from harness.images import Picture, read_picture
 from harness.models.build import build_generator
 from harness.schema import parse
 from harness.train.checkpoint import write_weights
