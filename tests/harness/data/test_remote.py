@@ -278,10 +278,10 @@ def test_shards_are_fetched_ahead_of_the_window(server, data_config):
     loader = PatchLoader(data, data.sources, seed=0, batch_size=4)
     batches = loader.batches(0)
     next(batches)
-    dataset = loader._datasets[0]
+    dataset = loader.samples.datasets[0]
     all_keys = dataset.keys(np.arange(dataset.num_samples))
     order = []
-    for key in loader.keys(np.arange(64)):
+    for key in loader.samples.keys(np.arange(64)):
         order.append(all_keys.index(key))
     wanted = {dataset.shards[dataset.shard_code[index]] for index in order}
     deadline = time.monotonic() + 10
