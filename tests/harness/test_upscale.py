@@ -75,6 +75,17 @@ def test_folder_is_upscaled_with_its_subfolders(folder, tmp_path):
     assert summary.failures == []
 
 
+def test_folders_that_are_linked_are_upscaled_too_but_not_in_circles(folder, tmp_path):
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "linked").symlink_to(folder)
+    (folder / "back").symlink_to(tmp_path / "links")
+    written = upscale([str(tmp_path / "links")], tmp_path / "out", bicubic()).written
+    assert [path.relative_to(tmp_path / "out").as_posix() for path in written] == [
+        "linked/a.png",
+        "linked/deep down/ünï 'b'.png",
+    ]
+
+
 def test_file_becomes_the_named_file_and_patterns_are_expanded(folder, tmp_path):
     assert upscale([str(folder / "a.png")], tmp_path / "b.tif", bicubic()).written == [tmp_path / "b.tif"]
     found = upscale([str(folder / "**" / "*.png")], tmp_path / "out", bicubic()).written
