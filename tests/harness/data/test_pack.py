@@ -350,6 +350,16 @@ def test_fractions_are_nested_by_source_image_and_class(packed_npy):
     assert dataset.select("train", None, 0.5).tolist() != dataset.select("train", None, 0.5, 1).tolist()
 
 
+@pytest.mark.parametrize(
+    ("fraction", "counts"), [(0.01, [1, 1, 1]), (0.2, [1, 1, 1]), (0.5, [4, 3, 2]), (0.8, [6, 4, 2]), (1.0, [7, 5, 3])]
+)
+def test_a_fraction_of_each_classs_images_is_rounded_and_one_at_least(packed_npy, fraction, counts):
+    dataset = Dataset.open(packed_npy)
+    chosen = dataset.select("train", None, fraction)
+    found = {(code, source) for code, source in zip(dataset.class_code[chosen], dataset.source_hash[chosen])}
+    assert [sum(code == number for code, _ in found) for number in range(3)] == counts
+
+
 def test_a_million_samples_take_under_150_mb(tmp_path):
     _, megabytes = bench_sidecar.measure(tmp_path)
     assert megabytes < 150

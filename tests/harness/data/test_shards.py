@@ -19,6 +19,7 @@ from harness.data import reading, sidecar
 from harness.data.pack import pack
 from harness.data.shards import Dataset
 from harness.errors import DataError, InputError
+from harness.files import sha256_of
 
 
 @pytest.fixture
@@ -186,6 +187,42 @@ def test_a_description_that_was_tampered_with_is_refused(copy, change, message):
         Dataset.open(copy)
     path.write_text("[1, 2]")
     with pytest.raises(DataError, match="is not the description of a dataset"):
+        Dataset.open(copy)
+
+
+def with_value(folder: Path, row: int, column: str, value: object) -> None:
+    """Writes another value into an index, which `dataset.json` then knows as its own."""
+    rows = sidecar.read_columns(folder / "index.parquet", sidecar.SCHEMA.names).to_pylist()
+    rows[row][column] = value
+    sidecar.write_index(pa.Table.from_pylist(rows, sidecar.SCHEMA), folder / "index.parquet")
+    description = json.loads((folder / "dataset.json").read_text())
+    description["index_sha256"] = sha256_of(folder / "index.parquet")
+    (folder / "dataset.json").write_text(json.dumps(description))
+
+
+@pytest.mark.parametrize("row", [0, -1])
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("offset", -1), ("offset", 2**62), ("length", 0), ("height", 0), ("width", -1), ("header", -1)],
+)
+def test_places_that_no_sample_can_have_are_refused_with_its_key(copy, monkeypatch, row, column, value):
+    with_value(copy, row, column, value)
+    monkeypatch.setattr(sidecar, "ROW_GROUP", 7)  # the index is checked in parts
+    key = sidecar.read_columns(copy / "index.parquet", ["key"])["key"][row].as_py()
+    with pytest.raises(DataError, match=f"sample '{key}' has a place in the index that does not fit its shard"):
+        Dataset.open(copy)
+
+
+def test_a_raw_sample_whose_pixels_do_not_fill_its_place_is_refused(packed_npy, tmp_path):
+    shutil.copytree(packed_npy, tmp_path / "set")
+    with_value(tmp_path / "set", 5, "height", 39)
+    with pytest.raises(DataError, match="has a place in the index that does not fit its shard"):
+        Dataset.open(tmp_path / "set")
+
+
+def test_samples_of_a_type_that_would_have_to_be_unpickled_are_refused(copy):
+    with_value(copy, 3, "extension", "pyd")
+    with pytest.raises(DataError, match=r"sample '.*' is of type '\.pyd', which is never read"):
         Dataset.open(copy)
 
 
