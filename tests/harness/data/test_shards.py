@@ -220,6 +220,34 @@ def test_a_raw_sample_whose_pixels_do_not_fill_its_place_is_refused(packed_npy, 
         Dataset.open(tmp_path / "set")
 
 
+def test_an_image_of_another_size_than_the_index_says_is_named(copy):
+    if Dataset.open(copy).header.any():
+        pytest.skip("a raw one does not fill its place, and is refused before")
+    with_value(copy, 5, "height", 39)
+    dataset = Dataset.open(copy)
+    with pytest.raises(DataError, match=f"sample '{dataset.key(5)}' is .*, the index says otherwise"):
+        dataset.read(5)
+
+
+def test_so_many_shards_are_open_at_once_and_the_oldest_is_closed_first(packed_npy, monkeypatch):
+    monkeypatch.setattr("harness.data.shards._MAX_OPEN_SHARDS", 2)
+    dataset = Dataset.open(packed_npy)
+    codes = [int(dataset.shard_code[dataset.select(split)[0]]) for split in ("train", "val", "test")]
+    for code in codes:
+        dataset.shard_file(code)
+        assert code in dataset._open and len(dataset._open) <= 2
+    assert codes[0] not in dataset._open and dataset.shard_file(codes[0]).path.name == "train-000000.tar"
+
+
+def test_an_announcement_leaves_open_what_is_read_now_and_closes_the_rest(packed_npy):
+    dataset = Dataset.open(packed_npy)
+    codes = np.array([dataset.shard_code[dataset.select(split)[0]] for split in ("train", "val", "test")])
+    for code in codes:
+        dataset.shard_file(code)
+    dataset.announce(codes[:1], codes[1:2])
+    assert list(dataset._open) == codes[:1].tolist()
+
+
 def test_samples_of_a_type_that_would_have_to_be_unpickled_are_refused(copy):
     with_value(copy, 3, "extension", "pyd")
     with pytest.raises(DataError, match=r"sample '.*' is of type '\.pyd', which is never read"):
