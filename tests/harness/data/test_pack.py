@@ -163,9 +163,10 @@ def test_a_shard_and_the_sidecar_are_on_the_disk_before_they_count(image_folder,
     """A full disk cache is lost with its power: what stands for finished work must not."""
     synced: set[str] = set()
     fsync, replace = os.fsync, os.replace
-    unsynced = []
+    unsynced, named = [], []
 
     def noted(old: Path, new: Path) -> None:
+        named.append(Path(new).name)
         if (Path(new).suffix == ".tar" and Path(new).parent.name == ".building") or Path(new).name in SIDECAR:
             unsynced.extend({str(old)} - synced)
         replace(old, new)
@@ -174,6 +175,7 @@ def test_a_shard_and_the_sidecar_are_on_the_disk_before_they_count(image_folder,
     monkeypatch.setattr(os, "replace", noted)
     pack([image_folder], tmp_path / "out", tile_px=32, workers=1)
     assert unsynced == [] and len(synced) == 5
+    assert named[-2:] == list(SIDECAR), "where dataset.json is, there is a dataset"
 
 
 def test_two_packs_into_one_folder_are_not_at_work_at_once(image_folder, tmp_path, monkeypatch):

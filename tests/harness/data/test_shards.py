@@ -175,6 +175,8 @@ def test_a_sidecar_that_does_not_match_is_refused(copy, packed_npy, image_folder
         (lambda d: d["shards"].update({"../evil.tar": 5}), "a name with a folder in it"),
         (lambda d: d["shards"].pop("train-000000.tar"), "names the shard train-000000.tar"),
         (lambda d: d["shards"].update({"train-000000.tar": 4096}), "does not fit its shard"),
+        (lambda d: d["shards"].update({"train-000000.tar": -1}), "or no size"),
+        (lambda d: d["shards"].update({"train-000000.tar": 2**70}), "or no size"),
         (lambda d: d.update(num_samples=3), "rows instead of 3"),
     ],
 )
@@ -218,6 +220,12 @@ def test_a_raw_sample_whose_pixels_do_not_fill_its_place_is_refused(packed_npy, 
     with_value(tmp_path / "set", 5, "height", 39)
     with pytest.raises(DataError, match="has a place in the index that does not fit its shard"):
         Dataset.open(tmp_path / "set")
+
+
+def test_an_index_with_a_missing_value_is_refused(copy):
+    with_value(copy, 3, "crc32", None)
+    with pytest.raises(DataError, match=r"index\.parquet: is not a sound index \(a value is missing\); run"):
+        Dataset.open(copy)
 
 
 def test_an_image_of_another_size_than_the_index_says_is_named(copy):
