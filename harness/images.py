@@ -1,8 +1,8 @@
-"""Image files with all that a viewer sees: read and written without losing alpha, grey, 16 bits, EXIF or the profile.
+"""Image files with all that a viewer sees: read without losing alpha, grey, 16 bits, EXIF or the colour profile.
 
 `harness.data.images` is the reader for training and scoring, where every image becomes 8-bit RGB; this one is for
-upscaling, where what comes out should be what went in, only larger. A palette, CMYK or YCbCr image becomes RGB. EXIF
-orientation is applied to the pixels and taken out of the EXIF block.
+upscaling, where what comes out (`harness.image_writing`) should be what went in, only larger. A palette, CMYK or YCbCr
+image becomes RGB. EXIF orientation is applied to the pixels and taken out of the EXIF block.
 """
 
 from __future__ import annotations
@@ -13,21 +13,17 @@ import struct
 import sys
 import warnings
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from harness.data.images import FORMATS
-from harness.errors import DataError, InputError
-from harness.files import whole
+from harness.data.images import FORMATS, check_levels
+from harness.errors import DataError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
-_WITH_ALPHA = frozenset({".png", ".webp", ".tif", ".tiff"})
-_WITH_PROFILE = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"})
 _GREY_16 = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258
@@ -38,16 +34,7 @@ _ABOUT_THE_FILE = frozenset(
     | {325, 330, 332, 333, 336, 337, 338, 339, 340, 341, *range(512, 522), 529, 530, 531, 532, 700, 33723, 34377, 34675}
 )
 """TIFF's tags of the baseline and its extensions that say how pixels are stored, and embedded blocks."""
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_STRIP_ROWS = 256
-_LONGEST_EDGE = {".webp": 16_383, ".jpg": 65_500, ".jpeg": 65_500}
-_LONGEST_EXIF_OF_A_JPEG = 65_533
-_OPTIONS: dict[str, dict[str, Any]] = {
-    ".png": {"compress_level": 4},
-    ".jpg": {"quality": 95, "subsampling": 0},
-    ".jpeg": {"quality": 95, "subsampling": 0},
-    ".webp": {"lossless": True, "exact": True},
-}
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -88,6 +75,7 @@ def read_picture(path: Path) -> Picture:
 
 
 def _picture(image: Image.Image, content: bytes, path: Path) -> Picture:
+    check_levels(image, str(path))
     deep = _deep(image, content, path)
     rawmode_is_rgb = image.mode in ("RGB", "RGBA", "L", "LA", "I", "I;16", "P", "1")
     pixels, alpha = deep if deep is not None else _arrays(image, path)
@@ -113,14 +101,10 @@ def _described(exif: Image.Exif) -> bytes | None:
 
 def _arrays(image: Image.Image, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     image.load()
-    if image.mode == "F" or getattr(image, "n_frames", 1) > 1:
-        kind = "floating-point values" if image.mode == "F" else "several frames"
-        raise DataError(f"{path}: holds {kind}; convert it to a plain 8- or 16-bit image.")
+    if getattr(image, "n_frames", 1) > 1:
+        raise DataError(f"{path}: holds several frames; convert it to a plain 8- or 16-bit image.")
     if image.mode in _GREY_16:
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise DataError(f"{path}: holds values beyond 16 bits; convert it to 8 or 16 bits.")
-        return values.astype(np.uint16), None
+        return np.asarray(image).astype(np.uint16), None
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         grey = image.mode in ("L", "LA", "La", "1")
         array = np.asarray(image.convert("RGBA"))
@@ -140,7 +124,7 @@ def _deep(image: Image.Image, content: bytes, path: Path) -> tuple[np.ndarray, n
     rawmodes = {_rawmode(tile) for tile in getattr(image, "tile", [])}
     bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (8,))  # of a TIFF
     deep = max(bits) > 8 or any("16" in rawmode for rawmode in rawmodes)
-    if not deep or image.mode in _GREY_16 or image.mode == "F":
+    if not deep or image.mode in _GREY_16:
         return None
     if "transparency" in image.info:
         raise DataError(f"{path}: has 16 bits and a transparent colour; give it an alpha channel instead.")
@@ -175,7 +159,7 @@ def _with_rawmode(tile: Any, rawmode: str) -> Any:
 
 def _as_8_bit_rgba(content: bytes) -> bytes:
     """A PNG of 16-bit grey and alpha, declared to be 8-bit RGBA, which has the same bytes a pixel."""
-    start = len(_PNG_SIGNATURE)
+    start = len(PNG_SIGNATURE)
     header = content[start + 4 : start + 16] + bytes([8, 6]) + content[start + 18 : start + 21]
     return content[: start + 4] + header + struct.pack(">I", zlib.crc32(header)) + content[start + 25 :]
 
@@ -189,92 +173,3 @@ def upright(array: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (3, 4, 7, 8):
         array = array[::-1]
     return np.ascontiguousarray(array)
-
-
-def check_writable(path: Path, picture: Picture, scale: int = 1) -> None:
-    """That the format of `path` can hold what the picture has, once it is enlarged by `scale`.
-
-    Raises:
-        DataError: it cannot; the sentence says what can.
-    """
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise DataError(f"{path}: is of no known image format; end the name in .png.")
-    if suffix == ".gif":
-        raise DataError(f"{path}: GIF would lose all but 256 colours; write .png.")
-    if picture.pixels.dtype == np.uint16 and suffix != ".png":
-        raise DataError(f"{path}: {suffix} would lose the 16 bits a channel; write .png.")
-    if picture.alpha is not None and suffix not in _WITH_ALPHA:
-        raise DataError(f"{path}: {suffix} would lose the alpha channel; write .png.")
-    edge = scale * max(picture.pixels.shape[:2])
-    if edge > _LONGEST_EDGE.get(suffix, edge):
-        raise DataError(
-            f"{path}: {suffix} holds at most {_LONGEST_EDGE[suffix]:,} px a side, not {edge:,}; write .png."
-        )
-    if suffix in (".jpg", ".jpeg") and len(picture.exif or b"") > _LONGEST_EXIF_OF_A_JPEG:
-        raise DataError(f"{path}: {suffix} would lose the EXIF block, which is too long for it; write .png.")
-
-
-def write_picture(path: Path, picture: Picture) -> None:
-    """Writes the image in the format of its suffix, under a temporary name until it is whole.
-
-    Raises:
-        DataError: the format cannot hold it, or the file cannot be written.
-        OSError: the disk is full.
-    """
-    check_writable(path, picture)
-    try:
-        with whole(path, sync=True) as temporary, temporary.open("wb") as file:
-            if picture.pixels.dtype == np.uint16:
-                _write_deep_png(file, picture)
-            else:
-                _write_with_pillow(file, picture, path.suffix.lower())
-    except InputError as error:
-        raise DataError(str(error)) from None
-
-
-def _stacked(picture: Picture) -> np.ndarray:
-    if picture.alpha is None:
-        return picture.pixels
-    return np.dstack([picture.pixels, picture.alpha])
-
-
-def _write_with_pillow(file: IO[bytes], picture: Picture, suffix: str) -> None:
-    image = Image.fromarray(_stacked(picture))
-    options: dict[str, Any] = dict(_OPTIONS.get(suffix, {}))
-    if suffix in _WITH_PROFILE:
-        options.update(icc_profile=picture.icc_profile, exif=picture.exif)
-    image.save(file, Image.registered_extensions()[suffix], **{k: v for k, v in options.items() if v is not None})
-
-
-def _write_deep_png(file: IO[bytes], picture: Picture) -> None:
-    values = _stacked(picture)
-    height, width = values.shape[:2]
-    num_channels = 1 if values.ndim == 2 else values.shape[2]
-    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[num_channels]
-    file.write(_PNG_SIGNATURE)
-    _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))
-    if picture.icc_profile:
-        _write_chunk(file, b"iCCP", b"ICC profile\0\0" + zlib.compress(picture.icc_profile))
-    if picture.exif:
-        _write_chunk(file, b"eXIf", picture.exif.removeprefix(b"Exif\0\0"))
-    for part in _compressed_rows(values, 2 * num_channels):
-        _write_chunk(file, b"IDAT", part)
-    _write_chunk(file, b"IEND", b"")
-
-
-def _compressed_rows(values: np.ndarray, pixel_bytes: int) -> Iterator[bytes]:
-    """PNG's image data: every row as differences to the pixel on the left (filter 1)."""
-    deflate = zlib.compressobj(4)
-    for start in range(0, len(values), _STRIP_ROWS):
-        strip = values[start : start + _STRIP_ROWS].astype(">u2")
-        rows = strip.reshape(len(strip), -1).view(np.uint8)
-        filtered = np.ones((len(rows), rows.shape[1] + 1), np.uint8)
-        filtered[:, 1:] = rows
-        filtered[:, 1 + pixel_bytes :] -= rows[:, :-pixel_bytes]
-        yield deflate.compress(filtered.tobytes())
-    yield deflate.flush()
-
-
-def _write_chunk(file: IO[bytes], kind: bytes, data: bytes) -> None:
-    file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))

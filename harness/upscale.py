@@ -11,7 +11,8 @@ import numpy as np
 
 from harness.data.degrade import UpscaleMethod, enlarge_matrix, upscale_image
 from harness.errors import DataError, InputError
-from harness.images import Picture, check_writable, read_picture, write_picture
+from harness.image_writing import check_writable, write_picture
+from harness.images import Picture, read_picture
 from harness.memory import free_host_bytes
 from harness.random import key
 from harness.upscale_names import Format, Job, plan_jobs

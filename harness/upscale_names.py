@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from harness.data.survey import files_below
 from harness.errors import InputError
 from harness.images import SUFFIXES
 
@@ -27,7 +28,7 @@ def plan_jobs(inputs: list[str], out: Path, format: Format) -> list[Job]:
     """Which files become which.
 
     Raises:
-        InputError: an input does not exist or holds no image, or an output would overwrite an input.
+        InputError: an input does not exist, holds no image or cannot be listed, or an output would overwrite an input.
     """
     found = [(path, relative) for text in inputs for path, relative in _expand(text)]
     sources = dict(found)  # each file once
@@ -48,7 +49,7 @@ def _expand(text: str) -> Iterator[tuple[Path, Path]]:
     """The files that an argument stands for, each with its path below the folder that was given."""
     path = Path(text)
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        files = [p for p in files_below(path) if p.suffix.lower() in SUFFIXES and p.is_file()]
         found = [(file, file.relative_to(path)) for file in files]
     elif path.exists():
         found = [(path, Path(path.name))]

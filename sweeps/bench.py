@@ -57,10 +57,10 @@ def run_bench(part: str, ask: Ask, out: Path | None, console: Console) -> None:
 
 
 def _data(ask: Ask, console: Console) -> Any:
-    from harness.data import bench
+    from harness.data import bench, bench_figures
 
     figures = bench.run()
-    console.print(bench.table_of(figures))
+    console.print(bench_figures.table_of(figures))
     return [asdict(figure) for figure in figures]
 
 

@@ -1,27 +1,24 @@
 """`harness bench data`: the data plane's speed beside other loaders', in one process on one core, in one run.
 
-Every figure is the best of a few rounds, because other work on a machine can only make a round slower. Compare the
-rows of one table with each other; figures of different machines say little. On a busy machine take the processor's
-time as the clock: the data lies in memory, so on an idle machine both clocks show the same.
+Compare the rows of one table with each other; figures of different machines say little. On a busy machine take the
+processor's time as the clock: the data lies in memory, so on an idle machine both clocks show the same.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
 
 from harness.data import bench_peers, bench_sidecar
+from harness.data.bench_figures import ROUNDS, Clock, Figure, one_core, rate
 from harness.data.config import DataConfig, DegradationConfig
 from harness.data.loader import PatchLoader
 from harness.data.pack import pack
@@ -29,33 +26,8 @@ from harness.data.prepare import Prepare
 from harness.data.shards import Dataset
 from harness.data.synth import CLASSES, draw
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 PATCH_PX = 128
 BATCH = 32
-_ROUNDS = 3
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A row of the table. `at_least` (or `at_most`) is the bar that the project sets itself."""
-
-    name: str
-    value: float
-    unit: str
-    at_least: float | None = None
-    at_most: float | None = None
-    note: str = ""
-
-    @property
-    def passed(self) -> bool | None:
-        """Whether the bar is met; None where there is none."""
-        if self.at_least is None and self.at_most is None:
-            return None
-        return (self.at_least is None or self.value >= self.at_least) and (
-            self.at_most is None or self.value <= self.at_most
-        )
 
 
 def run(
@@ -75,7 +47,7 @@ def run(
     Clock.now = staticmethod(time.process_time if cpu_time else time.perf_counter)
     parts = [_raw, _large, _png, _degradation, _order, _painting, _sidecar]
     figures: list[Figure] = []
-    with tempfile.TemporaryDirectory(dir=folder) as temporary, _one_core():
+    with tempfile.TemporaryDirectory(dir=folder) as temporary, one_core():
         sources, packing = _make_datasets(Path(temporary))
         figures.append(packing)
         for number, part in enumerate(parts):
@@ -85,44 +57,6 @@ def run(
     if progress:
         progress(len(parts), len(parts))
     return figures
-
-
-def table_of(figures: list[Figure]) -> Table:
-    """The figures as a rich table."""
-    from rich.table import Table
-
-    table = Table(title="Data plane: one process, one core")
-    table.add_column("what")
-    table.add_column("figure", justify="right")
-    table.add_column("unit")
-    table.add_column("bar", justify="right")
-    table.add_column("note")
-    for figure in figures:
-        bar = f">= {figure.at_least:,.0f}" if figure.at_least is not None else ""
-        bar = f"<= {figure.at_most:,g}" if figure.at_most is not None else bar
-        style = "red" if figure.passed is False else None
-        digits = 0 if figure.value >= 100 else 2
-        table.add_row(figure.name, f"{figure.value:,.{digits}f}", figure.unit, bar, figure.note, style=style)
-    return table
-
-
-class Clock:
-    """The clock of all measurements."""
-
-    now: Callable[[], float] = staticmethod(time.perf_counter)
-
-
-def rate(step: Callable[[], object], items: int, seconds: float) -> float:
-    """Items a second of the best round."""
-    step()
-    best = 0.0
-    for _ in range(_ROUNDS):
-        count, start = 0, Clock.now()
-        while (spent := Clock.now() - start) < seconds:
-            step()
-            count += 1
-        best = max(best, count * items / spent)
-    return best
 
 
 @dataclass(frozen=True)
@@ -273,7 +207,7 @@ def _loading(path: Path, seconds: float, **values: object) -> float:
 def _epoch(path: Path, seconds: float) -> float:
     """Patches a second of a first epoch, in which every sample is compared with its checksum."""
     best = 0.0
-    for _ in range(_ROUNDS):
+    for _ in range(ROUNDS):
         loader = _loader(path, read_threads=0)
         batches, steps = loader.batches(0), loader.num_samples // BATCH
         start = Clock.now()
@@ -300,21 +234,3 @@ def _bare(path: Path, seconds: float) -> float:
 
 def _pair(batch: object) -> tuple[torch.Tensor, torch.Tensor]:
     return batch.hr_BHWC, batch.position_B  # type: ignore[attr-defined]
-
-
-@contextmanager
-def _one_core() -> Iterator[None]:
-    """Keeps this process on one core, and torch on one thread."""
-    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
-    os.sched_setaffinity(0, {max(cores)})
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)
-        torch.set_num_threads(threads)
-
-
-def has(package: str) -> bool:
-    """Whether a package can be imported."""
-    return importlib.util.find_spec(package) is not None

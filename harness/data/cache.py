@@ -10,30 +10,22 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import logging
 import os
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO
 
-from harness.errors import CacheFullError, DataError, UnreachableError
-from harness.files import FULL
-
-log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-_CHUNK_BYTES = 8 << 20
-_BUSY = {408, 425, 429}
-"""HTTP's answers below 500 that mean: later."""
-_PAUSES_S: tuple[float, ...] = (1.0, 5.0, 25.0)
-"""Before a fetch is tried again. fsspec calls much of a network's trouble "not found", so that is tried again, too."""
-
+from harness.data.fetching import fetch_into
+from harness.errors import CacheFullError, DataError, InputError, UnreachableError
 
 if TYPE_CHECKING:
     from harness.data.config import DataConfig, SourceConfig
+
+
+_USUAL_GB = 20.0
+_MOST_GB = 1_000_000
+RAISE_BOUND = "raise data.cache_gb, or SR_CACHE_GB"
 
 
 class NodeCache:
@@ -50,17 +42,22 @@ class NodeCache:
             ) from None
 
     @classmethod
-    def default(cls, limit_bytes: int = 20_000_000_000) -> NodeCache:
-        """The cache at $SR_CACHE_DIR, else below $SLURM_TMPDIR or $TMPDIR."""
+    def default(cls, limit_gb: float | None = None) -> NodeCache:
+        """The cache at $SR_CACHE_DIR, else below $SLURM_TMPDIR or $TMPDIR, of $SR_CACHE_GB unless a bound is given.
+
+        Raises:
+            InputError: $SR_CACHE_GB is no amount.
+        """
         given = os.environ.get("SR_CACHE_DIR")
         base = os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir()
-        return cls(Path(given) if given else Path(base) / f"sr-harness-cache-{os.getuid()}", limit_bytes)
+        folder = Path(given) if given else Path(base) / f"sr-harness-cache-{os.getuid()}"
+        return cls(folder, int((limit_gb or _usual_gb()) * 1e9))
 
     @classmethod
     def of(cls, data: DataConfig, sources: tuple[SourceConfig, ...]) -> NodeCache | None:
         """The cache that a run's remote sources share; None where all are local, which need none."""
         remote = any("://" in source.path and not source.path.startswith("file://") for source in sources)
-        return cls.default(int(data.cache_gb * 1e9)) if remote else None
+        return cls.default(data.cache_gb) if remote else None
 
     def fetch(self, url: str, size: int | None, version: str) -> Path:
         """The local path of a whole file; fetches it where it is not there yet.
@@ -70,8 +67,8 @@ class NodeCache:
             version: what tells another content under the same URL apart.
 
         Raises:
-            UnreachableError: it cannot be fetched, or does not fit the cache, or there can be no cache in that folder.
-            DataError: it has another size.
+            UnreachableError: it cannot be fetched to its end or does not fit the cache, or there can be no cache there.
+            DataError: it is longer.
         """
         path = self.path_of(url, version)
         try:
@@ -104,7 +101,7 @@ class NodeCache:
         part = path.with_name(path.name + ".part")
         with self._reserved(part, size or 0) as target:
             try:
-                found = _copied(url, target)
+                found = fetch_into(url, target, size)
                 if size is not None and found != size:
                     raise DataError(f"{url}: has {found} bytes instead of {size}; upload or pack it again.")
             except DataError:
@@ -116,9 +113,7 @@ class NodeCache:
     def _reserved(self, part: Path, size: int) -> BinaryIO:
         """A new file that counts `size` bytes, after the least recently used files that nobody has open made room."""
         if size > self.limit_bytes:
-            raise UnreachableError(
-                f"{part.name}: {size} bytes exceed the cache of {self.limit_bytes}; raise data.cache_gb."
-            )
+            raise UnreachableError(f"{part.name}: {size} bytes exceed the cache of {self.limit_bytes}; {RAISE_BOUND}.")
         with self._locked(self.folder / ".evict"):
             part.unlink(missing_ok=True)
             files = sorted(self._files(), key=lambda entry: entry[1])
@@ -129,7 +124,7 @@ class NodeCache:
             if total + size > self.limit_bytes:
                 raise CacheFullError(
                     f"{self.folder}: the shards in use fill the cache of {self.limit_bytes} bytes; "
-                    "raise data.cache_gb, lower data.window, or pack smaller shards."
+                    f"{RAISE_BOUND}, lower data.window, or pack smaller shards."
                 )
             target = part.open("wb")
             fcntl.flock(target, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -154,80 +149,15 @@ class NodeCache:
             os.close(fd)
 
 
-def _copied(url: str, target: BinaryIO) -> int:
-    """As `_copy`, made again after some pauses.
-
-    Raises:
-        UnreachableError: the network is still in trouble, or the disk is full.
-    """
-
-    def attempt() -> int:
-        target.seek(0)
-        found = _copy(url, target)
-        target.truncate()
-        target.flush()
-        os.fsync(target.fileno())  # it has had its size since it was begun: a power failure would leave holes in it
-        return found
-
-    try:
-        return patiently(url, attempt)
-    except DataError:
-        raise
-    except Exception as error:  # every fsspec back end raises its own kinds
-        if isinstance(error, OSError) and error.errno in FULL:
-            where = Path(target.name).parent
-            raise UnreachableError(
-                f"{where}: the cache's disk is full ({error.strerror}); free space, or set SR_CACHE_DIR to another."
-            ) from None
-        raise UnreachableError(f"{url}: cannot be fetched ({reason(error)}); check the URL and network.") from None
-
-
-def patiently(url: str, attempt: Callable[[], T]) -> T:
-    """What an attempt gives, made again after some pauses: a network's short trouble must not end a training of weeks.
-
-    Raises:
-        Exception: what the last attempt raised, or one that no waiting mends.
-    """
-    for pause_s in _PAUSES_S:
-        try:
-            return attempt()
-        except Exception as error:
-            if _is_final(error):
-                raise
-            log.warning("%s: %s; it is asked for again in %g s.", url, reason(error), pause_s)
-        time.sleep(pause_s)
-    return attempt()
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether no waiting mends it: the data's fault, a full disk, a server's plain no."""
-    status = getattr(error.__cause__ or error, "status", 0)
-    refused = isinstance(status, int) and 400 <= status < 500 and status not in _BUSY
-    return refused or isinstance(error, DataError) or (isinstance(error, OSError) and error.errno in FULL)
-
-
-def _copy(url: str, target: BinaryIO) -> int:
-    """Writes what lies at a URL; returns the number of bytes."""
-    found = 0
-    with open_url(url) as source:
-        while block := source.read(_CHUNK_BYTES):
-            target.write(block)
-            found += len(block)
-    return found
-
-
-def open_url(url: str) -> Any:
-    """A readable file object for a URL; opened read-only.
-
-    Raises:
-        DataError: the package for its scheme is not installed.
-    """
-    import fsspec
-
-    try:
-        return fsspec.open(url, "rb").open()
-    except ImportError as error:
-        raise DataError(f"{url}: needs another package ({error}); install it.") from None
+def _usual_gb() -> float:
+    """The bound of caches for which none is given: of evaluation, inspection, and runs without `data.cache_gb`."""
+    text = os.environ.get("SR_CACHE_GB")
+    if not text:
+        return _USUAL_GB
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) <= _MOST_GB:
+            return float(text)
+    raise InputError(f"SR_CACHE_GB '{text}' is no size of a cache; give gigabytes, such as 20.")
 
 
 def _remove_unless_open(path: Path) -> bool:
@@ -245,11 +175,3 @@ def _remove_unless_open(path: Path) -> bool:
         raise
     finally:
         os.close(fd)
-
-
-def reason(error: BaseException) -> str:
-    """An error's kind and first line, for messages; of fsspec's "not found", what really happened."""
-    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
-        error = error.__cause__
-    text = str(error).splitlines()
-    return f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__

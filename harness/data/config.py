@@ -67,8 +67,8 @@ class DataConfig(Section):
     """Whether a damaged sample ends training, or is replaced by another and logged."""
     read_threads: int = Field(1, ge=0)
     """Threads that read ahead; 0 reads in the training thread."""
-    cache_gb: float = Field(20.0, gt=0, le=1_000_000)
-    """Bound of the node-local cache for remote shards."""
+    cache_gb: float | None = Field(None, gt=0, le=1_000_000)
+    """Bound of the node-local cache for remote shards; null takes $SR_CACHE_GB, or 20 where it is not set."""
 
     @field_validator("sources")
     @classmethod

@@ -3,8 +3,8 @@
 - grey (and 1-bit, grey with alpha): repeated to three channels, and remembered as grey, because it is scored as grey;
 - 16 bits a channel: the upper 8 bits; palette, CMYK, YCbCr: converted to RGB (colour profiles are not applied);
 - alpha: composited on black; EXIF orientation: applied; several frames: the first;
-- truncated, damaged, floating point, whole numbers beyond 16 bits, too large (Pillow's bound against decompression
-  bombs), or no image: refused.
+- of values that are no levels for certain (see `check_levels`), truncated, damaged, too large (Pillow's bound against
+  decompression bombs), or no image: refused.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ _TURNED = frozenset({5, 6, 7, 8})
 _EXIF_ORIENTATION = 0x0112
 _PNG_MAY_BE_TURNED = (b"eXIf", b"Raw profile type exif", b"tiff:Orientation")
 """What stands somewhere in a PNG whose orientation Pillow reads: its chunk, or a text of older programs or of XMP."""
+_BITS, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 262, 284, 339
+"""Tags of a TIFF that say how its values are meant."""
+_SIGNED, _WHITE_IS_ZERO, _SEPARATE = 2, 0, 2
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ def read_header(content: bytes, name: str) -> Header:
     """Height and width (after EXIF orientation) without decoding.
 
     Raises:
-        DataError: not an image of a known format, or larger than the bound.
+        DataError: not an image of a known format, of values that are no levels, or larger than the bound.
     """
     with _open(content, name) as image:
         width, height = image.size
@@ -68,13 +71,13 @@ def decode(content: bytes, name: str) -> np.ndarray:
     """The image as uint8, H x W x 3.
 
     Raises:
-        DataError: not an image, truncated, damaged or too large; the sentence names `name`.
+        DataError: not an image, of values that are no levels, truncated, damaged or too large; it names `name`.
     """
     with _open(content, name) as image:
         try:
             image.load()
             image = ImageOps.exif_transpose(image)
-            return np.asarray(_to_rgb(image, name))
+            return np.asarray(_to_rgb(image))
         except DataError:
             raise
         except Exception as error:  # Pillow's plugins raise many kinds on damaged files
@@ -144,7 +147,11 @@ def _open(content: bytes, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(content), formats=FORMATS)
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+        check_levels(image, name)
+        return image
+    except DataError:
+        raise
     except UnidentifiedImageError:
         raise DataError(f"{name}: is not an image ({', '.join(FORMATS).lower()}); remove it or convert it.") from None
     except Image.DecompressionBombError:
@@ -155,14 +162,32 @@ def _open(content: bytes, name: str) -> Image.Image:
         raise DataError(f"{name}: is damaged or truncated ({error}); replace or remove it.") from None
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+def check_levels(image: Image.Image, name: str) -> None:
+    """That the values of an opened image are levels from black to white, and Pillow reads them as such.
+
+    Raises:
+        DataError: floating-point values, or a TIFF's of 12 or 32 bits or with a sign, whose black and white nothing
+            states, or a TIFF's of 16 bits in an arrangement that Pillow takes for another.
+    """
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    kind = "floating-point values" if image.mode == "F" else None
+    bits_C = tags.get(_BITS, (8,))
+    bits = max(bits_C)
+    if _SIGNED in tags.get(_SAMPLE_FORMAT, ()):
+        kind = "values with a sign"
+    elif bits in (12, 32) and kind is None:
+        kind = f"values of {bits} bits"
+    elif bits == 16 and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        kind = "values of 16 bits with white as zero"
+    elif bits == 16 and len(bits_C) > 1 and tags.get(_PLANES) == _SEPARATE:
+        kind = "values of 16 bits in separate planes"
+    if kind is not None:
+        raise DataError(f"{name}: holds {kind}, which might be misread; convert it to a plain 8- or 16-bit image.")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise DataError(f"{name}: holds values beyond 16 bits, of no stated range; convert it to 8 or 16 bits.")
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise DataError(f"{name}: holds floating-point values of no stated range; convert it to 8 or 16 bits.")
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from harness.data.layers import bands, below, mix, over, rgb, sky
 from harness.data.noise import Rng, curve, fractal, relief, ridged, step
 
 Painter = Callable[[Rng, int], np.ndarray]
@@ -30,19 +31,19 @@ def paint(rng: Rng, class_name: str, size_px: int) -> np.ndarray:
 
 
 def mountain(rng: Rng, px: int) -> np.ndarray:
-    image = _sky(rng, px, top=(0.25, 0.45, 0.78), bottom=(0.78, 0.85, 0.93), cover=rng.uniform(-0.5, 0.9))
-    haze = _rgb(0.62, 0.71, 0.82)
+    image = sky(rng, px, top=(0.25, 0.45, 0.78), bottom=(0.78, 0.85, 0.93), cover=rng.uniform(-0.5, 0.9))
+    haze = rgb(0.62, 0.71, 0.82)
     base = rng.uniform(0.26, 0.4)
     skylines, depths = [], (0.7, 0.35, 0.0)
     for depth in depths:
         peaks = curve(rng, px, px / 3, 0.45)
         skylines.append(base - (0.13 - 0.05 * depth) * (1.0 - 1.3 * np.abs(peaks)) + 0.003 * curve(rng, px, 8, 0.9))
         base += rng.uniform(0.14, 0.2)
-    for depth, skyline, (top, end) in zip(depths, skylines, _bands(skylines, px)):
+    for depth, skyline, (top, end) in zip(depths, skylines, bands(skylines, px)):
         rock = _rock(rng, end - top, px, skyline, top, snow=rng.uniform(0.05, 0.14))
         rock *= np.float32(1 - depth)
         rock += haze * np.float32(depth)
-        _over(image[:, top:end], rock, _below(skyline, px, top, end))
+        over(image[:, top:end], rock, below(skyline, px, top, end))
     return image
 
 
@@ -58,17 +59,17 @@ def _rock(rng: Rng, rows: int, px: int, skyline: np.ndarray, top: int, snow: flo
     snowy = 1 - step(broken, snow - 0.008, snow + 0.008)
     forest = step(broken, snow + 0.08, snow + 0.14)
     trees = 0.7 + 0.5 * step(crags, -0.6, 0.6)
-    colour = _mix((0.47, 0.43, 0.4), (0.14, 0.24, 0.12), forest) * ((0.25 + 1.15 * shade) * trees)
-    white = _mix((0.48, 0.58, 0.78), (1.0, 1.0, 1.0), np.clip(1.5 * shade - 0.1, 0, 1))
-    _over(colour, white, snowy)
+    colour = mix((0.47, 0.43, 0.4), (0.14, 0.24, 0.12), forest) * ((0.25 + 1.15 * shade) * trees)
+    white = mix((0.48, 0.58, 0.78), (1.0, 1.0, 1.0), np.clip(1.5 * shade - 0.1, 0, 1))
+    over(colour, white, snowy)
     return colour
 
 
 def desert(rng: Rng, px: int) -> np.ndarray:
     warm = rng.uniform(0, 1)
-    image = _sky(rng, px, top=(0.36, 0.56, 0.8), bottom=(0.93, 0.86, 0.74), cover=rng.uniform(-1.2, 0.2))
-    sand_lit = _rgb(0.95, 0.72 + 0.08 * warm, 0.45 + 0.12 * warm)
-    sand_dark = _rgb(0.5, 0.29 + 0.05 * warm, 0.16 + 0.06 * warm)
+    image = sky(rng, px, top=(0.36, 0.56, 0.8), bottom=(0.93, 0.86, 0.74), cover=rng.uniform(-1.2, 0.2))
+    sand_lit = rgb(0.95, 0.72 + 0.08 * warm, 0.45 + 0.12 * warm)
+    sand_dark = rgb(0.5, 0.29 + 0.05 * warm, 0.16 + 0.06 * warm)
     horizon = rng.uniform(0.2, 0.34)
     skylines, distances = [], []
     crest = horizon
@@ -77,12 +78,12 @@ def desert(rng: Rng, px: int) -> np.ndarray:
         skylines.append(crest + 0.035 * (0.4 + 2 * (crest - horizon)) * curve(rng, px, px / 2, 0.22))
         distances.append((1 - near) ** 2)
         crest += rng.uniform(0.1, 0.2) * (0.5 + near)
-    for skyline, distance, (top, end) in zip(skylines, distances, _bands(skylines, px)):
+    for skyline, distance, (top, end) in zip(skylines, distances, bands(skylines, px)):
         dune = _dune(rng, end - top, px, skyline, top, 1 - distance**0.5)
         colour = (sand_lit - sand_dark) * dune
         colour += sand_dark
-        _over(colour, _rgb(0.9, 0.83, 0.72), np.float32(0.35 * distance))
-        _over(image[:, top:end], colour, _below(skyline, px, top, end))
+        over(colour, rgb(0.9, 0.83, 0.72), np.float32(0.35 * distance))
+        over(image[:, top:end], colour, below(skyline, px, top, end))
     return image
 
 
@@ -108,20 +109,20 @@ def _dune(rng: Rng, rows: int, px: int, skyline: np.ndarray, top: int, near: flo
 def sea(rng: Rng, px: int) -> np.ndarray:
     deep = rng.uniform(0, 1)
     sky_low = (0.8, 0.85, 0.9) if deep > 0.3 else (0.95, 0.75, 0.55)
-    image = _sky(rng, px, top=(0.3, 0.5, 0.8), bottom=sky_low, cover=rng.uniform(-0.6, 0.8))
+    image = sky(rng, px, top=(0.3, 0.5, 0.8), bottom=sky_low, cover=rng.uniform(-0.6, 0.8))
     top = int(px * rng.uniform(0.15, 0.35))
     water = _swell(rng, px - top, px, choppiness=rng.uniform(0.6, 1.0))
-    dark = _rgb(0.02, 0.12 + 0.1 * deep, 0.22 + 0.12 * deep)
-    light = _rgb(0.3, 0.55, 0.66)
+    dark = rgb(0.02, 0.12 + 0.1 * deep, 0.22 + 0.12 * deep)
+    light = rgb(0.3, 0.55, 0.66)
     colour = (light - dark) * np.clip(water * 0.5 + 0.45, 0, 1)
     colour += dark
     spray = fractal(rng, px - top, px, 10, 0.75)
     foam = step(water + 0.35 * spray, 1.2, 1.35)
-    _over(colour, np.float32(0.95), foam)
+    over(colour, np.float32(0.95), foam)
     x = np.arange(px, dtype=np.float32)[None, :] / px
     path = np.exp(-(((x - rng.uniform(0.2, 0.8)) / 0.12) ** 2))
     glint = step(water * 0.6 + 0.5 * spray, 0.95, 1.05) * path
-    _over(colour, _rgb(1.0, 0.97, 0.85), glint)
+    over(colour, rgb(1.0, 0.97, 0.85), glint)
     image[:, top:] = colour
     return image
 
@@ -160,13 +161,13 @@ def beach(rng: Rng, px: int) -> np.ndarray:
     sand *= 1 - 0.38 * wet
     water = _shallows(rng, px, shore)
     image = sand
-    _over(image, water, 1 - step(shore, -0.012, 0.004))
+    over(image, water, 1 - step(shore, -0.012, 0.004))
     lace = ridged(fractal(rng, px, px, px / 24, 0.55) * 0.9)
     near = np.abs(shore + np.float32(0.012))
     for line in (rng.uniform(0.08, 0.14), rng.uniform(0.22, 0.3)):
         np.minimum(near, np.abs(shore + np.float32(0.012 + line)), out=near)
     foam = step(lace * np.maximum(np.float32(1.3) - near * np.float32(22), 0), 0.42, 0.52)
-    _over(image, np.float32(0.97), foam)
+    over(image, np.float32(0.97), foam)
     return image
 
 
@@ -177,9 +178,9 @@ def _sand(rng: Rng, px: int, warm: float) -> np.ndarray:
     pebble = step(grain, 1.9, 2.1)
     light = 0.86 + 0.5 * relief(drift, 0.35) + 0.05 * grain
     light[1:, 1:] -= 0.3 * pebble[:-1, :-1]
-    tone = _rgb(0.93, 0.83 - 0.05 * warm, 0.66 - 0.12 * warm)
+    tone = rgb(0.93, 0.83 - 0.05 * warm, 0.66 - 0.12 * warm)
     colour = tone * light
-    _over(colour, _rgb(0.62, 0.58, 0.55), pebble)
+    over(colour, rgb(0.62, 0.58, 0.55), pebble)
     return colour
 
 
@@ -188,13 +189,13 @@ def _shallows(rng: Rng, px: int, shore: np.ndarray) -> np.ndarray:
     depth = np.clip(-shore * 2.2, 0, 1)
     net = ridged(fractal(rng, px, px, px / 16, 0.35) * 1.6)
     net *= net
-    colour = _mix((0.45, 0.8, 0.76), (0.04, 0.32, 0.5), np.sqrt(depth))
+    colour = mix((0.45, 0.8, 0.76), (0.04, 0.32, 0.5), np.sqrt(depth))
     colour += net * (1 - depth) * np.float32(0.28)
     return colour
 
 
 def island(rng: Rng, px: int) -> np.ndarray:
-    image = _sky(rng, px, top=(0.2, 0.5, 0.85), bottom=(0.7, 0.85, 0.93), cover=rng.uniform(-0.2, 1.0))
+    image = sky(rng, px, top=(0.2, 0.5, 0.85), bottom=(0.7, 0.85, 0.93), cover=rng.uniform(-0.2, 1.0))
     line = int(px * rng.uniform(0.52, 0.66))
     x = np.arange(px, dtype=np.float32) / px
     width, middle = rng.uniform(0.26, 0.45), rng.uniform(0.35, 0.65)
@@ -203,12 +204,12 @@ def island(rng: Rng, px: int) -> np.ndarray:
     outline = tall * hump**0.7 * (1 + 0.28 * curve(rng, px, px / 5, 0.5)) + 0.006 * curve(rng, px, 12, 0.8) * (hump > 0)
     skyline = line / px - np.where(hump > 0.02, np.maximum(outline, 0), -0.5)
     top = max(0, int(px * (skyline.min() - 0.02)))
-    land = _below(skyline, px, top, line)
+    land = below(skyline, px, top, line)
     trees = _crowns(rng, line - top, px)
     y = np.arange(top, line, dtype=np.float32)[:, None] / px
     strip = step(y - line / px + 0.012 + 0.008 * curve(rng, px, px / 8, 0.5)[None, :], -0.003, 0.003)
-    _over(trees, _rgb(0.93, 0.86, 0.68), strip)
-    _over(image[:, top:line], trees, land)
+    over(trees, rgb(0.93, 0.86, 0.68), strip)
+    over(image[:, top:line], trees, land)
     image[:, line:] = _mirror(rng, image[:, :line], px - line, px)
     return image
 
@@ -221,7 +222,7 @@ def _crowns(rng: Rng, rows: int, px: int) -> np.ndarray:
     light = relief(height, 0.75, down=0.9)
     gap = step(-crowns, 0.75, 1.0)
     tone = np.clip(0.5 - 0.42 * light + 0.12 * clumps, 0, 1) * (1 - 0.75 * gap)
-    return _mix((0.03, 0.1, 0.04), (0.45, 0.62, 0.2), tone)
+    return mix((0.03, 0.1, 0.04), (0.45, 0.62, 0.2), tone)
 
 
 def _mirror(rng: Rng, above: np.ndarray, rows: int, px: int) -> np.ndarray:
@@ -234,62 +235,10 @@ def _mirror(rng: Rng, above: np.ndarray, rows: int, px: int) -> np.ndarray:
     source = np.clip(last - np.arange(rows, dtype=np.float32)[:, None] * np.float32(0.8) - shift, 0, last)
     flat = source.astype(np.intp) * px + np.arange(px)
     seen = above.reshape(3, -1)[:, flat]
-    tint = _rgb(0.05, 0.3, 0.42)
+    tint = rgb(0.05, 0.3, 0.42)
     colour = seen * np.float32(0.55) + tint * np.float32(0.45)
     colour += ripple * (0.05 + 0.05 * down)
     return colour
-
-
-def _sky(
-    rng: Rng, px: int, top: tuple[float, float, float], bottom: tuple[float, float, float], cover: float
-) -> np.ndarray:
-    """A gradient with clouds; `cover` below 0 is nearly clear. Only the upper two thirds have clouds."""
-    rows = px * 2 // 3
-    down = np.linspace(0, 1, px, dtype=np.float32)[:, None]
-    gradient = _mix(top, bottom, np.minimum(1, down * 2.2))
-    image = np.repeat(gradient, px, axis=2)
-    if cover > -0.4:
-        small = (rows + 1) // 2, (px + 1) // 2
-        cloud = fractal(rng, *small, px / 6, 0.5).repeat(2, axis=0).repeat(2, axis=1)[:rows, :px]
-        fade = np.clip(np.linspace(3.6, 0, rows, dtype=np.float32), 0, 0.9)[:, None]
-        white = step(cloud, 0.9 - cover, 2.4 - cover) * fade
-        lit = _mix((0.72, 0.77, 0.85), (1.0, 1.0, 1.0), step(cloud, 0.9 - cover, 3.6 - cover))
-        _over(image[:, :rows], lit, white)
-    return image
-
-
-def _bands(skylines: list[np.ndarray], px: int) -> list[tuple[int, int]]:
-    """First and last row of each layer that the next one, in front of it, leaves to be seen."""
-    top = [min(px - 2, max(0, int(px * (skyline.min() - 0.01)))) for skyline in skylines]
-    end = [min(px, max(first + 2, int(px * front.max()) + 2)) for first, front in zip(top, skylines[1:])]
-    return list(zip(top, [*end, px]))
-
-
-def _below(skyline: np.ndarray, px: int, top: int, end: int) -> np.ndarray:
-    """1 below a skyline (given as a share of the height), 0 above, one pixel soft; rows `top` to `end`."""
-    y = np.arange(top, end, dtype=np.float32)[:, None]
-    return np.clip(y - (skyline[None, :] * px).astype(np.float32) + np.float32(0.5), 0, 1)
-
-
-def _mix(low: tuple[float, ...], high: tuple[float, ...], share: np.ndarray) -> np.ndarray:
-    a, b = _rgb(*low), _rgb(*high)
-    result = (b - a) * share
-    result += a
-    return result
-
-
-def _over(image: np.ndarray, colour: np.ndarray | np.float32, cover: np.ndarray | np.float32) -> None:
-    """Paints a colour (or another picture) over the image, in place, as opaque as `cover` says."""
-    colours = np.broadcast_to(colour, (3, *np.shape(colour)[1:]))
-    difference = np.empty(image.shape[1:], np.float32)
-    for plane, tone in zip(image, colours):  # plane by plane: the temporary stays in the processor's cache
-        np.subtract(tone, plane, out=difference)
-        np.multiply(difference, cover, out=difference)
-        plane += difference
-
-
-def _rgb(red: float, green: float, blue: float) -> np.ndarray:
-    return np.array([red, green, blue], np.float32)[:, None, None]
 
 
 PAINTERS: dict[str, Painter] = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import threading
 from collections.abc import Iterator
@@ -15,11 +13,9 @@ import torch
 from harness import random
 from harness.data.ahead import read_ahead
 from harness.data.buffers import BufferRing
-from harness.data.cache import NodeCache
 from harness.data.config import DataConfig, SourceConfig
-from harness.data.order import EpochOrder, Mixture
 from harness.data.reading import CropReader
-from harness.data.shards import Dataset
+from harness.data.samples import Samples
 from harness.errors import DataError, InputError, UnreachableError
 
 log = logging.getLogger(__name__)
@@ -37,38 +33,6 @@ class Batch:
 
     hr_BHWC: torch.Tensor
     position_B: torch.Tensor
-
-
-def open_sources(data: DataConfig, sources: tuple[SourceConfig, ...]) -> tuple[list[Dataset], list[np.ndarray]]:
-    """The dataset of each source, opened once for each path, and the indices of the samples that it asks for.
-
-    Raises:
-        InputError: a source lacks what is asked of it.
-        DataError: it is no sound dataset, or holds samples smaller than a patch.
-    """
-    cache = NodeCache.of(data, sources)
-    opened: dict[str, Dataset] = {}
-    for source in sources:
-        if source.path not in opened:
-            opened[source.path] = Dataset.open(source.path, cache)
-    datasets = [opened[source.path] for source in sources]
-    selected = [
-        dataset.select(source.split, source.classes, source.fraction, source.fraction_seed)
-        for dataset, source in zip(datasets, sources)
-    ]
-    for dataset, chosen in zip(datasets, selected):
-        _check_sizes(dataset, chosen, data.patch_px)
-    return datasets, selected
-
-
-def _check_sizes(dataset: Dataset, selected: np.ndarray, patch_px: int) -> None:
-    small = selected[np.minimum(dataset.height[selected], dataset.width[selected]) < patch_px]
-    if len(small):
-        raise DataError(
-            f"{dataset.path}: {len(small)} samples are smaller than the patch of {patch_px} px (the first: "
-            f"'{dataset.key(small[0])}', {dataset.width[small[0]]} x {dataset.height[small[0]]} px); "
-            f"lower data.patch_px or pack with --tile {patch_px}."
-        )
 
 
 class PatchLoader:
@@ -97,18 +61,16 @@ class PatchLoader:
             raise InputError(
                 f"batch_size {batch_size} cannot be divided among {world_size} ranks; give a multiple of {world_size}."
             )
-        self.data, self.sources = data, sources
+        self.data = data
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.replaced = 0
         """Patches that this rank took from a substitute because their own sample was bad."""
-        self._datasets, self._selected = open_sources(data, sources)
-        self.num_samples = sum(map(len, self._selected))
-        self.fingerprint = self._fingerprint()
+        self.samples = Samples(data, sources, seed)
+        self.num_samples, self.fingerprint = self.samples.num_samples, self.samples.fingerprint
         self._crop_stream = random.key(seed, "crop")
         self._substitute_stream = random.key(seed, "substitute")
-        self._order = self._make_order(seed)
         self._ring = BufferRing((batch_size // world_size, data.patch_px, data.patch_px * 3))
-        self._remote = any(dataset.store.remote for dataset in self._datasets)
+        self._remote = any(dataset.store.remote for dataset in self.samples.datasets)
         self._announced: tuple[int, int] | None = None
         self._lock = threading.Lock()
         self._reported: set[tuple[int, int]] = set()
@@ -134,57 +96,11 @@ class PatchLoader:
             self._stop,
         )
 
-    def keys(self, position_B: np.ndarray | list[int]) -> list[str]:
-        """The keys of the samples at these global positions."""
-        source_B, sample_B = self._locate(np.asarray(position_B, np.int64))
-        result = [""] * len(source_B)
-        for source in np.unique(source_B):
-            places = np.flatnonzero(source_B == source)
-            for place, key in zip(places, self._datasets[source].keys(sample_B[places])):
-                result[place] = key
-        return result
-
     def close(self) -> None:
         """Stops reading ahead and closes the shards."""
         self._stop.set()
-        for dataset in self._datasets:
+        for dataset in self.samples.datasets:
             dataset.close()
-
-    def _fingerprint(self) -> str:
-        parts = [
-            [dataset.fingerprint, source.model_dump(mode="json", exclude={"path"})]
-            for dataset, source in zip(self._datasets, self.sources)
-        ]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-    def _make_order(self, seed: int) -> Mixture:
-        """One order per weighted source; sources without weights are pooled into a single one."""
-        window, repeats = self.data.window, self.data.crops_per_tile
-        codes = [dataset.shard_code[chosen] for dataset, chosen in zip(self._datasets, self._selected)]
-        if self.sources[0].weight is None:
-            self._pool_end = np.cumsum([len(chosen) for chosen in self._selected])
-            base = np.cumsum([0, *(len(dataset.shards) for dataset in self._datasets)])
-            shard_of_N = np.concatenate([code + int(first) for code, first in zip(codes, base)])
-            return Mixture([EpochOrder(shard_of_N, seed, self.fingerprint, window, repeats)], [1.0], seed, "")
-        self._pool_end = np.zeros(0, np.int64)
-        orders = [
-            EpochOrder(code, seed, f"{self.fingerprint}/{number}", window, repeats) for number, code in enumerate(codes)
-        ]
-        return Mixture(orders, [source.weight or 0.0 for source in self.sources], seed, self.fingerprint)
-
-    def _locate(self, position_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(number of the source, sample in its dataset) at these global positions."""
-        source_B, place_B = self._order.at(position_B)
-        if len(self._pool_end):
-            source_B = np.searchsorted(self._pool_end, place_B, side="right")
-            place_B = place_B - np.concatenate([[0], self._pool_end])[source_B]
-        if len(self._selected) == 1:
-            return source_B, self._selected[0][place_B]
-        sample_B = np.empty_like(place_B)
-        for source in np.unique(source_B):
-            chosen = source_B == source
-            sample_B[chosen] = self._selected[source][place_B[chosen]]
-        return source_B, sample_B
 
     def _positions(self, first_position: int, number: int) -> np.ndarray:
         share = self.batch_size // self.world_size
@@ -192,13 +108,13 @@ class PatchLoader:
         return np.arange(first, first + share)
 
     def _new_reader(self) -> list[CropReader]:
-        return [CropReader(dataset, self.data.crops_per_tile) for dataset in self._datasets]
+        return [CropReader(dataset, self.data.crops_per_tile) for dataset in self.samples.datasets]
 
     def _read_batch(self, readers: list[CropReader], first_position: int, number: int) -> Batch:
         position_B = self._positions(first_position, number)
         if self._remote:
             self._announce(int(position_B[0]))
-        source_B, sample_B = self._locate(position_B)
+        source_B, sample_B = self.samples.at(position_B)
         hr_BHX, hr_BHWC = self._ring.take()
         top_B, left_B = self._crop_places(position_B, source_B, sample_B)
         rows = zip(source_B.tolist(), sample_B.tolist(), top_B.tolist(), left_B.tolist())
@@ -217,9 +133,9 @@ class PatchLoader:
             if self._announced is not None and self._announced[0] <= position < self._announced[1]:
                 return
             self._announced = (position, position + step)
-        source_N, sample_N = self._locate(np.arange(position, position + 2 * self.data.window))
-        for dataset in {id(dataset): dataset for dataset in self._datasets}.values():
-            mine = [number for number, other in enumerate(self._datasets) if other is dataset]
+        source_N, sample_N = self.samples.at(np.arange(position, position + 2 * self.data.window))
+        for dataset in {id(dataset): dataset for dataset in self.samples.datasets}.values():
+            mine = [number for number, other in enumerate(self.samples.datasets) if other is dataset]
             of_it = np.isin(source_N, mine)
             code_N = np.where(of_it, dataset.shard_code[np.where(of_it, sample_N, 0)], -1)
             now_N, both_N = _in_turn(code_N[: self.data.window]), _in_turn(code_N)
@@ -228,12 +144,7 @@ class PatchLoader:
     def _crop_places(
         self, position_B: np.ndarray, source_B: np.ndarray, sample_B: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        if len(self._datasets) == 1:
-            height_B, width_B = self._datasets[0].height[sample_B], self._datasets[0].width[sample_B]
-        else:
-            pairs = list(zip(source_B.tolist(), sample_B.tolist()))
-            height_B = np.array([self._datasets[source].height[sample] for source, sample in pairs])
-            width_B = np.array([self._datasets[source].width[sample] for source, sample in pairs])
+        height_B, width_B = self.samples.sizes(source_B, sample_B)
         patch_px = self.data.patch_px
         top_B = random.integers(self._crop_stream, position_B, height_B - patch_px + 1, draw=0)
         left_B = random.integers(self._crop_stream, position_B, width_B - patch_px + 1, draw=1)
@@ -253,8 +164,8 @@ class PatchLoader:
             log.warning("%s It is replaced by another sample.", error)
         here = np.array([position])
         for attempt in range(_SUBSTITUTES):
-            draw = random.integers(self._substitute_stream, here, len(self._selected[source]), draw=attempt)
-            other = self._selected[source][draw]
+            draw = random.integers(self._substitute_stream, here, len(self.samples.selected[source]), draw=attempt)
+            other = self.samples.selected[source][draw]
             top_B, left_B = self._crop_places(here, np.array([source]), other)
             try:
                 readers[source].read(int(other[0]), int(top_B[0]), int(left_B[0]), out_HX)

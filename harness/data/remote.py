@@ -9,7 +9,8 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-from harness.data.cache import NodeCache, open_url, patiently, reason
+from harness.data.cache import RAISE_BOUND, NodeCache
+from harness.data.fetching import open_url, patiently, reason
 from harness.data.reading import ShardFile
 from harness.errors import DataError, UnreachableError
 
@@ -66,7 +67,7 @@ class RemoteStore:
             except (DataError, FileNotFoundError):
                 continue
         raise UnreachableError(
-            f"{self.name(file)}: is evicted from {self.cache.folder} again and again; raise data.cache_gb."
+            f"{self.name(file)}: is evicted from {self.cache.folder} again and again; {RAISE_BOUND}."
         )
 
     def prefetch(self, files: Iterable[tuple[str, int]]) -> None:

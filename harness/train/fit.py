@@ -7,7 +7,7 @@ from torch import nn
 from harness.config import PhaseConfig, RunConfig, pretrained_networks
 from harness.data.cache import NodeCache
 from harness.data.config import SourceConfig
-from harness.data.loader import open_sources
+from harness.data.samples import open_sources
 from harness.errors import InputError
 from harness.models.transfer import last_convolutions
 from harness.train.nets import Nets

@@ -5,7 +5,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import CheckpointError, DataError, InputError
-from harness.images import Picture, read_picture, write_picture
+from harness.image_writing import write_picture
+from harness.images import Picture, read_picture
 from harness.models.build import build_generator
 from harness.models.config import MSRResNetConfig, RRDBConfig
 from harness.models.foreign import to_foreign

@@ -3,7 +3,8 @@ import io
 import numpy as np
 from rich.console import Console
 
-from harness.images import Picture, write_picture
+from harness.image_writing import write_picture
+from harness.images import Picture
 from harness.terminal import show_weights, upscale_shown
 from harness.upscale import Options
 from harness.weights import TABLE, Status, list_weights

@@ -11,7 +11,8 @@ from harness import upscale as module
 from harness.config import RunConfig
 from harness.data.degrade import upscale_image
 from harness.errors import CheckpointError, DataError, InputError
-from harness.images import Picture, read_picture, write_picture
+from harness.image_writing import write_picture
+from harness.images import Picture, read_picture
 from harness.models.build import build_generator
 from harness.schema import parse
 from harness.train.checkpoint import write_weights
@@ -72,6 +73,17 @@ def test_folder_is_upscaled_with_its_subfolders(folder, tmp_path):
     ]
     assert np.array_equal(read_picture(tmp_path / "out" / "a.png").pixels, upscale_image(photograph(), 3))
     assert summary.failures == []
+
+
+def test_folders_that_are_linked_are_upscaled_too_but_not_in_circles(folder, tmp_path):
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "linked").symlink_to(folder)
+    (folder / "back").symlink_to(tmp_path / "links")
+    written = upscale([str(tmp_path / "links")], tmp_path / "out", bicubic()).written
+    assert [path.relative_to(tmp_path / "out").as_posix() for path in written] == [
+        "linked/a.png",
+        "linked/deep down/ünï 'b'.png",
+    ]
 
 
 def test_file_becomes_the_named_file_and_patterns_are_expanded(folder, tmp_path):

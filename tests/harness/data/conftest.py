@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -74,6 +75,15 @@ def read_crop() -> Callable[[Dataset, int, int, int, int, int], np.ndarray]:
         return out_HX.reshape(height, width, 3)
 
     return read
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    """A URL of ten bytes."""
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/shards/a.tar", b"0123456789")
+    yield "memory://shards/a.tar"
+    memory.rm("/shards", recursive=True)
 
 
 @pytest.fixture

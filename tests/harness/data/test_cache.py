@@ -1,118 +1,20 @@
-"""The node's cache where the network or the disk is in trouble."""
+"""The node's cache: what is in it, what leaves it, and what is said where there can be none."""
 
 from __future__ import annotations
 
 import errno
-import io
 import os
 from typing import Any
 
 import fsspec
 import pytest
 
-from harness.data import cache, remote
+from harness.data import cache, fetching
 from harness.data.cache import NodeCache
 from harness.data.loader import PatchLoader
 from harness.data.shards import Dataset
-from harness.errors import DataError, UnreachableError
-
-
-class Network:
-    """Stands between the cache and fsspec: raises the given errors first, each once."""
-
-    def __init__(self, *errors: Exception) -> None:
-        self.errors = list(errors)
-        self.asked = 0
-
-    def __call__(self, url: str) -> Any:
-        self.asked += 1
-        if self.errors:
-            raise self.errors.pop(0)
-        return fsspec.open(url, "rb").open()
-
-
-class BreaksOff(io.BytesIO):
-    """Gives some bytes, and then an error instead of the rest."""
-
-    def read(self, *_: Any) -> bytes:
-        if self.tell():
-            raise ConnectionResetError("reset by peer")
-        return super().read()
-
-
-@pytest.fixture
-def pauses_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses that were made, without waiting for them."""
-    made: list[float] = []
-    monkeypatch.setattr(cache.time, "sleep", made.append)
-    return made
-
-
-@pytest.fixture
-def url() -> Any:
-    memory = fsspec.filesystem("memory")
-    memory.pipe("/shards/a.tar", b"0123456789")
-    yield "memory://shards/a.tar"
-    memory.rm("/shards", recursive=True)
-
-
-def test_a_short_trouble_of_the_network_is_waited_for(tmp_path, monkeypatch, url, pauses_s):
-    network = Network(ConnectionResetError("reset by peer"), FileNotFoundError(url), TimeoutError())
-    monkeypatch.setattr(cache, "open_url", network)
-    assert NodeCache(tmp_path, 1000).fetch(url, 10, "v").read_bytes() == b"0123456789"
-    assert (network.asked, pauses_s) == (4, [1.0, 5.0, 25.0])
-
-
-def test_what_a_broken_connection_left_is_overwritten(tmp_path, monkeypatch, url, pauses_s):
-    sources = [BreaksOff(b"another text, and a longer one"), io.BytesIO(b"0123456789")]
-    monkeypatch.setattr(cache, "open_url", lambda _: sources.pop(0))
-    assert NodeCache(tmp_path, 1000).fetch(url, None, "v").read_bytes() == b"0123456789"
-
-
-def test_a_lasting_trouble_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, url, pauses_s):
-    monkeypatch.setattr(cache, "open_url", Network(*[ConnectionResetError("reset by peer")] * 4))
-    with pytest.raises(UnreachableError, match=r"a\.tar: cannot be fetched \(ConnectionResetError: reset by peer\)"):
-        NodeCache(tmp_path, 1000).fetch(url, 10, "v")
-    assert [path.suffix for path in tmp_path.iterdir() if not path.name.startswith(".")] == [".lock"]
-
-
-@pytest.mark.parametrize("status", [404, 403, 503, 429])
-def test_a_servers_plain_no_is_not_waited_for_and_a_busy_one_is(tmp_path, monkeypatch, url, pauses_s, status):
-    missing = FileNotFoundError(url)  # fsspec's word for each of them
-    missing.__cause__ = type("ClientResponseError", (Exception,), {"status": status})(f"{status}, said the server")
-    monkeypatch.setattr(cache, "open_url", Network(missing))
-    if status in (404, 403):
-        with pytest.raises(
-            UnreachableError, match=rf"cannot be fetched \(ClientResponseError: {status}, said the server"
-        ):
-            NodeCache(tmp_path, 1000).fetch(url, 10, "v")
-    else:
-        assert NodeCache(tmp_path, 1000).fetch(url, 10, "v").exists()
-    assert pauses_s == ([] if status in (404, 403) else [1.0])
-
-
-def test_the_description_is_asked_for_again_as_shards_are(packed_npy, tmp_path, monkeypatch, pauses_s, caplog):
-    memory = fsspec.filesystem("memory")
-    memory.put(str(packed_npy), "/busy", recursive=True)
-    monkeypatch.setattr(remote, "open_url", Network(ConnectionResetError("reset by peer"), TimeoutError()))
-    try:
-        assert Dataset.open("memory://busy", NodeCache(tmp_path, 10**9)).num_samples
-        assert pauses_s == [1.0, 5.0]
-        assert "dataset.json: ConnectionResetError: reset by peer; it is asked for again in 1 s" in caplog.text
-        with pytest.raises(DataError, match=r"memory://bussy/dataset\.json: cannot be read \(FileNotFoundError"):
-            Dataset.open("memory://bussy", NodeCache(tmp_path, 10**9))
-        assert pauses_s == [1.0, 5.0], "a wrong name is told at once"
-    finally:
-        memory.rm("/busy", recursive=True)
-
-
-def test_a_fetched_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch, url):
-    """It has its size from the start: after a power failure, zeros in it would be taken for the shard."""
-    fsync, replace, events = os.fsync, os.replace, []
-    monkeypatch.setattr(os, "fsync", lambda fd: events.append("fsync") or fsync(fd))
-    monkeypatch.setattr(os, "replace", lambda *names: events.append("replace") or replace(*names))
-    NodeCache(tmp_path, 1000).fetch(url, 10, "v")
-    assert events == ["fsync", "replace"]
+from harness.data.store import open_store
+from harness.errors import DataError, InputError, UnreachableError
 
 
 def test_a_file_system_without_locks_is_named_with_the_mend(tmp_path, monkeypatch, url):
@@ -132,19 +34,6 @@ def test_local_datasets_need_no_cache(packed_npy, tmp_path, data_config, monkeyp
     monkeypatch.setenv("SR_CACHE_DIR", str(tmp_path / "file" / "cache"))
     data = data_config(f"{prefix}{packed_npy}")
     assert PatchLoader(data, data.sources, seed=0, batch_size=4).num_samples
-
-
-def test_a_full_disk_is_named_and_not_waited_for(tmp_path, monkeypatch, url, pauses_s):
-    monkeypatch.setattr(cache, "open_url", Network(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
-    with pytest.raises(UnreachableError, match=rf"{tmp_path}: the cache's disk is full \(No space left on device\)"):
-        NodeCache(tmp_path, 1000).fetch(url, 10, "v")
-    assert pauses_s == []
-
-
-def test_another_size_is_the_datas_fault_and_not_waited_for(tmp_path, url, pauses_s):
-    with pytest.raises(DataError, match="has 10 bytes instead of 11") as caught:
-        NodeCache(tmp_path, 1000).fetch(url, 11, "v")
-    assert not isinstance(caught.value, UnreachableError) and pauses_s == []
 
 
 @pytest.fixture
@@ -172,15 +61,15 @@ def test_a_file_of_another_size_is_fetched_anew(tmp_path, url):
 
 
 def test_what_is_being_fetched_is_not_evicted(tmp_path, three, monkeypatch):
-    opened = cache.open_url
+    opened = fetching.open_url
 
     def while_another_fetches(url: str) -> Any:
-        monkeypatch.setattr(cache, "open_url", opened)
+        monkeypatch.setattr(fetching, "open_url", opened)
         with pytest.raises(UnreachableError, match="the shards in use fill the cache"):
             NodeCache(tmp_path, 15).fetch(three[1], 10, "v")
         return opened(url)
 
-    monkeypatch.setattr(cache, "open_url", while_another_fetches)
+    monkeypatch.setattr(fetching, "open_url", while_another_fetches)
     assert NodeCache(tmp_path, 15).fetch(three[0], 10, "v").read_bytes() == b"0123456789"
 
 
@@ -196,6 +85,7 @@ def test_samples_that_cannot_be_reached_are_never_replaced(packed_npy, data_conf
     monkeypatch.setattr("harness.data.reading.CropReader.read", read)
     with pytest.raises(UnreachableError, match="no network"):
         next(loader.batches(0))
+    assert loader.replaced == int(first_is_bad)
 
 
 def test_an_index_that_was_fetched_before_its_upload_ended_is_fetched_anew(packed_npy, tmp_path):
@@ -209,3 +99,40 @@ def test_an_index_that_was_fetched_before_its_upload_ended_is_fetched_anew(packe
         assert Dataset.open("memory://late", NodeCache(tmp_path, 10**9)).num_samples
     finally:
         memory.rm("/late", recursive=True)
+
+
+def test_the_index_of_a_dataset_in_use_is_not_evicted(packed_npy, tmp_path, three):
+    """Keys are read from it as long as the dataset is open."""
+    memory = fsspec.filesystem("memory")
+    memory.put(str(packed_npy), "/used", recursive=True)
+    try:
+        node = NodeCache(tmp_path, (packed_npy / "index.parquet").stat().st_size + 15)
+        dataset = Dataset.open("memory://used", node)
+        os.utime(dataset.index_path, (1, 1))
+        for url in three:
+            node.fetch(url, 10, "v")
+        assert dataset.key(0) == Dataset.open(packed_npy).key(0)
+    finally:
+        memory.rm("/used", recursive=True)
+
+
+@pytest.mark.parametrize(("said", "gigabytes"), [(None, 20), ("", 20), ("0.5", 0.5), ("300", 300)])
+def test_where_no_bound_is_given_the_environments_is_taken(tmp_path, monkeypatch, data_config, said, gigabytes):
+    """Evaluation and inspection have no recipe; and one bound holds for all that share the folder."""
+    monkeypatch.setenv("SR_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("SR_CACHE_GB", raising=False)
+    if said is not None:
+        monkeypatch.setenv("SR_CACHE_GB", said)
+    run, bound_run = data_config("memory://set"), data_config("memory://set", cache_gb=7)
+    assert open_store("memory://set", None).cache.limit_bytes == gigabytes * 1e9
+    assert NodeCache.of(run, run.sources).limit_bytes == gigabytes * 1e9
+    assert NodeCache.of(bound_run, bound_run.sources).limit_bytes == 7e9
+
+
+@pytest.mark.parametrize("said", ["0", "-5", "much", "nan", "1e300", "20GB"])
+def test_an_environment_that_says_no_size_is_refused(tmp_path, monkeypatch, said):
+    monkeypatch.setenv("SR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("SR_CACHE_GB", said)
+    with pytest.raises(InputError, match=f"SR_CACHE_GB '{said}' is no size of a cache; give gigabytes, such as 20"):
+        NodeCache.default()
+    assert NodeCache.default(7).limit_bytes == 7e9

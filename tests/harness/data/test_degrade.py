@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from harness.data.degrade import KERNELS, crop_to_multiple, degrade_image, resize_matrix, upscale_image
+from harness.data.degrade import KERNELS, crop_to_multiple, degrade_image, enlarge_matrix, resize_matrix, upscale_image
 from harness.data.images import read_image
 from harness.errors import InputError
 
@@ -99,3 +99,25 @@ def test_a_scale_that_does_not_divide_is_refused_with_the_mend():
     assert crop_to_multiple(noise_image(0, 30, 33), 4).shape == (28, 32, 3)
     with pytest.raises(InputError, match="uint8"):
         degrade_image(np.zeros((8, 8, 3), np.float32), 4)
+
+
+def test_halves_are_rounded_up_where_the_weights_are_no_exact_numbers():
+    image = np.random.default_rng(2).integers(0, 256, (240, 240), dtype=np.uint8)
+    sums = image.astype(int).reshape(40, 6, 40, 6).sum(axis=(1, 3))
+    assert (sums % 36 == 18).sum() > 20
+    assert np.array_equal(degrade_image(image, 6, "area"), (2 * sums + 36) // 72)
+
+
+def test_bicubic_enlarging_keeps_whole_levels_between_the_passes_as_matlab_does():
+    image = np.random.default_rng(3).integers(0, 256, (9, 7), dtype=np.uint8)
+    rows, columns = enlarge_matrix("bicubic", 9, 4), enlarge_matrix("bicubic", 7, 4)
+    between = np.clip(np.floor(rows @ image + 0.5), 0, 255)
+    expected = np.clip(np.floor(between @ columns.T + 0.5), 0, 255)
+    assert np.array_equal(upscale_image(image, 4), expected)
+    assert not np.array_equal(np.clip(np.floor(rows @ image @ columns.T + 0.5), 0, 255), expected)
+
+
+def test_matrices_that_all_share_cannot_be_written_to():
+    for matrix in (resize_matrix("area", 8, 4), enlarge_matrix("nearest", 8, 4)):
+        with pytest.raises(ValueError, match="read-only"):
+            matrix[0, 0] = 2

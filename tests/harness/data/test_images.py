@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -127,12 +128,63 @@ def test_truncated_images_are_refused_by_name(kind, cut):
         decode(content[:cut], "holiday.img")
 
 
-def test_floating_point_more_than_16_bits_and_foreign_formats_are_refused():
-    with pytest.raises(DataError, match="floating-point"):
-        decode(saved(Image.fromarray(GREY.astype(np.float32)), "TIFF"), "x")
-    for values in (GREY.astype(np.int32) * 2**20, GREY.astype(np.int32) - 300):
-        with pytest.raises(DataError, match="beyond 16 bits"):
-            decode(saved(Image.fromarray(values), "TIFF"), "x")
+def tiff(values: np.ndarray, **said: object) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, values, **{"photometric": "minisblack", **said})
+    return buffer.getvalue()
+
+
+TWELVE_BITS = tiff(GREY[:, :20].astype(np.uint16)).replace(
+    b"\x02\x01\x03\x00\x01\x00\x00\x00\x10\x00", b"\x02\x01\x03\x00\x01\x00\x00\x00\x0c\x00"
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (tiff(GREY.astype(np.float32)), "floating-point values"),
+        (b"Pf 30 20 -1.0\n" + GREY.astype("<f4").tobytes(), "floating-point values"),
+        (tiff(GREY.astype(np.int32)), "values with a sign"),
+        (tiff(GREY.astype(np.int16)), "values with a sign"),
+        (tiff((GREY // 2).astype(np.int8)), "values with a sign"),
+        (tiff(GREY.astype(np.uint32)), "values of 32 bits"),
+        (TWELVE_BITS, "values of 12 bits"),
+        (tiff(GREY.astype(np.uint16), photometric="miniswhite"), "values of 16 bits with white as zero"),
+        (
+            tiff(COLOUR.astype(np.uint16).transpose(2, 0, 1), photometric="rgb", planarconfig="separate"),
+            "values of 16 bits in separate planes",
+        ),
+    ],
+)
+def test_values_that_are_no_levels_for_certain_are_refused_before_they_are_decoded(content, kind):
+    """Pillow gives them as numbers, of which most would become black, a negative, or other pixels."""
+    for read in (read_header, decode):
+        with pytest.raises(DataError, match=rf"x\.tif: holds {kind}, .*; convert it to a plain 8- or 16-bit image\."):
+            read(content, "x.tif")
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_plain_tiffs_are_read(compression, byteorder):
+    grey, colour = (GREY.astype(np.uint16) << 8) + 9, (COLOUR.astype(np.uint16) << 8) + 9
+    said = {"compression": compression, "byteorder": byteorder}
+    for values in (GREY, grey):
+        assert np.array_equal(decode_natural(tiff(values, **said), "x"), GREY)
+    for values in (COLOUR, colour):
+        assert np.array_equal(decode(tiff(values, photometric="rgb", **said), "x"), COLOUR)
+    assert np.array_equal(decode_natural(tiff(255 - GREY, photometric="miniswhite", **said), "x"), GREY)
+    planes = tiff(COLOUR.transpose(2, 0, 1), photometric="rgb", planarconfig="separate", **said)
+    assert np.array_equal(decode(planes, "x"), COLOUR)
+
+
+@pytest.mark.parametrize("levels", [255, 1023, 65535])
+def test_a_ppm_of_any_number_of_levels_is_brought_to_8_bits(levels):
+    values = np.arange(levels + 1)[:: levels // 255][:256].reshape(16, 16)
+    content = b"P5 16 16 %d\n" % levels + values.astype(">u2" if levels > 255 else "u1").tobytes()
+    assert np.abs(decode_natural(content, "x") - values * 255 / levels).max() <= 1
+
+
+def test_foreign_formats_are_refused():
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
     with pytest.raises(DataError, match="is not an image"):
         decode(postscript, "x")

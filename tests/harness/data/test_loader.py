@@ -71,7 +71,7 @@ def test_global_batches_do_not_depend_on_ranks_or_threads(
 def test_each_sample_is_read_once_per_epoch(packed, data_config):
     data = data_config(packed)
     loader = PatchLoader(data, data.sources, seed=3, batch_size=8)
-    keys = loader.keys(np.arange(2 * loader.num_samples))
+    keys = loader.samples.keys(np.arange(2 * loader.num_samples))
     assert sorted(keys[: loader.num_samples]) == sorted(set(keys)) == sorted(keys[loader.num_samples :])
     assert keys[: loader.num_samples] != keys[loader.num_samples :]
 
@@ -83,7 +83,7 @@ def test_patches_are_crops_of_the_samples_that_keys_names(packed, data_config):
     by_key = {dataset.key(i): i for i in range(dataset.num_samples)}
     batch = take(loader, 160, 1)[0]
     stream = random.key(5, "crop")
-    for patch, position, key in zip(batch.hr_BHWC, batch.position_B, loader.keys(batch.position_B.numpy())):
+    for patch, position, key in zip(batch.hr_BHWC, batch.position_B, loader.samples.keys(batch.position_B.numpy())):
         tile = dataset.read(by_key[key])
         here = np.array([int(position)])
         top = int(random.integers(stream, here, tile.shape[0] - 24 + 1, draw=0)[0])
@@ -104,8 +104,8 @@ def test_resuming_at_step_one_million_reads_only_what_it_gives(packed_npy, data_
     data = data_config(packed_npy, read_threads=0)
     loader = PatchLoader(data, data.sources, seed=0, batch_size=16)
     asked = []
-    locate = loader._locate
-    monkeypatch.setattr(loader, "_locate", lambda position: asked.append(len(position)) or locate(position))
+    locate = loader.samples.at
+    monkeypatch.setattr(loader.samples, "at", lambda position: asked.append(len(position)) or locate(position))
     batches = loader.batches(1_000_000 * 16)
     assert next(batches).position_B.tolist() == list(range(16_000_000, 16_000_016))
     assert sum(asked) == 16
@@ -121,54 +121,10 @@ def test_a_batch_that_is_kept_is_not_overwritten(packed_npy, data_config):
     batches.close()
 
 
-def test_a_mixture_honours_weights_and_class_filters(packed_npy, data_config):
-    sources = tuple(
-        SourceConfig(path=str(packed_npy), classes=(name,), weight=weight)
-        for name, weight in (("hill", 5.0), ("lake", 2.0), ("wood", 1.0))
-    )
-    data = data_config(packed_npy, sources=sources)
-    keys = PatchLoader(data, data.sources, seed=0, batch_size=8).keys(np.arange(4096))
-    share = {name: sum(key.startswith(name) for key in keys) for name in ("hill", "lake", "wood")}
-    assert share == {"hill": 2560, "lake": 1024, "wood": 512}
-
-
-def test_sources_of_a_mixture_have_orders_of_their_own(packed_npy, data_config):
-    sources = (SourceConfig(path=str(packed_npy), weight=1.0),) * 2
-    data = data_config(packed_npy, sources=sources, window=16)
-    loader = PatchLoader(data, data.sources, seed=0, batch_size=8)
-    source, sample = loader._locate(np.arange(4096))
-    orders = [sample[source == number][: loader.num_samples // 2].tolist() for number in (0, 1)]
-    assert orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1])
-
-
-def test_another_selection_has_another_fingerprint(packed_npy, data_config):
-    selections: list[dict] = [{}, {"classes": ("hill",)}, {"fraction": 0.5}, {"split": "val"}, {"weight": 2.0}]
-    configs = [data_config(packed_npy, **selection) for selection in selections]
-    prints = [PatchLoader(data, data.sources, seed=0, batch_size=8).fingerprint for data in configs]
-    assert len(set(prints)) == len(selections)
-
-
-def test_sources_without_weights_are_pooled_and_read_once_per_epoch(packed_npy, data_config):
-    sources = tuple(SourceConfig(path=str(packed_npy), classes=(name,)) for name in ("wood", "hill"))
-    data = data_config(packed_npy, sources=sources)
-    loader = PatchLoader(data, data.sources, seed=0, batch_size=8)
-    dataset = Dataset.open(packed_npy)
-    expected = sorted(dataset.key(i) for i in dataset.select("train", ["hill", "wood"]))
-    assert sorted(loader.keys(np.arange(loader.num_samples))) == expected
-
-
-def test_the_order_depends_on_the_content_and_not_on_the_folder(packed_npy, data_config, tmp_path):
-    shutil.copytree(packed_npy, tmp_path / "moved")
-    here, there = data_config(packed_npy), data_config(tmp_path / "moved")
-    a = PatchLoader(here, here.sources, seed=0, batch_size=8)
-    b = PatchLoader(there, there.sources, seed=0, batch_size=8)
-    assert a.fingerprint == b.fingerprint and a.keys(np.arange(50)) == b.keys(np.arange(50))
-
-
 def test_crops_per_tile_decodes_each_tile_once(packed, data_config, monkeypatch):
     data = data_config(packed, crops_per_tile=4)
     loader = PatchLoader(data, data.sources, seed=0, batch_size=8)
-    if loader._datasets[0].header.any():
+    if loader.samples.datasets[0].header.any():
         pytest.skip("raw tiles are not decoded")
     decoded: list[int] = []
     read = Dataset.read
@@ -191,12 +147,6 @@ def test_ranks_that_do_not_divide_the_batch_are_refused(packed_npy, data_config)
     data = data_config(packed_npy)
     with pytest.raises(InputError, match=r"batch_size 10 cannot be divided among 4 ranks; give a multiple of 4"):
         PatchLoader(data, data.sources, seed=0, batch_size=10, rank=0, world_size=4)
-
-
-def test_samples_smaller_than_the_patch_are_refused_with_count_and_key(packed_npy, data_config):
-    data = data_config(packed_npy, patch_px=41)
-    with pytest.raises(DataError, match=r"samples are smaller than the patch of 41 px \(the first: '.*', 40 x 40 px\)"):
-        PatchLoader(data, data.sources, seed=0, batch_size=8)
 
 
 @pytest.fixture
@@ -229,7 +179,7 @@ def test_a_bad_sample_is_replaced_by_the_same_substitute_everywhere(broken, data
     with caplog.at_level(logging.WARNING):
         loader = PatchLoader(data, data.sources, seed=0, batch_size=24)
         alone = take(loader, 0, count // 24)
-    assert loader.replaced == loader.keys(np.arange(count)).count(key) > 0
+    assert loader.replaced == loader.samples.keys(np.arange(count)).count(key) > 0
     assert caplog.text.count(key) == 1 and "replaced by another sample" in caplog.text
     ranks = [PatchLoader(data, data.sources, seed=0, batch_size=24, rank=r, world_size=3) for r in range(3)]
     parts = [take(rank, 0, count // 24) for rank in ranks]
@@ -239,10 +189,54 @@ def test_a_bad_sample_is_replaced_by_the_same_substitute_everywhere(broken, data
     dataset = Dataset.open(folder)
     bad = next(i for i in range(dataset.num_samples) if dataset.key(i) == key)
     tiles = [dataset.read(i) for i in dataset.select("train") if i != bad]
-    place = loader.keys(np.arange(count)).index(key)
+    place = loader.samples.keys(np.arange(count)).index(key)
     patch = alone[place // 24].hr_BHWC[place % 24].numpy()
     windows = (np.lib.stride_tricks.sliding_window_view(tile, patch.shape)[:, :, 0] for tile in tiles)
     assert any((window == patch).all(axis=(2, 3, 4)).any() for window in windows)
+
+
+def test_substitutes_are_drawn_anew_from_seed_and_position_until_one_is_sound(packed_npy, data_config, monkeypatch):
+    data = data_config(packed_npy, on_bad_sample="replace")
+    tried: list[tuple[int, int, int]] = []
+
+    def fail(self: CropReader, index: int, top: int, left: int, out_HX: np.ndarray) -> None:
+        tried.append((int(index), top, left))
+        raise DataError("damaged")
+
+    monkeypatch.setattr(CropReader, "read", fail)
+    found = []
+    for seed in (0, 1, 0):
+        loader = PatchLoader(data, data.sources, seed=seed, batch_size=8)
+        with pytest.raises(DataError, match="64 substitutes for one bad sample were bad too; the first was: damaged"):
+            take(loader, 0, 1)
+        (_, *place), *substitutes = tried
+        assert all(rest == place for _, *rest in substitutes), "tiles of one size are cropped at the position's place"
+        found.append([index for index, *_ in substitutes])
+        tried.clear()
+        assert len(set(found[-1])) > loader.num_samples // 2 and any(place)
+    assert found[0] == found[2] != found[1]
+
+
+def test_a_bad_sample_is_logged_once_and_counted_each_time(packed_npy, data_config, monkeypatch, caplog):
+    data = data_config(packed_npy, on_bad_sample="replace")
+    loader = PatchLoader(data, data.sources, seed=0, batch_size=8)
+    read, bad = CropReader.read, int(loader.samples.selected[0][3])
+
+    def fail(self: CropReader, index: int, *rest: object) -> None:
+        if index == bad:
+            raise DataError("damaged.")
+        read(self, index, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(CropReader, "read", fail)
+    take(loader, 0, 3 * loader.num_samples // 8 + 1)
+    assert loader.replaced >= 3 and caplog.text.count("damaged. It is replaced by another sample.") == 1
+
+
+def test_a_patch_may_be_as_large_as_its_tile(packed_npy, data_config):
+    data = data_config(packed_npy, patch_px=40)
+    patch = take(PatchLoader(data, data.sources, seed=0, batch_size=1), 0, 1)[0].hr_BHWC[0].numpy()
+    dataset = Dataset.open(packed_npy)
+    assert any(np.array_equal(dataset.read(index), patch) for index in dataset.select("train"))
 
 
 def test_closing_stops_the_threads(packed_npy, data_config):

@@ -57,6 +57,16 @@ def test_epochs_cut_even_a_single_shard_into_other_windows():
     assert not together[0] & together[1]
 
 
+def test_each_epoch_reads_its_shards_in_a_sequence_of_its_own():
+    order = make_order([4] * 40, window=1)
+    sequences = set()
+    for epoch in range(4):
+        shards = order.at(epoch * order.length + np.arange(order.length)) // 4
+        in_turn = shards[shards != np.roll(shards, 1)]  # in a circle: each epoch enters it elsewhere
+        sequences.add(tuple(np.roll(in_turn, -int(np.argmin(in_turn))).tolist()))
+    assert len(sequences) == 4 and all(sorted(sequence) == list(range(40)) for sequence in sequences)
+
+
 def test_a_window_touches_few_shards():
     order = make_order([100] * 50, window=200)
     shards = order.at(np.arange(200)) // 100
@@ -70,6 +80,8 @@ def test_crops_of_a_tile_lie_in_one_window():
     for sample in range(500):
         places = np.flatnonzero(visited == sample)
         assert len(set((places // 64).tolist())) == 1
+    for first in range(0, 500 // 16 * 64, 16):  # a window's 16 samples are visited in turn, never one twice at once
+        assert len(set(visited[first : first + 16].tolist())) == 16
 
 
 def test_the_place_at_step_one_million_is_that_of_its_epoch():
@@ -89,6 +101,16 @@ def test_mixture_shares_fill_a_block_and_follow_the_weights(weights):
     assert share.sum() == MIXTURE_BLOCK and share.min() >= 1
     exact = np.array(weights) / sum(weights) * MIXTURE_BLOCK
     assert np.abs(share - exact).max() <= len(weights)
+
+
+def test_a_source_of_next_to_no_weight_has_a_place_in_each_block():
+    assert block_shares([1e-9, 1, 1e-9]).tolist() == [1, MIXTURE_BLOCK - 2, 1]
+
+
+def test_blocks_of_a_mixture_mix_its_sources_each_in_a_way_of_its_own():
+    orders = [make_order([50], name=name) for name in "ab"]
+    source, _ = Mixture(orders, [1, 1], 0, "set").at(np.arange(2 * MIXTURE_BLOCK))
+    assert source[:MIXTURE_BLOCK].tolist() != source[MIXTURE_BLOCK:].tolist()
 
 
 @settings(max_examples=15, deadline=None)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 import webdataset
 from PIL import Image
 
+from harness.alone import alone_in
 from harness.data import bench_sidecar
 from harness.data.inspect import inspect
 from harness.data.layout import tile_places
@@ -161,9 +163,10 @@ def test_a_shard_and_the_sidecar_are_on_the_disk_before_they_count(image_folder,
     """A full disk cache is lost with its power: what stands for finished work must not."""
     synced: set[str] = set()
     fsync, replace = os.fsync, os.replace
-    unsynced = []
+    unsynced, named = [], []
 
     def noted(old: Path, new: Path) -> None:
+        named.append(Path(new).name)
         if (Path(new).suffix == ".tar" and Path(new).parent.name == ".building") or Path(new).name in SIDECAR:
             unsynced.extend({str(old)} - synced)
         replace(old, new)
@@ -172,6 +175,17 @@ def test_a_shard_and_the_sidecar_are_on_the_disk_before_they_count(image_folder,
     monkeypatch.setattr(os, "replace", noted)
     pack([image_folder], tmp_path / "out", tile_px=32, workers=1)
     assert unsynced == [] and len(synced) == 5
+    assert named[-2:] == list(SIDECAR), "where dataset.json is, there is a dataset"
+
+
+def test_two_packs_into_one_folder_are_not_at_work_at_once(image_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.data.pack.alone_in", partial(alone_in, patience_s=0))
+    with (
+        alone_in(tmp_path, lock=None),
+        pytest.raises(InputError, match=f"{tmp_path}: another process is at work there; wait"),
+    ):
+        pack([image_folder], tmp_path, tile_px=32, workers=1)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("lost", ["val-000000.tar", "index.parquet"])
@@ -336,6 +350,16 @@ def test_fractions_are_nested_by_source_image_and_class(packed_npy):
         last = sources
     assert dataset.select("train").tolist() == dataset.select("train", None, 1.0, fraction_seed=5).tolist()
     assert dataset.select("train", None, 0.5).tolist() != dataset.select("train", None, 0.5, 1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("fraction", "counts"), [(0.01, [1, 1, 1]), (0.2, [1, 1, 1]), (0.5, [4, 3, 2]), (0.8, [6, 4, 2]), (1.0, [7, 5, 3])]
+)
+def test_a_fraction_of_each_classs_images_is_rounded_and_one_at_least(packed_npy, fraction, counts):
+    dataset = Dataset.open(packed_npy)
+    chosen = dataset.select("train", None, fraction)
+    found = {(code, source) for code, source in zip(dataset.class_code[chosen], dataset.source_hash[chosen])}
+    assert [sum(code == number for code, _ in found) for number in range(3)] == counts
 
 
 def test_a_million_samples_take_under_150_mb(tmp_path):

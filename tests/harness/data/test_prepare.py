@@ -122,6 +122,27 @@ def test_brightness_and_contrast_have_the_ranges_they_are_given():
     assert 0.48 <= float(spread.min()) < 0.55 and 1.45 < float(spread.max()) <= 1.52
 
 
+def test_contrast_is_around_one_mean_of_all_channels():
+    flat = torch.tensor([100, 150, 200], dtype=torch.uint8).expand(1, PX, PX, 3)
+    _, hr_image = prepare(contrast=(0.5, 0.5))(flat, torch.arange(1))
+    assert (levels(hr_image) == [125, 150, 175]).all()
+
+
+def test_every_product_is_in_full_precision_whatever_training_uses(monkeypatch):
+    """A CPU without such arithmetic would give the same numbers, a GPU would not."""
+    matmul, seen = torch.matmul, []
+    monkeypatch.setattr(
+        torch, "matmul", lambda *args, **out: seen.append(torch.get_float32_matmul_precision()) or matmul(*args, **out)
+    )
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        prepare()(patches(2), torch.arange(2))
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert len(seen) >= 2 and set(seen) == {"highest"}
+
+
 def test_mirroring_contrast_brightness_and_noise_are_drawn_apart():
     """Whoever shared a stream would, say, mirror the dark patches only."""
     half = torch.full((600, PX, PX, 3), 100, dtype=torch.uint8)

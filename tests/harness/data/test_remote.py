@@ -86,7 +86,7 @@ def server(shard_folder: Path, tmp_path: Path) -> Iterator[tuple[str, Path, type
 @pytest.fixture(autouse=True)
 def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SR_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("harness.data.cache._PAUSES_S", ())
+    monkeypatch.setattr("harness.data.fetching._PAUSES_S", ())
     return tmp_path / "cache"
 
 
@@ -278,10 +278,10 @@ def test_shards_are_fetched_ahead_of_the_window(server, data_config):
     loader = PatchLoader(data, data.sources, seed=0, batch_size=4)
     batches = loader.batches(0)
     next(batches)
-    dataset = loader._datasets[0]
+    dataset = loader.samples.datasets[0]
     all_keys = dataset.keys(np.arange(dataset.num_samples))
     order = []
-    for key in loader.keys(np.arange(64)):
+    for key in loader.samples.keys(np.arange(64)):
         order.append(all_keys.index(key))
     wanted = {dataset.shards[dataset.shard_code[index]] for index in order}
     deadline = time.monotonic() + 10
@@ -289,3 +289,15 @@ def test_shards_are_fetched_ahead_of_the_window(server, data_config):
         time.sleep(0.01)
     assert all(handler.sent[name] == (served / name).stat().st_size for name in wanted)
     batches.close()
+
+
+def test_shards_that_are_read_next_are_told_from_those_that_are_read_now(shard_folder, data_config, monkeypatch):
+    """Only the latter must stay in the cache."""
+    told = []
+    monkeypatch.setattr(Dataset, "announce", lambda self, now, then: told.append((now.tolist(), then.tolist())))
+    data = data_config(shard_folder, window=40)
+    loader = PatchLoader(data, data.sources, seed=0, batch_size=4)
+    loader._announce(0)
+    shards = loader.samples.datasets[0].shard_code[loader.samples.at(np.arange(80))[1]].tolist()
+    [(now, then)] = told
+    assert set(now) == set(shards[:40]) and set(then) == set(shards[40:]) - set(now) and then

@@ -19,6 +19,7 @@ from harness.data import reading, sidecar
 from harness.data.pack import pack
 from harness.data.shards import Dataset
 from harness.errors import DataError, InputError
+from harness.files import sha256_of
 
 
 @pytest.fixture
@@ -174,6 +175,8 @@ def test_a_sidecar_that_does_not_match_is_refused(copy, packed_npy, image_folder
         (lambda d: d["shards"].update({"../evil.tar": 5}), "a name with a folder in it"),
         (lambda d: d["shards"].pop("train-000000.tar"), "names the shard train-000000.tar"),
         (lambda d: d["shards"].update({"train-000000.tar": 4096}), "does not fit its shard"),
+        (lambda d: d["shards"].update({"train-000000.tar": -1}), "or no size"),
+        (lambda d: d["shards"].update({"train-000000.tar": 2**70}), "or no size"),
         (lambda d: d.update(num_samples=3), "rows instead of 3"),
     ],
 )
@@ -186,6 +189,76 @@ def test_a_description_that_was_tampered_with_is_refused(copy, change, message):
         Dataset.open(copy)
     path.write_text("[1, 2]")
     with pytest.raises(DataError, match="is not the description of a dataset"):
+        Dataset.open(copy)
+
+
+def with_value(folder: Path, row: int, column: str, value: object) -> None:
+    """Writes another value into an index, which `dataset.json` then knows as its own."""
+    rows = sidecar.read_columns(folder / "index.parquet", sidecar.SCHEMA.names).to_pylist()
+    rows[row][column] = value
+    sidecar.write_index(pa.Table.from_pylist(rows, sidecar.SCHEMA), folder / "index.parquet")
+    description = json.loads((folder / "dataset.json").read_text())
+    description["index_sha256"] = sha256_of(folder / "index.parquet")
+    (folder / "dataset.json").write_text(json.dumps(description))
+
+
+@pytest.mark.parametrize("row", [0, -1])
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("offset", -1), ("offset", 2**62), ("length", 0), ("height", 0), ("width", -1), ("header", -1)],
+)
+def test_places_that_no_sample_can_have_are_refused_with_its_key(copy, monkeypatch, row, column, value):
+    with_value(copy, row, column, value)
+    monkeypatch.setattr(sidecar, "ROW_GROUP", 7)  # the index is checked in parts
+    key = sidecar.read_columns(copy / "index.parquet", ["key"])["key"][row].as_py()
+    with pytest.raises(DataError, match=f"sample '{key}' has a place in the index that does not fit its shard"):
+        Dataset.open(copy)
+
+
+def test_a_raw_sample_whose_pixels_do_not_fill_its_place_is_refused(packed_npy, tmp_path):
+    shutil.copytree(packed_npy, tmp_path / "set")
+    with_value(tmp_path / "set", 5, "height", 39)
+    with pytest.raises(DataError, match="has a place in the index that does not fit its shard"):
+        Dataset.open(tmp_path / "set")
+
+
+def test_an_index_with_a_missing_value_is_refused(copy):
+    with_value(copy, 3, "crc32", None)
+    with pytest.raises(DataError, match=r"index\.parquet: is not a sound index \(a value is missing\); run"):
+        Dataset.open(copy)
+
+
+def test_an_image_of_another_size_than_the_index_says_is_named(copy):
+    if Dataset.open(copy).header.any():
+        pytest.skip("a raw one does not fill its place, and is refused before")
+    with_value(copy, 5, "height", 39)
+    dataset = Dataset.open(copy)
+    with pytest.raises(DataError, match=f"sample '{dataset.key(5)}' is .*, the index says otherwise"):
+        dataset.read(5)
+
+
+def test_so_many_shards_are_open_at_once_and_the_oldest_is_closed_first(packed_npy, monkeypatch):
+    monkeypatch.setattr("harness.data.shards._MAX_OPEN_SHARDS", 2)
+    dataset = Dataset.open(packed_npy)
+    codes = [int(dataset.shard_code[dataset.select(split)[0]]) for split in ("train", "val", "test")]
+    for code in codes:
+        dataset.shard_file(code)
+        assert code in dataset._open and len(dataset._open) <= 2
+    assert codes[0] not in dataset._open and dataset.shard_file(codes[0]).path.name == "train-000000.tar"
+
+
+def test_an_announcement_leaves_open_what_is_read_now_and_closes_the_rest(packed_npy):
+    dataset = Dataset.open(packed_npy)
+    codes = np.array([dataset.shard_code[dataset.select(split)[0]] for split in ("train", "val", "test")])
+    for code in codes:
+        dataset.shard_file(code)
+    dataset.announce(codes[:1], codes[1:2])
+    assert list(dataset._open) == codes[:1].tolist()
+
+
+def test_samples_of_a_type_that_would_have_to_be_unpickled_are_refused(copy):
+    with_value(copy, 3, "extension", "pyd")
+    with pytest.raises(DataError, match=r"sample '.*' is of type '\.pyd', which is never read"):
         Dataset.open(copy)
 
 

@@ -1,0 +1,71 @@
+"""The samples of a mixture of datasets: which are selected, and which is read where."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+from harness.data.config import SourceConfig
+from harness.data.samples import Samples
+from harness.data.shards import Dataset
+from harness.errors import DataError
+
+
+def test_a_mixture_honours_weights_and_class_filters(packed_npy, data_config):
+    sources = tuple(
+        SourceConfig(path=str(packed_npy), classes=(name,), weight=weight)
+        for name, weight in (("hill", 5.0), ("lake", 2.0), ("wood", 1.0))
+    )
+    data = data_config(packed_npy, sources=sources)
+    keys = Samples(data, data.sources, seed=0).keys(np.arange(4096))
+    share = {name: sum(key.startswith(name) for key in keys) for name in ("hill", "lake", "wood")}
+    assert share == {"hill": 2560, "lake": 1024, "wood": 512}
+
+
+def test_sources_of_a_mixture_have_orders_of_their_own(packed_npy, data_config):
+    sources = (SourceConfig(path=str(packed_npy), weight=1.0),) * 2
+    data = data_config(packed_npy, sources=sources, window=16)
+    samples = Samples(data, data.sources, seed=0)
+    source, sample = samples.at(np.arange(4096))
+    orders = [sample[source == number][: samples.num_samples // 2].tolist() for number in (0, 1)]
+    assert orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1])
+
+
+def test_another_selection_has_another_fingerprint(packed_npy, data_config):
+    selections: list[dict] = [{}, {"classes": ("hill",)}, {"fraction": 0.5}, {"split": "val"}, {"weight": 2.0}]
+    configs = [data_config(packed_npy, **selection) for selection in selections]
+    prints = [Samples(data, data.sources, seed=0).fingerprint for data in configs]
+    assert len(set(prints)) == len(selections)
+
+
+def test_sources_without_weights_are_pooled_and_read_once_per_epoch(packed_npy, data_config):
+    sources = tuple(SourceConfig(path=str(packed_npy), classes=(name,)) for name in ("wood", "hill"))
+    data = data_config(packed_npy, sources=sources)
+    samples = Samples(data, data.sources, seed=0)
+    dataset = Dataset.open(packed_npy)
+    expected = sorted(dataset.key(i) for i in dataset.select("train", ["hill", "wood"]))
+    assert sorted(samples.keys(np.arange(samples.num_samples))) == expected
+
+
+def test_the_order_depends_on_the_content_and_not_on_the_folder(packed_npy, data_config, tmp_path):
+    shutil.copytree(packed_npy, tmp_path / "moved")
+    here, there = data_config(packed_npy), data_config(tmp_path / "moved")
+    a = Samples(here, here.sources, seed=0)
+    b = Samples(there, there.sources, seed=0)
+    assert a.fingerprint == b.fingerprint and a.keys(np.arange(50)) == b.keys(np.arange(50))
+
+
+def test_samples_smaller_than_the_patch_are_refused_with_count_and_key(packed_npy, data_config):
+    data = data_config(packed_npy, patch_px=41)
+    with pytest.raises(DataError, match=r"samples are smaller than the patch of 41 px \(the first: '.*', 40 x 40 px\)"):
+        Samples(data, data.sources, seed=0)
+
+
+def test_a_dataset_that_several_sources_name_is_opened_once(packed_npy, data_config, monkeypatch):
+    opened, opening = [], Dataset.open
+    monkeypatch.setattr(Dataset, "open", lambda path, cache=None: opened.append(path) or opening(path, cache))
+    sources = tuple(SourceConfig(path=str(packed_npy), classes=(name,)) for name in ("wood", "hill"))
+    Samples(data_config(packed_npy, sources=sources), sources, seed=0)
+    assert opened == [str(packed_npy)]
