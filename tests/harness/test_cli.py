@@ -75,8 +75,8 @@ def test_empty_word_is_not_taken_for_this_folder_or_for_everything(answer, words
 
 
 def test_user_without_a_home_is_told_to_set_one(answer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # what it does where nothing names a home
-    for name in ("TORCH_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "HARNESS_WEIGHTS"):
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    for name in ("HOME", "TORCH_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "HARNESS_WEIGHTS"):
         monkeypatch.delenv(name, raising=False)
     said = "error: HOME is not set and the system knows no home of this user; set HOME.\n"
     assert answer("weights", "list") == said == answer("preflight", "demo")
