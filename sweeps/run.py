@@ -90,7 +90,7 @@ def run_sweep(
 
     Returns:
         0 when the report is written (or, detached, when all is submitted), 1 when a run failed, 75 when it was
-        interrupted and saved.
+        interrupted (Ctrl-C, or nobody reads the output any more): the same call goes on from there.
 
     Raises:
         InputError, ClusterError: the sentence says what to do.
@@ -116,9 +116,12 @@ def run_sweep(
     store(planned.sweep, planned.plan, planned.folder)
     if cancel_gone:
         cancel_left(planned.folder, planned.plan, console)
-    if profile.executor == "slurm":
-        return _on_slurm(planned, profile, detach, retry_failed, console)
-    return _on_this_machine(planned, profile, retry_failed, console)
+    try:
+        if profile.executor == "slurm":
+            return _on_slurm(planned, profile, detach, retry_failed, console)
+        return _on_this_machine(planned, profile, retry_failed, console)
+    except (KeyboardInterrupt, SystemExit):  # the second is rich's where the reader is gone, as behind `| head`
+        return EXIT_SAVED
 
 
 def _with_limit(profile: ClusterProfile, sweep: SweepConfig) -> ClusterProfile:
@@ -214,7 +217,7 @@ def _on_slurm(planned: Planned, profile: ClusterProfile, detach: bool, retry_fai
         await_evaluation(folder, console)
     except KeyboardInterrupt:
         console.print("no longer following; the jobs go on, `harness status` shows them", markup=False)
-        return EXIT_DONE
+        raise
     return _outcome(status, show_results(evaluation_of(folder), console), console)
 
 

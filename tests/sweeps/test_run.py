@@ -18,10 +18,12 @@ import pytest
 import yaml
 from rich.console import Console
 
-from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_WRONG_INPUT, InputError
+from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SAVED, EXIT_WRONG_INPUT, InputError
 from slurm.errors import ClusterError
+from slurm.profile import ClusterProfile
 from sweeps import apply, control, run
 from sweeps.apply import left_runs, store
+from sweeps.cluster import Submitted
 from sweeps.control import cancel_sweep, find_sweep_folder
 from sweeps.evaluate import Evaluation, find_evaluation, models_of
 from sweeps.follow import print_status
@@ -354,6 +356,31 @@ def test_stopped_sweep_leaves_with_75_and_goes_on_when_called_again(
     assert "the same command goes on from here" in output.decode()
     fake_trainer(pretrain="0")
     assert run_sweep(sweep_file, cluster="local", runs_dir=folder.runs.root, console=Printed()) == EXIT_DONE
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt(), SystemExit(1)])
+@pytest.mark.parametrize(("executor", "where"), [("slurm", "follow_sweep"), ("local", "evaluate_here")])
+def test_interrupted_sweep_leaves_as_one_to_be_run_again_whatever_it_was_at(
+    sweep_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executor: Any, where: str, interruption: Any
+) -> None:
+    """SystemExit is what rich raises where nobody reads the output any more."""
+    planned = plan_sweep(sweep_file, [], tmp_path / "runs")
+    store(planned.sweep, planned.plan, planned.folder)
+    for key in planned.plan.phases:
+        place = planned.folder.runs.phase(key)
+        (place / "generator.safetensors").touch()
+        (place / "status.json").write_text('{"state": "done"}')
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise interruption
+
+    monkeypatch.setattr(run, "load_profile", lambda name: ClusterProfile(name="test", executor=executor))
+    monkeypatch.setattr(run, "submit_plan", lambda *_, **__: Submitted((), None, {}))
+    monkeypatch.setattr(run, where, interrupted)
+    console = Printed()
+    assert run_sweep(sweep_file, runs_dir=tmp_path / "runs", check=False, console=console) == EXIT_SAVED
+    is_told = executor == "slurm" and isinstance(interruption, KeyboardInterrupt)
+    assert ("no longer following; the jobs go on" in console.text) == is_told
 
 
 def test_what_left_the_file_in_an_earlier_edit_can_still_be_cancelled(
