@@ -125,6 +125,13 @@ def test_missing_data_are_named_and_do_not_stop_the_plan(sweep_of: Callable[...,
     assert len(plan.phases) == 18
 
 
+def test_weights_that_are_not_there_are_no_dataset_to_be_packed(recipe: dict[str, Any], tmp_path: Path) -> None:
+    gone = str(tmp_path / "models" / "general")
+    sweep = SweepConfig.model_validate({"name": "s", "base": {**recipe, "init_from": gone}})
+    plan = make_plan("s", expand(sweep, lambda path: []), Identify())
+    assert plan.missing[gone] == f"{gone}: no such file or folder; mend the path, or run `harness pack` for a dataset."
+
+
 def test_weights_are_told_apart_by_content_not_by_name(tmp_path: Path) -> None:
     for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
         (tmp_path / name).mkdir()
