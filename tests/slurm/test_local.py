@@ -149,9 +149,11 @@ def supervising(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_stops_the_ranks_which_save_first(supervising, tmp_path, number):
-    os.killpg(supervising.pid, number)
+    os.killpg(supervising.pid, number)  # as a terminal does with Ctrl-C
     assert supervising.communicate(timeout=20)[0].split() == ["stopped", "75"]
     for rank in (0, 1):
+        signals = (tmp_path / "a" / f"signals_{rank}").read_text().split()
+        assert signals == ["SIGTERM"], "the terminal's own reaches the supervisor alone"
         assert (tmp_path / "a" / f"saved_{rank}").read_text() == str(count(tmp_path, rank=rank))
         assert not is_alive(starts(tmp_path, rank=rank)[0]["pid"])
 

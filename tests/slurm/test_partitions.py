@@ -56,6 +56,19 @@ def test_gpus_of_one_type_are_counted_alone(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
+    ("time_min", "nodes", "said"),
+    [
+        (60, 2, []),
+        (61, 2, ["time_min 61 is above the 60 min of partition 'short'; lower it."]),
+        (60, 3, ["nodes 3 is above the 2 that partition 'short' gives one job; lower it."]),
+    ],
+)
+def test_a_job_may_take_all_that_a_partition_allows(time_min: int, nodes: int, said: list[str]) -> None:
+    profile = ClusterProfile(name="site", executor="slurm", time_min=time_min, nodes=nodes)
+    assert list(preflight._limits(profile, "short", {"MaxTime": "01:00:00", "MaxNodes": "2"})) == said
+
+
+@pytest.mark.parametrize(
     ("partition", "said"),
     [("short,long", ["1440 is above the 60 min of partition 'short'"]), ("long,gone", ["'gone' does not exist"])],
 )

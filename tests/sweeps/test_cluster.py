@@ -23,8 +23,8 @@ from evaluation.scores import ScoreTable
 from harness.data.pack import pack
 from slurm.devcluster import DevCluster, why_not, why_not_installed
 from slurm.errors import ClusterError
-from slurm.job import Job
-from slurm.launch import conf_of
+from slurm.job import Job, Payload, make_private, write_payload
+from slurm.launch import NOTED, conf_of
 from slurm.profile import ClusterProfile
 from slurm.queue import QueuedJob, ask, client_environment
 from slurm.submission import Submission, note_submission
@@ -163,6 +163,24 @@ def test_job_that_left_the_queue_unfinished_is_submitted_again(
     assert {job.name: job.after for job in jobs} == {first: (), "s-evaluate": (first, second)}
     assert known == {second: "3"}, "the evaluation waits for the job that is still in the queue"
     assert queue.cancelled == ["4"], "the evaluation that waited for the lost job can never start"
+
+
+def test_job_that_a_killed_submitter_could_not_note_is_found_and_not_submitted_again(
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue
+) -> None:
+    plan = plan_of()
+    first, second = plan.phases
+    store(sweep_of(), plan, sweep_folder)
+    own = make_private(make_private(sweep_folder.jobs) / "stamp")
+    (own / NOTED).touch()
+    (own / "submission.sh").write_text("srun python -u -m slurm.task payload_0.json\n")
+    job = Job(first, sweep_folder.runs.phase(first), "")
+    write_payload(own / "payload_0.json", Payload({0: job}, {}, max_requeues=1, max_deaths=1, threads=1))
+    queue.jobs["99"] = QueuedJob("99", "PENDING", "None", "", 0, "", "", str(own / "submission.sh"))
+    submitted = submit_plan(plan, sweep_folder, PROFILE, fresh())
+    assert submitted.phases == (second,) and states(plan, sweep_folder) == ["queued"] * 2
+    jobs, known = queue.submitted[0]
+    assert jobs[0].after == (first,) and known == {first: "99"}
 
 
 def test_other_sweep_waits_for_the_jobs_of_the_first(
