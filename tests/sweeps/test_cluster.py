@@ -21,7 +21,8 @@ from rich.console import Console
 from evaluation import collect
 from evaluation.scores import ScoreTable
 from harness.data.pack import pack
-from slurm.devcluster import DevCluster, why_not, why_not_installed
+from slurm.dev_requirements import why_not, why_not_installed
+from slurm.devcluster import DevCluster
 from slurm.errors import ClusterError
 from slurm.job import Job, Payload, make_private, write_payload
 from slurm.launch import NOTED, conf_of
