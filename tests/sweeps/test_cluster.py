@@ -37,6 +37,7 @@ from sweeps.config import SweepConfig
 from sweeps.control import cancel_phases, cancel_sweep
 from sweeps.evaluate import evaluate_here, evaluation_of
 from sweeps.layout import RunsFolder, SweepFolder
+from sweeps.lock import holder
 from sweeps.owner import Owner, this_process
 from sweeps.plan import Identify, Plan
 from sweeps.queues import Queues
@@ -129,6 +130,8 @@ def test_whole_plan_is_one_submission_that_needs_nobody_to_stay(
     assert jobs[-1].target == "sweeps.evaluate:main" and known == {}
     assert [job.after_failure for job in jobs] == [False, False, False, True], "half a matrix is better than none"
     assert submitted.phases == tuple(plan.phases) and submitted.evaluation == "4"
+    holders = [holder(sweep_folder.runs.phase(key), fresh()) for key in plan.phases]
+    assert [owner and owner.job_id for owner in holders] == ["1", "2", "3"]
     assert states(plan, sweep_folder) == ["queued"] * 3
 
 

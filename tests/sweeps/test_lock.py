@@ -42,6 +42,17 @@ def test_released_claim_can_be_taken(tmp_path: Path) -> None:
     assert holder(tmp_path) == ELSEWHERE
 
 
+def test_listing_that_misses_a_claim_lets_nobody_take_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a network file system's cache may, for some seconds."""
+    real, listings = lock_module._numbers, [[], []]
+    take(tmp_path)
+    monkeypatch.setattr(lock_module, "_numbers", lambda lock: listings.pop() if listings else real(lock))
+    assert claim(tmp_path, ELSEWHERE) == this_process()
+    assert not listings
+
+
 def test_claim_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
     code = f"from pathlib import Path; from sweeps.lock import claim; import time; claim(Path({str(tmp_path)!r}));"
     child = subprocess.Popen(
