@@ -218,6 +218,13 @@ def test_job_of_another_cluster_is_not_waited_for_by_its_number(
     assert all(job.after == () for job in queue.submitted[-1][0]), "job 1 of this cluster is another one"
 
 
+def test_jobs_are_cancelled_in_their_own_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
+    cancelled: list[tuple[list[str], str | None]] = []
+    monkeypatch.setattr(queues_module, "cancel", lambda ids, slurm_conf: cancelled.append((ids, slurm_conf)))
+    queues_module.cancel_jobs(Owner("", 0, "", job_id, conf) for job_id, conf in (("1", None), ("1", "b"), ("2", None)))
+    assert cancelled == [(["1", "2"], None), (["1"], "b")]
+
+
 def test_phase_that_a_process_trains_cannot_be_waited_for_by_a_job(
     plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue
 ) -> None:

@@ -40,6 +40,17 @@ def test_table_of_superaugan_plans_6_pretrainings_for_12_runs(
     assert round(plan.saved_fraction, 3) == saved
 
 
+def test_each_phase_comes_after_the_one_before_it(plan_of: PlanOf, recipe: dict[str, Any]) -> None:
+    third = {**recipe["phases"][1], "name": "finetune"}
+    plan = plan_of(
+        {"name": "x", "key": "phases.2.iterations", "values": [1, 2]}, set={"phases": [*recipe["phases"], third]}
+    )
+    pretrain, adversarial, *last = plan.phases
+    assert [phase.parent for phase in plan.phases.values()] == [None, pretrain, adversarial, adversarial]
+    assert [phase.first_step for phase in plan.phases.values()] == [0, 100, 150, 150]
+    assert [run.phases for run in plan.runs] == [(pretrain, adversarial, key) for key in last]
+
+
 def test_specialising_to_classes_shares_everything_before(plan_of: PlanOf) -> None:
     plan = plan_of({"name": "class", "per_class": {"phases": ["adversarial"]}})
     assert [run.name for run in plan.runs] == ["a", "b", "general"]
