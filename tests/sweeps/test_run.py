@@ -302,6 +302,15 @@ def test_newest_log_is_never_that_of_a_phase_before_again(tmp_path: Path, monkey
         find()
 
 
+def test_phase_that_waits_for_its_next_start_shows_what_it_has_trained(tmp_path: Path) -> None:
+    for name in ("pretrain", "adversarial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").touch()
+    assert NewestLogs([tmp_path / "pretrain", tmp_path / "adversarial"], "hill")() == [
+        tmp_path / "adversarial" / "metrics.jsonl"
+    ]
+
+
 def test_log_tells_the_losses_of_each_step_once_it_is_written_whole(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     lines = read_logs(lambda: [path, tmp_path / "out"], follow=True, poll_s=0.01)
