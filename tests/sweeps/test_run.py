@@ -33,6 +33,7 @@ from sweeps.logs import NewestLogs, find_logs, read_logs
 from sweeps.owner import Owner, this_process
 from sweeps.plan import read_plan
 from sweeps.run import plan_sweep, preflight_sweep, resume_sweep, run_sweep
+from sweeps.status import Row, RunState, SweepStatus
 
 
 class Printed(Console):
@@ -365,6 +366,24 @@ def test_stopped_sweep_leaves_with_75_and_goes_on_when_called_again(
     assert "the same command goes on from here" in output.decode()
     fake_trainer(pretrain="0")
     assert run_sweep(sweep_file, cluster="local", runs_dir=folder.runs.root, console=Printed()) == EXIT_DONE
+
+
+@pytest.mark.parametrize(
+    ("states", "reported", "code"),
+    [
+        (["done", "done"], True, EXIT_DONE),
+        (["done", "done"], False, EXIT_FAILURE),
+        (["done", "saved"], True, EXIT_SAVED),
+        (["waiting", "saved"], False, EXIT_SAVED),
+        (["failed", "saved"], True, EXIT_FAILURE),
+    ],
+)
+def test_sweep_that_has_not_failed_and_is_not_done_is_to_be_run_again(
+    states: list[RunState], reported: bool, code: int
+) -> None:
+    """As where its runs were cancelled from elsewhere."""
+    rows = [Row(f"run{place}", {}, state, "pretrain", 0, 100, 0) for place, state in enumerate(states)]
+    assert run._outcome(SweepStatus("s", rows, 0, 200, {}), reported, Printed()) == code
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), SystemExit(1)])
