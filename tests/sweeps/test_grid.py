@@ -111,10 +111,11 @@ def test_setting_that_no_run_would_have_is_refused(
 def test_data_replaces_the_path_of_every_source_and_keeps_their_filters(
     sweep_of: SweepOf, recipe: dict[str, Any]
 ) -> None:
-    recipe["data"]["sources"] = [{"path": "x", "fraction": 0.5}, {"path": "y"}]
+    recipe["data"]["sources"] = [{"path": "x", "fraction": 0.5, "weight": 0.3}, {"path": "y", "weight": 0.7}]
     recipe["phases"][1]["sources"] = [{"path": "z", "classes": ["a"]}]
     (run,) = runs_of(sweep_of(base=recipe, data="mine"))
-    assert [(source.path, source.fraction) for source in run.config.data.sources] == [("mine", 0.5)]
+    (source,) = run.config.data.sources
+    assert (source.path, source.fraction, source.weight) == ("mine", 0.5, None)
     assert [(source.path, source.classes) for source in run.config.sources(1)] == [("mine", ("a",))]
 
 
