@@ -62,6 +62,17 @@ def test_discriminator_changes_only_the_phases_that_have_one(plan_of: PlanOf) ->
     assert [phase.name for phase in plan.phases.values()] == ["pretrain", "adversarial", "adversarial"]
 
 
+def test_phases_before_the_discriminator_do_not_know_what_it_starts_from(plan_of: PlanOf) -> None:
+    plan = plan_of({"name": "d", "key": "init_discriminator_from", "values": ["x", "y"]})
+    assert [plan.configs[key].init_discriminator_from for key in plan.phases] == [None, "x", "y"]
+
+
+def test_each_path_is_read_once() -> None:
+    read: list[str] = []
+    identify = Identify(lambda path: read.append(path) or path)  # type: ignore[func-returns-value]
+    assert [identify(path) for path in ("a", "b", "a")] == ["a", "b", "a"] and read == ["a", "b"]
+
+
 @pytest.mark.parametrize("key", ["validation.every", "log_every", "checkpoint.every", "data.read_threads"])
 def test_how_a_run_is_watched_makes_no_new_phase(plan_of: PlanOf, key: str) -> None:
     plan = plan_of({"name": "x", "key": key, "values": [1, 2]})
