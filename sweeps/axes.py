@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +80,7 @@ def _labelled_values(axis: AxisConfig, source: str) -> Iterator[tuple[str, Any]]
 def _class_choices(axis: AxisConfig, base: dict[str, Any], classes_of: ClassesOf, source: str) -> Iterator[Choice]:
     config = axis.per_class
     assert config is not None
-    known = known_classes(base, classes_of)
+    known = known_classes(base, config.phases, classes_of)
     labels = list(config.classes) if config.classes is not None else [name for name in known if name != config.general]
     missing = [name for name in labels if known and name not in known]
     if missing:
@@ -91,9 +91,12 @@ def _class_choices(axis: AxisConfig, base: dict[str, Any], classes_of: ClassesOf
         yield Choice(((str(axis.name), label),), (), config)
 
 
-def known_classes(values: dict[str, Any], classes_of: ClassesOf) -> list[str]:
-    """The classes of the run's training sources, each once, in the order of the sources."""
-    paths = [str(s["path"]) for s in values.get("data", {}).get("sources") or [] if isinstance(s, dict) and "path" in s]
+def known_classes(values: dict[str, Any], phases: Sequence[str], classes_of: ClassesOf) -> list[str]:
+    """The classes of what the phases of these names train on, each once, in the order of the sources."""
+    named = [p for p in values.get("phases") or [] if isinstance(p, dict) and p.get("name") in phases]
+    shared = values.get("data", {}).get("sources")
+    sources = [source for phase in named or [{}] for source in phase.get("sources") or shared or []]
+    paths = dict.fromkeys(str(source["path"]) for source in sources if isinstance(source, dict) and "path" in source)
     return list(dict.fromkeys(name for path in paths for name in classes_of(path)))
 
 

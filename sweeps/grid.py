@@ -88,7 +88,7 @@ def _run(sweep: SweepConfig, base: dict[str, Any], point: Choice, classes_of: Cl
     if point.per_class is not None:
         axis = next(a.name for a in flat_axes(sweep.axes) if a.per_class is point.per_class)
         own_class = labels[str(axis)]
-        known = known_classes(values, classes_of)
+        known = known_classes(values, point.per_class.phases, classes_of)
         pooled = own_class == point.per_class.general and own_class not in known
         differences |= _specialise(values, point.per_class, own_class, pooled, where)
     name = _name(sweep, labels, source)

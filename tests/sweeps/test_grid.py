@@ -147,6 +147,21 @@ def test_class_axis_sees_what_other_axes_set(sweep_of: SweepOf) -> None:
         assert {run.config.sources(1)[0].fraction for run in runs_of(sweep_of(*axes), ["a"])} == {0.5}
 
 
+@pytest.mark.parametrize("classes", [None, ["sea"]])
+def test_class_axis_goes_over_the_classes_that_its_phases_train_on(
+    sweep_of: SweepOf, recipe: dict[str, Any], classes: list[str] | None
+) -> None:
+    """The phases before may train on other data, such as a general set without classes."""
+    recipe["phases"][1]["sources"] = [{"path": "coasts", "fraction": 0.5}]
+    axis = {"name": "class", "per_class": {"phases": ["adversarial"], "classes": classes}}
+    found = {"data/photos": ["all"], "coasts": ["sea", "beach"]}
+    runs = expand(sweep_of(axis, base=recipe), found.__getitem__)
+    assert [run.name for run in runs] == [*(classes or ["sea", "beach"]), "general"]
+    sources = [(run.config.sources(0)[0].path, *run.config.sources(1)) for run in runs]
+    assert {(first, second.path, second.fraction) for first, second in sources} == {("data/photos", "coasts", 0.5)}
+    assert [second.classes for _, second in sources[:-1]] == [(run.name,) for run in runs[:-1]]
+
+
 def test_chosen_classes_are_the_pool_of_their_general_model(sweep_of: SweepOf) -> None:
     axis = {"name": "class", "per_class": {"phases": ["adversarial"], "classes": ["b"]}}
     runs = runs_of(sweep_of(axis), ["a", "b", "c"])

@@ -154,7 +154,7 @@ def test_preflight_alone_prints_every_reason(sweep_file: Path, tmp_path: Path, m
     code, lines = reasons()
     assert code == EXIT_DONE and lines[0] == "note: GPUs stay idle."
     monkeypatch.setattr("sweeps.run.note_of_gpus", lambda _: None)
-    code, lines = reasons("data.sources.0.classes=[sea]", "phases.1.sources=[{path: nowhere}]")
+    code, lines = reasons("axes=[]", "data.sources.0.classes=[sea]", "phases.1.sources=[{path: nowhere}]")
     assert code == EXIT_WRONG_INPUT
     assert len(lines) == 2 and "nowhere" in "".join(lines) and "sea" in "".join(lines)
 
