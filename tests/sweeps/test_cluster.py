@@ -187,6 +187,20 @@ def test_job_that_a_killed_submitter_could_not_note_is_found_and_not_submitted_a
     assert jobs[0].after == (first,) and known == {first: "99"}
 
 
+def test_failed_phase_is_submitted_again_on_request_only(
+    plan_of: PlanOf,
+    sweep_of: SweepOf,
+    sweep_folder: SweepFolder,
+    queue: FakeQueue,
+    write_status: Callable[..., None],
+) -> None:
+    plan = plan_of()
+    store(sweep_of(), plan, sweep_folder)
+    write_status(sweep_folder.runs.phase(next(iter(plan.phases))), state="failed")
+    assert submit_plan(plan, sweep_folder, PROFILE, fresh()).phases == ()
+    assert submit_plan(plan, sweep_folder, PROFILE, fresh(), retry_failed=True).phases == tuple(plan.phases)
+
+
 def test_other_sweep_waits_for_the_jobs_of_the_first(
     plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue
 ) -> None:

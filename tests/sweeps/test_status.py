@@ -141,6 +141,10 @@ def test_cluster_that_does_not_answer_is_a_warning_not_a_death(
     status = sweep_status(sweep_folder.runs, plan, Queues())
     assert status.rows[0].state == "queued"
     assert "did not answer" in shown(status_view(status))
+    queues = Queues(ask_every_s=0)
+    assert sweep_status(sweep_folder.runs, plan, queues).warnings
+    monkeypatch.setattr(queues_module, "queue", lambda slurm_conf: {})
+    assert not sweep_status(sweep_folder.runs, plan, queues).warnings, "it answers again"
 
 
 def test_other_job_that_has_the_id_of_one_that_is_gone_is_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
