@@ -439,6 +439,21 @@ def test_evaluation_is_shared_among_as_many_jobs_as_may_run_and_gathered_behind_
     assert all(Path(model["path"]).is_absolute() for model in contents[0]["models"][:2])
 
 
+def test_jobs_are_told_paths_that_mean_the_same_in_any_folder(
+    plan_of: PlanOf, sweep_of: SweepOf, tmp_path: Path, queue: FakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = RunsFolder(Path("runs")).sweep("s")
+    store(sweep_of(SEEDS), plan_of(SEEDS), folder)
+    submit_plan(plan_of(SEEDS), folder, SHARED, fresh())
+    jobs, _ = queue.submitted[0]
+    told = [place for job in jobs for place in (str(job.folder), job.argument)]
+    shares = [json.loads(Path(job.argument).read_text()) for job in jobs if job.target == "evaluation.shares:run_share"]
+    told += [model["path"] for share in shares for model in share["models"] if model["path"]]
+    told += [share["out_dir"] for share in shares]
+    assert [place for place in told if not place.startswith(str(tmp_path / "runs"))] == []
+
+
 def test_no_more_shares_than_models(
     plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue
 ) -> None:
