@@ -142,6 +142,32 @@ def test_wrong_input_is_refused_before_anything_is_written(
     assert not (tmp_path / "runs").exists()
 
 
+def test_data_that_are_missing_are_refused_without_the_preflight_too(sweep_file: Path, tmp_path: Path) -> None:
+    """The keys of their phases would be provisional."""
+    changes = ["axes=[]", "data=nowhere"]
+    with pytest.raises(InputError, match="nowhere: no such file or folder"):
+        run_sweep(
+            sweep_file,
+            cluster="local",
+            overrides=changes,
+            runs_dir=tmp_path / "runs",
+            check=False,
+            console=Printed(),
+        )
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("own", "most"), [([], 7), (["max_parallel=3"], 3)])
+def test_most_jobs_at_once_are_the_sweeps_or_else_the_profiles(
+    sweep_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: list[str], most: int
+) -> None:
+    given: list[ClusterProfile] = []
+    monkeypatch.setattr(run, "load_profile", lambda name: ClusterProfile(name="test", max_parallel=7))
+    monkeypatch.setattr(run, "_on_this_machine", lambda planned, profile, *_: given.append(profile) or EXIT_DONE)
+    run_sweep(sweep_file, runs_dir=tmp_path / "runs", overrides=own, check=False, console=Printed())
+    assert [profile.max_parallel for profile in given] == [most]
+
+
 def test_preflight_alone_prints_every_reason(sweep_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def reasons(*overrides: str) -> tuple[int, list[str]]:
         console = Printed()
