@@ -158,6 +158,16 @@ def test_an_interrupt_stops_the_ranks_which_save_first(supervising, tmp_path, nu
         assert not is_alive(starts(tmp_path, rank=rank)[0]["pid"])
 
 
+@pytest.mark.parametrize(
+    ("code", "state"), [(0, "done"), (75, "stopped"), (137, "stopped"), (1, "failed"), (2, "failed")]
+)
+def test_what_fails_while_all_is_stopped_has_failed(tmp_path, code, state):
+    supervisor = Supervisor([counting(tmp_path)], ClusterProfile(), tmp_path / "slurm")
+    supervisor.interrupted = True
+    supervisor._settle("a", code)
+    assert supervisor.states["a"].state == state
+
+
 def test_asking_twice_to_stop_kills_nobody_who_is_saving(supervising, tmp_path):
     for _ in range(3):
         supervising.send_signal(signal.SIGTERM)

@@ -33,6 +33,8 @@ def test_gpus_that_are_not_there_are_a_reason_not_to_start(
         ("4,5,6,7", ["4,5", "6,7"], 4),
         ("GPU-a, GPU-b", ["GPU-a,GPU-b", ""], 2),
         ("", ["", ""], 0),
+        ("-1", ["", ""], 0),
+        ("2,-1,3", ["2", ""], 1),
     ],
 )
 def test_jobs_share_the_gpus_that_the_user_left_visible(
