@@ -61,26 +61,30 @@ def _source_identity(source: SourceConfig, fingerprint_of: Callable[[str], str])
     return {**source.model_dump(mode="json", exclude_defaults=True), "path": fingerprint_of(source.path)}
 
 
-def check_same_result(stored: RunConfig, given: RunConfig, where: Path, named_by_content: bool = False) -> list[str]:
+def check_same_result(
+    stored: RunConfig, given: RunConfig, where: Path, named_by_content: bool = False, num_begun: int | None = None
+) -> list[str]:
     """The harmless differences between a stored configuration and the given one, one line each.
 
     Args:
         named_by_content: the folder's name stands for what its weights to start from hold, wherever they lie.
+        num_begun: phases of which something has been trained; later ones may differ. None: all.
 
     Raises:
         InputError: a difference would change the result; the sentence shows the first ones.
     """
+    num_begun = len(stored.phases) if num_begun is None else num_begun
     old, new = stored.model_dump(mode="json"), given.model_dump(mode="json")
     differences = list(_differences(old, new, ""))
     moved = {"init_from", "init_discriminator_from"} if named_by_content else set()
-    harmless = [line for path, line in differences if _is_harmless(path) or path in moved]
-    grave = [line for path, line in differences if not (_is_harmless(path) or path in moved)]
+    harmless = {path for path, _ in differences if _is_harmless(path) or path in moved or _is_ahead(path, num_begun)}
+    grave = [line for path, line in differences if path not in harmless]
     if grave:
         shown = "; ".join(grave[:3])
         raise InputError(
             f"{where}: was started with another configuration ({shown}); give another --out, or undo the change."
         )
-    return harmless
+    return [line for _, line in differences]
 
 
 def _is_harmless(path: str) -> bool:
@@ -88,6 +92,12 @@ def _is_harmless(path: str) -> bool:
     is_source_path = ".sources." in f".{path}" and path.endswith(".path")
     is_watching = path.split(".")[0] in HARMLESS_KEYS or path in {f"data.{key}" for key in _HARMLESS_DATA_KEYS}
     return is_watching or is_source_path
+
+
+def _is_ahead(path: str, num_begun: int) -> bool:
+    """Whether a key is of a phase of which nothing has been trained."""
+    first, *rest = path.split(".")
+    return first == "phases" and len(rest) > 1 and int(rest[0]) >= num_begun
 
 
 def _differences(old: Any, new: Any, path: str) -> list[tuple[str, str]]:

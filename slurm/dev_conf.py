@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
+from dataclasses import dataclass
+from pathlib import Path
 
 from slurm.dev_programs import path_of
 from slurm.errors import ClusterError
 
-CONF = """\
+_CONF = """\
 ClusterName=harness-dev
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller_port}
@@ -53,6 +56,36 @@ PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=1-00:00:00
 # Device files that every machine has, for GPUs that are none.
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random")
 GPU_TYPE = "dev"
+
+
+@dataclass(frozen=True)
+class NodeShape:
+    """How many nodes there are, and what each says that it has."""
+
+    nodes: int
+    cpus: int
+    gpus: int
+
+
+def write_conf(folder: Path, shape: NodeShape, grace_s: int, node_timeout_s: int, kill_wait_s: int) -> None:
+    """Writes slurm.conf and gres.conf, with ports that are free now."""
+    ports = free_ports(shape.nodes + 1)
+    text = _CONF.format(
+        folder=folder,
+        host=socket.gethostname().split(".")[0],
+        controller_port=ports[0],
+        first_port=ports[1],
+        last_port=ports[-1],
+        nodes=shape.nodes,
+        cpus=shape.cpus,
+        gpus=gpus_of_node(shape.gpus),
+        memory_mb=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
+        grace_s=grace_s,
+        node_timeout_s=node_timeout_s,
+        kill_wait_s=kill_wait_s,
+    )
+    (folder / "slurm.conf").write_text(text)
+    (folder / "gres.conf").write_text(gres_conf(shape.nodes, shape.gpus))
 
 
 def gpus_of_node(count: int) -> str:

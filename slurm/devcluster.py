@@ -13,7 +13,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,9 +20,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm.dev_conf import CONF, free_ports, gpus_of_node, gres_conf, with_user_signal
+from slurm.dev_conf import NodeShape, with_user_signal, write_conf
 from slurm.dev_processes import is_alive, job_processes
-from slurm.dev_programs import install, missing, path_of
+from slurm.dev_programs import install, path_of
+from slurm.dev_requirements import why_not
 from slurm.errors import EXIT_DONE, EXIT_WRONG_INPUT, ClusterError
 from slurm.queue import ask, client_variables
 
@@ -171,25 +171,8 @@ class DevCluster:
         descriptor = os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
         with os.fdopen(descriptor, "wb") as file:
             file.write(os.urandom(1024))
-        ports = free_ports(self.nodes + 1)
-        host = socket.gethostname().split(".")[0]
-        self.conf.write_text(
-            CONF.format(
-                folder=folder,
-                host=host,
-                controller_port=ports[0],
-                first_port=ports[1],
-                last_port=ports[-1],
-                nodes=self.nodes,
-                cpus=self.cpus,
-                gpus=gpus_of_node(self.gpus),
-                memory_mb=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
-                grace_s=self.grace_s,
-                node_timeout_s=self.node_timeout_s,
-                kill_wait_s=self.kill_wait_s,
-            )
-        )
-        (folder / "gres.conf").write_text(gres_conf(self.nodes, self.gpus))
+        shape = NodeShape(self.nodes, self.cpus, self.gpus)
+        write_conf(folder, shape, self.grace_s, self.node_timeout_s, self.kill_wait_s)
         if self.user_signal:
             self.conf.write_text(with_user_signal(self.conf.read_text(), True))
 
@@ -232,32 +215,6 @@ class DevCluster:
         except ClusterError:
             return False
         return len(states) == len(self.node_names()) and set(states.values()) <= {"idle", "mix", "alloc", "comp"}
-
-
-def why_not_installed() -> str:
-    """Why the programs are not here and could not be installed; empty once they are here."""
-    try:
-        install()
-    except ClusterError as error:
-        return str(error)
-    return ""
-
-
-def why_not() -> str:
-    """Why no development cluster can run here; empty where it can."""
-    if os.getuid() != 0:
-        return "it needs root (munged and slurmd run as root)"
-    try:
-        free_ports(1)
-    except ClusterError as error:
-        return str(error)
-    if not Path("/proc/self/environ").exists():
-        return "there is no /proc, by which it knows the processes of jobs"
-    if not missing():
-        return ""
-    if not shutil.which("apt-get"):
-        return f"{', '.join(missing())} are missing, and they are installed only on Debian and Ubuntu"
-    return ""
 
 
 def _wait(condition: Callable[[], bool], timeout_s: float, message: str) -> None:

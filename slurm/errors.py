@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 EXIT_DONE = 0
 EXIT_FAILURE = 1
 EXIT_WRONG_INPUT = 2
@@ -14,6 +16,16 @@ EXIT_LOST_RANK = 76
 def has_died(code: int) -> bool:
     """Whether an exit code tells of a death, which running again may mend, and not of a mistake."""
     return code >= 128 or code == EXIT_LOST_RANK
+
+
+def death_of(code: int) -> str:
+    """How a job died, in words, by an exit code that tells of a death."""
+    if code <= 128:
+        return f"lost a rank (exit code {code})"
+    try:
+        return f"was killed by {signal.Signals(code - 128).name}"
+    except ValueError:
+        return f"died with exit code {code}"
 
 
 class ClusterError(ValueError):

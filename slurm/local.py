@@ -1,38 +1,29 @@
-"""Runs jobs on this machine: a supervisor that starts their ranks, and starts again what left before its end.
+"""Runs jobs on this machine: a supervisor that starts them in their order, and again what left before its end.
 
-submitit's local executor starts a job once and leaves its ranks behind when interrupted, so only its environment (the
-variables that tell a rank its place) is used here.
+submitit's local executor starts a job once and leaves its ranks behind when interrupted, so it is not used here.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import secrets
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Literal
 
-from slurm.errors import EXIT_DONE, EXIT_SAVED, ClusterError, has_died
-from slurm.gpus import gpus_of_slot
+from slurm.errors import EXIT_DONE, EXIT_SAVED, has_died
 from slurm.job import Job, check_jobs, make_private, write_payload
 from slurm.launch import payload_of
+from slurm.local_ranks import LocalRanks
 from slurm.profile import ClusterProfile
-from slurm.queue import client_variables
 from slurm.submission import Submission, note_submission
 
 State = Literal["waiting", "running", "stopping", "done", "failed", "stopped", "blocked"]
 _ENDED = ("done", "failed", "stopped", "blocked")
-# Ranks that lost a peer have nothing left to save together; the pause lets them print why they leave.
-_AFTER_DEATH_S = 2.0
 _POLL_S = 0.1
 
 
@@ -53,15 +44,6 @@ class LocalState:
         return self.state in _ENDED
 
 
-@dataclass
-class _Running:
-    ranks: list[subprocess.Popen[bytes]]
-    slot: int
-    first_bad: int | None = None
-    kill_at: float = float("inf")
-    codes: list[int | None] = field(default_factory=list)
-
-
 class Supervisor:
     """Runs `jobs` in their order, `max_parallel` at a time; each is started again after a 75 or a death, bounded.
 
@@ -78,7 +60,7 @@ class Supervisor:
         self.states = {job.name: LocalState() for job in jobs}
         self.interrupted = False
         """Whether a signal or `stop` ended it before the jobs were through."""
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, LocalRanks] = {}
         self._ids = {job.name: f"local-{secrets.token_hex(4)}" for job in jobs}
         self._asked_to_stop = False
         self._interrupts = 0
@@ -122,8 +104,7 @@ class Supervisor:
                 state.state = "stopped"
             elif state.state == "running":
                 state.state = "stopping"
-                for rank in self._running[name].ranks:
-                    _send(rank, signal.SIGTERM)
+                self._running[name].ask_to_save()
 
     def __enter__(self) -> Supervisor:
         self._handlers = _catch(self._on_signal)
@@ -165,12 +146,10 @@ class Supervisor:
         state = self.states[name]
         if not state.starts:
             self._prepare(self.jobs[name])
-        port = _free_port()
-        ranks = [self._start_rank(name, rank, port, slot) for rank in range(self.profile.ranks_per_node)]
-        self._running[name] = _Running(ranks, slot)
+        self._running[name] = LocalRanks(self.folder / self._ids[name], self.profile, slot)
         state.state = "running"
         state.starts += 1
-        state.pids = tuple(rank.pid for rank in ranks)
+        state.pids = self._running[name].pids
 
     def _prepare(self, job: Job) -> None:
         own = make_private(self.folder / self._ids[job.name])
@@ -178,66 +157,11 @@ class Supervisor:
         job_id = self._ids[job.name]
         note_submission(job, Submission(job.name, job_id, "local", self.profile.name, str(own), "*_log.*"), None)
 
-    def _start_rank(self, name: str, rank: int, port: int, slot: int) -> subprocess.Popen[bytes]:
-        own = self.folder / self._ids[name]
-        command = [*self.profile.container, self.profile.python or sys.executable, "-u", "-m", "slurm.task"]
-        with (
-            open(own / f"{self._ids[name]}_{rank}_log.out", "ab") as output,
-            open(own / f"{self._ids[name]}_{rank}_log.err", "ab") as errors,
-        ):
-            try:
-                # A session of its own: Ctrl-C reaches the supervisor alone, which then asks the ranks once.
-                return subprocess.Popen(
-                    [*command, str(own / "payload.json")],
-                    env=self._rank_environment(name, rank, port, slot),
-                    stdin=subprocess.PIPE,  # closes when the supervisor ends, which the rank watches
-                    stdout=output,
-                    stderr=errors,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                why = f"{command[0]}: cannot be started ({error.strerror})"
-                raise ClusterError(f"{why}; mend python or container of the profile '{self.profile.name}'.") from None
-
-    def _rank_environment(self, name: str, rank: int, port: int, slot: int) -> dict[str, str]:
-        environment = client_variables(None)
-        gpus = self.profile.gpus_per_node
-        if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus_of_slot(slot, gpus))
-        return environment | {
-            "SUBMITIT_EXECUTOR": "local",
-            "SUBMITIT_LOCAL_JOB_ID": self._ids[name],
-            "SUBMITIT_LOCAL_NTASKS": str(self.profile.ranks_per_node),
-            "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
-            "SUBMITIT_LOCAL_NODEID": "0",
-            "SUBMITIT_LOCAL_GLOBALID": str(rank),
-            "SUBMITIT_LOCAL_LOCALID": str(rank),
-            "HARNESS_LOCAL_PORT": str(port),
-            "HARNESS_SUPERVISED": "1",
-        }
-
     def _reap(self, name: str) -> None:
-        running = self._running[name]
-        codes = [rank.poll() for rank in running.ranks]
-        bad = [code for code in codes if code not in (None, EXIT_DONE, EXIT_SAVED)]
-        if bad and running.first_bad is None:
-            # A death explains the failures that it causes in the other ranks.
-            running.first_bad = min(code for code in bad if code is not None)
-            running.kill_at = time.monotonic() + _AFTER_DEATH_S
-        elif EXIT_SAVED in codes or EXIT_DONE in codes:
-            running.kill_at = min(running.kill_at, time.monotonic() + self.stop_timeout_s)
-        if None in codes:
-            if time.monotonic() > running.kill_at:
-                for rank in running.ranks:
-                    _kill(rank)
-            return
-        del self._running[name]
-        for rank in running.ranks:
-            assert rank.stdin is not None
-            rank.stdin.close()
-        code = running.first_bad if running.first_bad is not None else codes[0]
-        assert code is not None
-        self._settle(name, 128 - code if code < 0 else code)
+        code = self._running[name].poll(self.stop_timeout_s)
+        if code is not None:
+            del self._running[name]
+            self._settle(name, code)
 
     def _settle(self, name: str, code: int) -> None:
         state = self.states[name]
@@ -258,28 +182,10 @@ class Supervisor:
         self.interrupted = True
         for name, running in self._running.items():
             self.states[name].state = "stopping"
-            for rank in running.ranks:
-                _kill(rank)
+            running.kill()
         for state in self.states.values():
             if state.state == "waiting":
                 state.state = "stopped"
-
-
-def _send(rank: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    if rank.poll() is None:
-        rank.send_signal(number)
-
-
-def _kill(rank: subprocess.Popen[bytes]) -> None:
-    """Kills a rank and whatever it started; each rank leads a process group of its own."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(rank.pid, signal.SIGKILL)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _catch(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, signal.Handlers]:

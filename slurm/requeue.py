@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from slurm.ending import Ending, Outcome, note_ending, read_ending
-from slurm.errors import EXIT_DONE, EXIT_SAVED, EXIT_WRONG_INPUT, ClusterError, has_died
+from slurm.errors import EXIT_DONE, EXIT_SAVED, EXIT_WRONG_INPUT, ClusterError, death_of, has_died
 from slurm.job import Payload, read_own, read_payload
 from slurm.queue import ask, minutes, parse_fields
 
@@ -60,10 +59,10 @@ def decide(code: int, job: dict[str, str], deaths: int, payload: Payload) -> Dec
     if restarts >= payload.max_requeues:
         return Decision("left", f"was requeued {restarts} times already (max_requeues)")
     if not saved and deaths > payload.max_deaths:
-        return Decision("failed", f"{_death(code)}, died {deaths} times without saving in between (max_deaths)")
+        return Decision("failed", f"{death_of(code)}, died {deaths} times without saving in between (max_deaths)")
     if saved and preempted:
         return Decision("back", "was preempted, and had saved", requeue=True, preempted=True)
-    return Decision("back", "saved and left before its end" if saved else _death(code), True, preempted)
+    return Decision("back", "saved and left before its end" if saved else death_of(code), True, preempted)
 
 
 _ENDED_BY_SLURM = {
@@ -89,15 +88,6 @@ def _preempted_in_this_start(job: dict[str, str]) -> bool:
     if job.get("JobState") == "PREEMPTED":
         return True
     return at != "None" and at >= job.get("StartTime", "")
-
-
-def _death(code: int) -> str:
-    if code <= 128:
-        return f"lost a rank (exit code {code})"
-    try:
-        return f"was killed by {signal.Signals(code - 128).name}"
-    except ValueError:
-        return f"died with exit code {code}"
 
 
 def count_deaths(note: Path, code: int) -> int:

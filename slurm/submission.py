@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from slurm.errors import ClusterError
@@ -37,9 +38,13 @@ class Submission:
 
 
 def note_submission(job: Job, submission: Submission, script: str | None) -> None:
-    """Leaves the note, and the text of the sbatch file where there is one, in the job's folder."""
+    """Leaves the note, and the text of the sbatch file where there is one, in the job's folder.
+
+    The note has the submission's folder as seen from the job's, so that logs are found where both were moved.
+    """
     make_private(job.folder)
-    write_private(job.folder / NOTE, json.dumps(asdict(submission), indent=1), sync=False)
+    noted = replace(submission, folder=os.path.relpath(submission.folder, job.folder))
+    write_private(job.folder / NOTE, json.dumps(asdict(noted), indent=1), sync=False)
     if script is not None:
         write_private(job.folder / SCRIPT_COPY, script, sync=False)
 
@@ -52,7 +57,9 @@ def read_submission(job_folder: Path) -> Submission | None:
     """
     path = job_folder / NOTE
     try:
-        return Submission(**json.loads(path.read_text(encoding="utf-8")))
+        noted = Submission(**json.loads(path.read_text(encoding="utf-8")))
+        # By names alone, as it was written: a folder on the way may be a link.
+        return replace(noted, folder=os.path.normpath(job_folder.absolute() / noted.folder))
     except FileNotFoundError:
         return None
     except (OSError, TypeError, ValueError) as error:

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from slurm.devcluster import DevCluster, why_not
+from slurm.dev_requirements import why_not
+from slurm.devcluster import DevCluster
 from slurm.profile import ClusterProfile
 from sweeps.apply import store
 from sweeps.cluster import submit_plan

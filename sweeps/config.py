@@ -21,7 +21,7 @@ MAX_NAME_BYTES = 120
 
 
 class PerClassConfig(Section):
-    """An axis over the classes of the training data, found when the sweep is planned."""
+    """An axis over the classes of the data that its phases train on, found when the sweep is planned."""
 
     phases: tuple[str, ...] = Field(min_length=1)
     """Names of the phases that see one class only; the others see what the recipe gives them."""

@@ -1,21 +1,17 @@
-"""From a sweep to its named runs: a pure expansion of the axes."""
+"""From a sweep to its named runs: a pure expansion of the axes, less what is excluded."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from harness.config import RunConfig
 from harness.errors import InputError
 from harness.schema import parse, set_key
-from sweeps.config import AxisConfig, PerClassConfig, SweepConfig, label_of, safe_name
-
-ClassesOf = Callable[[str], list[str]]
-"""Path of a dataset -> its classes."""
+from sweeps.axes import Choice, ClassesOf, choices_of, flat_axes, known_classes
+from sweeps.config import PerClassConfig, SweepConfig, label_of, safe_name
 
 
 @dataclass(frozen=True)
@@ -34,18 +30,6 @@ class Run:
     """Dotted key -> value that the axes gave to this run."""
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """One entry of an axis: labels, the settings it stands for, and the class where it is one."""
-
-    labels: tuple[tuple[str, str], ...]
-    settings: tuple[tuple[str, Any], ...] = ()
-    per_class: PerClassConfig | None = None
-
-    def __add__(self, other: _Choice) -> _Choice:
-        return _Choice(self.labels + other.labels, self.settings + other.settings, self.per_class or other.per_class)
-
-
 def expand(sweep: SweepConfig, classes_of: ClassesOf, source: str = "the sweep") -> list[Run]:
     """The runs of a sweep, in the order of its axes (the last one varies fastest).
 
@@ -57,9 +41,7 @@ def expand(sweep: SweepConfig, classes_of: ClassesOf, source: str = "the sweep")
         InputError: a recipe, axis, exclude or name that cannot be, in one sentence.
     """
     base = base_values(sweep, source)
-    axes = [list(_choices(axis, base, classes_of, source)) for axis in sweep.axes]
-    _check_axis_names(sweep.axes, source)
-    points = [sum(point, _Choice(())) for point in itertools.product(*axes)]
+    points = choices_of(sweep.axes, base, classes_of, source)
     _check_excludes(sweep, points, source)
     kept = [point for point in points if not any(_matches(rule, dict(point.labels)) for rule in sweep.exclude)]
     if not kept:
@@ -95,64 +77,7 @@ def _replace_data(values: dict[str, Any], path: str) -> None:
     data.setdefault("sources", [{"path": path}])
 
 
-def _choices(axis: AxisConfig, base: dict[str, Any], classes_of: ClassesOf, source: str) -> Iterator[_Choice]:
-    if axis.zip is not None:
-        yield from _zipped(axis, base, classes_of, source)
-    elif axis.per_class is not None:
-        yield from _class_choices(axis, base, classes_of, source)
-    elif axis.settings is not None:
-        for label, settings in axis.settings.items():
-            yield _Choice(((str(axis.name), label),), tuple((settings or {}).items()))
-    else:
-        keys = (axis.key,) if isinstance(axis.key, str) else axis.key or ()
-        for label, value in _labelled_values(axis, source):
-            yield _Choice(((str(axis.name), label),), tuple((key, value) for key in keys))
-
-
-def _zipped(axis: AxisConfig, base: dict[str, Any], classes_of: ClassesOf, source: str) -> Iterator[_Choice]:
-    columns = [list(_choices(inner, base, classes_of, source)) for inner in axis.zip or ()]
-    lengths = [len(column) for column in columns]
-    if len(set(lengths)) > 1:
-        names = ", ".join(f"{inner.name} has {length}" for inner, length in zip(axis.zip or (), lengths))
-        raise InputError(f"{source}: zipped axes need the same number of entries, but {names}; make them equal.")
-    for row in zip(*columns):
-        yield sum(row, _Choice(()))
-
-
-def _labelled_values(axis: AxisConfig, source: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(axis.values, dict):
-        yield from axis.values.items()
-        return
-    for number, value in enumerate(axis.values or ()):
-        if isinstance(value, (dict, list)):
-            raise InputError(
-                f"{source}: value {number + 1} of axis '{axis.name}' is not a single value; "
-                "give each a label, as in values: {LABEL: VALUE}."
-            )
-        yield label_of(value), value
-
-
-def _class_choices(axis: AxisConfig, base: dict[str, Any], classes_of: ClassesOf, source: str) -> Iterator[_Choice]:
-    config = axis.per_class
-    assert config is not None
-    known = known_classes(base, classes_of)
-    labels = list(config.classes) if config.classes is not None else [name for name in known if name != config.general]
-    missing = [name for name in labels if known and name not in known]
-    if missing:
-        raise InputError(f"{source}: axis '{axis.name}': the data has no class '{missing[0]}'; it has {known}.")
-    if config.general is not None and config.general not in labels:
-        labels.append(config.general)
-    for label in labels:
-        yield _Choice(((str(axis.name), label),), (), config)
-
-
-def known_classes(values: dict[str, Any], classes_of: ClassesOf) -> list[str]:
-    """The classes of the run's training sources, each once, in the order of the sources."""
-    paths = [str(s["path"]) for s in values.get("data", {}).get("sources") or [] if isinstance(s, dict) and "path" in s]
-    return list(dict.fromkeys(name for path in paths for name in classes_of(path)))
-
-
-def _run(sweep: SweepConfig, base: dict[str, Any], point: _Choice, classes_of: ClassesOf, source: str) -> Run:
+def _run(sweep: SweepConfig, base: dict[str, Any], point: Choice, classes_of: ClassesOf, source: str) -> Run:
     labels = dict(point.labels)
     values = _copy(base)
     where = f"{source}: axes {labels}" if labels else source
@@ -161,9 +86,9 @@ def _run(sweep: SweepConfig, base: dict[str, Any], point: _Choice, classes_of: C
     differences = {key: _shown(value) for key, value in point.settings}
     own_class, pooled = None, False
     if point.per_class is not None:
-        axis = next(a.name for a in _flat(sweep.axes) if a.per_class is point.per_class)
+        axis = next(a.name for a in flat_axes(sweep.axes) if a.per_class is point.per_class)
         own_class = labels[str(axis)]
-        known = known_classes(values, classes_of)
+        known = known_classes(values, point.per_class.phases, classes_of)
         pooled = own_class == point.per_class.general and own_class not in known
         differences |= _specialise(values, point.per_class, own_class, pooled, where)
     name = _name(sweep, labels, source)
@@ -223,22 +148,7 @@ def _name(sweep: SweepConfig, labels: dict[str, str], source: str) -> str:
     return name
 
 
-def _flat(axes: tuple[AxisConfig, ...]) -> Iterator[AxisConfig]:
-    for axis in axes:
-        yield from _flat(axis.zip) if axis.zip is not None else [axis]
-
-
-def _check_axis_names(axes: tuple[AxisConfig, ...], source: str) -> None:
-    flat = list(_flat(axes))
-    names = [axis.name for axis in flat]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"{source}: two axes are named '{twice}'; rename one.")
-    if sum(axis.per_class is not None for axis in flat) > 1:
-        raise InputError(f"{source}: two axes go over the classes; keep one per_class axis.")
-
-
-def _check_settings(sweep: SweepConfig, points: list[_Choice], source: str) -> None:
+def _check_settings(sweep: SweepConfig, points: list[Choice], source: str) -> None:
     """Nothing that is given may be without effect: runs would be called by what they were not trained with."""
     given = [[key for key, _ in point.settings] for point in points]
     twice = next((key for keys in given for key in keys if keys.count(key) > 1), None)
@@ -249,7 +159,7 @@ def _check_settings(sweep: SweepConfig, points: list[_Choice], source: str) -> N
             raise InputError(f"{source}: '{wanted}' is set, but an axis gives every run its own; change that axis.")
 
 
-def _check_excludes(sweep: SweepConfig, points: list[_Choice], source: str) -> None:
+def _check_excludes(sweep: SweepConfig, points: list[Choice], source: str) -> None:
     labels: dict[str, set[str]] = {}
     for point in points:
         for axis, label in point.labels:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from slurm.errors import death_of, has_died
 from slurm.local import Supervisor
 from slurm.profile import ClusterProfile
 from sweeps.apply import claim_phases, jobs_for, pending, ready
@@ -83,12 +84,13 @@ def _supervise(
 
 
 def _note_failures(supervisor: Supervisor, folder: SweepFolder) -> list[str]:
-    """The phases that failed; those whose trainer could not say why get the last line of their log."""
+    """The phases that failed; where the trainer could not say why, how it died and the last line of its log do."""
     failed = [name for name, state in supervisor.states.items() if state.state == "failed"]
     for key in failed:
-        place = folder.runs.phase(key)
-        code = supervisor.states[key].exit_code
-        note_failure(place, last_error_line(place) or f"left with exit code {code}")
+        place, code = folder.runs.phase(key), supervisor.states[key].exit_code
+        died = death_of(code) if code is not None and has_died(code) else ""
+        said = "; ".join(part for part in (died, last_error_line(place)) if part)
+        note_failure(place, said or f"left with exit code {code}")
     return failed
 
 

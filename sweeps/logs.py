@@ -39,7 +39,10 @@ def find_logs(folder: SweepFolder, run: str, phase: str | None = None) -> Callab
 
 
 class NewestLogs:
-    """The logs of the newest phase that was started, and from one call to the next of none before it."""
+    """The logs of the newest phase that was started, and from one call to the next of none before it.
+
+    One that waits for its next start, or whose logs were removed, has its metrics still.
+    """
 
     def __init__(self, places: Sequence[Path], run: str) -> None:
         self._places, self._run = places, run
@@ -47,10 +50,10 @@ class NewestLogs:
     def __call__(self) -> list[Path]:
         for number in reversed(range(len(self._places))):
             submission = read_submission(self._places[number])
-            files = submission.log_files(0) if submission else []
-            if files:
+            metrics, files = self._places[number] / _METRICS, submission.log_files(0) if submission else []
+            if files or metrics.exists():
                 self._places = self._places[number:]
-                return [self._places[0] / _METRICS, *files]  # an error is the last that is read
+                return [metrics, *files]  # an error is the last that is read
         raise InputError(f"run '{self._run}' has no log yet; `harness status` tells what it waits for.")
 
 

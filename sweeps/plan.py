@@ -167,6 +167,8 @@ def content_identity(path: str) -> str:
         InputError: there is nothing readable at `path`.
     """
     place = Path(path)
+    if "://" not in path and not place.exists():
+        raise InputError(f"{path}: no such file or folder; mend the path, or run `harness pack` for a dataset.")
     if place.is_file():
         return _file_hash(place)
     if place.is_dir() and not (place / "dataset.json").exists():

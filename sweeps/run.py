@@ -89,8 +89,8 @@ def run_sweep(
         cancel_gone: also cancel runs that left the sweep file, now or earlier.
 
     Returns:
-        0 when the report is written (or, detached, when all is submitted), 1 when a run failed, 75 when it was
-        interrupted and saved.
+        0 when the report is written (or, detached, when all is submitted), 1 when a run failed, 75 where the same call
+        goes on: it was interrupted (Ctrl-C, or nobody reads the output any more), or runs were cancelled.
 
     Raises:
         InputError, ClusterError: the sentence says what to do.
@@ -116,9 +116,12 @@ def run_sweep(
     store(planned.sweep, planned.plan, planned.folder)
     if cancel_gone:
         cancel_left(planned.folder, planned.plan, console)
-    if profile.executor == "slurm":
-        return _on_slurm(planned, profile, detach, retry_failed, console)
-    return _on_this_machine(planned, profile, retry_failed, console)
+    try:
+        if profile.executor == "slurm":
+            return _on_slurm(planned, profile, detach, retry_failed, console)
+        return _on_this_machine(planned, profile, retry_failed, console)
+    except (KeyboardInterrupt, SystemExit):  # the second is rich's where the reader is gone, as behind `| head`
+        return EXIT_SAVED
 
 
 def _with_limit(profile: ClusterProfile, sweep: SweepConfig) -> ClusterProfile:
@@ -214,7 +217,7 @@ def _on_slurm(planned: Planned, profile: ClusterProfile, detach: bool, retry_fai
         await_evaluation(folder, console)
     except KeyboardInterrupt:
         console.print("no longer following; the jobs go on, `harness status` shows them", markup=False)
-        return EXIT_DONE
+        raise
     return _outcome(status, show_results(evaluation_of(folder), console), console)
 
 
@@ -247,9 +250,10 @@ def await_evaluation(folder: SweepFolder, console: Console, poll_s: float = 1.0)
 
 
 def _outcome(status: SweepStatus, reported: bool, console: Console) -> int:
-    for row in status.rows:
-        if row.state == "failed":
-            console.print(f"failed: {row.run} ({row.phase}): {row.error}", markup=False, soft_wrap=True)
+    failed = [row for row in status.rows if row.state == "failed"]
+    for row in failed:
+        console.print(f"failed: {row.run} ({row.phase}): {row.error}", markup=False, soft_wrap=True)
     if not status.is_done:
         console.print(f"{status.sweep}: {summary(status)}", markup=False, soft_wrap=True)
-    return EXIT_DONE if status.is_done and reported else EXIT_FAILURE
+        return EXIT_FAILURE if failed else EXIT_SAVED
+    return EXIT_DONE if reported else EXIT_FAILURE

@@ -114,11 +114,20 @@ def prepare_folder(out: Path, config: RunConfig, is_phase: bool = False) -> None
     """
     stored = out / _CONFIG
     if stored.exists():
-        for line in check_same_result(parse(RunConfig, read_yaml(stored), str(stored)), config, out, is_phase):
+        before = parse(RunConfig, read_yaml(stored), str(stored))
+        for line in check_same_result(before, config, out, is_phase, _num_begun(before, out)):
             print(f"note: continued with {line}", flush=True)
     if _rank() != 0:
         return
     write_text(stored, dump_yaml(config))
+
+
+def _num_begun(config: RunConfig, out: Path) -> int:
+    """How many phases of a run have left a step to go on from; the first counts in any case."""
+    from harness.train.checkpoint import checkpoint_folders
+
+    newest = max((int(path.name.rpartition("_")[2]) for path in checkpoint_folders(out / "checkpoints")), default=0)
+    return max(1, sum(config.first_step(number) < newest for number in range(len(config.phases))))
 
 
 def _make_folder(out: Path) -> None:

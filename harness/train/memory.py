@@ -38,14 +38,13 @@ def explain_out_of_memory(error: BaseException, config: RunConfig, phase: Phase,
         f"phase '{phase.config.name}': out of memory with {given} patches at a time on each of {ranks.world_size} "
         f"ranks (batch_size {phase.config.batch_size}, accumulate {phase.config.accumulate})"
     )
-    if needs is None or needs.fits(room) < 1:
+    fits = 0 if needs is None else needs.fits(room)
+    if fits < 1:
         return TrainingError(
             f"{start}; not even one fits in the {room / 2**30:.1f} GiB here; take a smaller data.patch_px or networks, "
             f"or a device with more memory."
         )
-    return TrainingError(
-        f"{start}; about {needs.fits(room)} fit in {room / 2**30:.1f} GiB; {_advice(phase, ranks, needs.fits(room))}."
-    )
+    return TrainingError(f"{start}; about {fits} fit in {room / 2**30:.1f} GiB; {_advice(config, phase, ranks, fits)}.")
 
 
 @dataclass(frozen=True)
@@ -66,15 +65,17 @@ class Needs:
         return max(0, int((_MARGIN * room - self.fixed_bytes) / self.patch_bytes))
 
 
-def _advice(phase: Phase, ranks: Ranks, fits: int) -> str:
+def _advice(config: RunConfig, phase: Phase, ranks: Ranks, fits: int) -> str:
+    key = f"phases.{config.phases.index(phase.config)}"
     share = phase.config.batch_size // ranks.world_size
     accumulate = next(
         (n for n in range(phase.config.accumulate + 1, share + 1) if share % n == 0 and share // n <= fits), None
     )
-    smaller = f"batch_size={min(fits * phase.config.accumulate, share) * ranks.world_size}"
+    smaller = f"{key}.batch_size={min(fits * phase.config.accumulate, share) * ranks.world_size}"
     if accumulate is None:
         return f"set {smaller}"
-    return f"set accumulate={accumulate}, which keeps the batch and its result without batch norm, or {smaller}"
+    kept = "keeps the batch, and its result without batch norm and relativistic_average"
+    return f"set {key}.accumulate={accumulate}, which {kept}, or {smaller}"
 
 
 def _probe(config: RunConfig, phase: Phase, device: torch.device) -> Needs | None:

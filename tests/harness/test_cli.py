@@ -104,6 +104,24 @@ def test_exit_code_tells_what_kind_of_trouble_it_was(monkeypatch, capsys, error,
     assert left.value.code == code and capsys.readouterr().err == sentence
 
 
+@pytest.mark.parametrize("words", ["--help", "weights list", "logs run"])
+def test_a_command_whose_reader_has_left_ends_without_a_word(monkeypatch, capsys, words: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr("sweeps.control.find_sweep_folder", lambda *_: None)
+    monkeypatch.setattr("sweeps.logs.find_logs", lambda *_: None)
+    monkeypatch.setattr("sweeps.logs.read_logs", lambda *_: ["step 1\n"])
+    monkeypatch.setattr(sys, "argv", ["harness", *words.split()])
+    monkeypatch.setattr(sys, "stderr", sys.stderr)  # typer puts others in the place of both
+    with open(writer, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        with pytest.raises(SystemExit) as left:
+            harness.cli.main()
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), writer)  # what is still in the buffer
+    assert left.value.code == 1 and capsys.readouterr().err == ""
+
+
 def test_a_training_stopped_before_it_has_begun_leaves_as_one_to_be_run_again(monkeypatch, tmp_path) -> None:
     from harness.train import job
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any
 
@@ -11,6 +12,7 @@ from harness.config import RunConfig
 from harness.errors import InputError
 from harness.identity import check_same_result
 from harness.schema import parse, set_key
+from harness.train.job import prepare_folder
 
 ADAM: dict[str, Any] = {"learning_rate": 1e-3}
 PHASE: dict[str, Any] = {"iterations": 4, "batch_size": 2, "losses": [{"name": "l1"}], "generator_optimizer": ADAM}
@@ -71,6 +73,18 @@ def test_what_can_only_be_a_mistake_is_refused(changes, message):
 )
 def test_what_may_be_meant_is_not(changes):
     assert changed(changes).phases[0].name == "pixel"
+
+
+@pytest.mark.parametrize(("newest", "refused"), [(None, [0]), (1000, [0]), (1001, [0, 1])])
+def test_a_phase_may_be_given_anew_until_a_step_of_it_is_saved(tmp_path, newest, refused):
+    config = changed({"phases.0.iterations": 1000})
+    prepare_folder(tmp_path, config)
+    if newest is not None:
+        (tmp_path / "checkpoints" / f"step_{newest:09d}").mkdir(parents=True)
+    for number in (0, 1):
+        other = changed({"phases.0.iterations": 1000, f"phases.{number}.accumulate": 2})
+        with pytest.raises(InputError, match="another config") if number in refused else contextlib.nullcontext():
+            prepare_folder(tmp_path, other)
 
 
 def test_weights_to_start_from_may_move_where_the_folder_is_named_by_what_they_hold(tmp_path):

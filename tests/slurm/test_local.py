@@ -149,11 +149,23 @@ def supervising(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_stops_the_ranks_which_save_first(supervising, tmp_path, number):
-    os.killpg(supervising.pid, number)
+    os.killpg(supervising.pid, number)  # as a terminal does with Ctrl-C
     assert supervising.communicate(timeout=20)[0].split() == ["stopped", "75"]
     for rank in (0, 1):
+        signals = (tmp_path / "a" / f"signals_{rank}").read_text().split()
+        assert signals == ["SIGTERM"], "the terminal's own reaches the supervisor alone"
         assert (tmp_path / "a" / f"saved_{rank}").read_text() == str(count(tmp_path, rank=rank))
         assert not is_alive(starts(tmp_path, rank=rank)[0]["pid"])
+
+
+@pytest.mark.parametrize(
+    ("code", "state"), [(0, "done"), (75, "stopped"), (137, "stopped"), (1, "failed"), (2, "failed")]
+)
+def test_what_fails_while_all_is_stopped_has_failed(tmp_path, code, state):
+    supervisor = Supervisor([counting(tmp_path)], ClusterProfile(), tmp_path / "slurm")
+    supervisor.interrupted = True
+    supervisor._settle("a", code)
+    assert supervisor.states["a"].state == state
 
 
 def test_asking_twice_to_stop_kills_nobody_who_is_saving(supervising, tmp_path):

@@ -9,8 +9,7 @@ import pytest
 
 from slurm import preflight
 from slurm.errors import ClusterError
-from slurm.job import Job
-from slurm.local import Supervisor
+from slurm.local_ranks import rank_environment
 from slurm.profile import ClusterProfile
 
 
@@ -34,18 +33,20 @@ def test_gpus_that_are_not_there_are_a_reason_not_to_start(
         ("4,5,6,7", ["4,5", "6,7"], 4),
         ("GPU-a, GPU-b", ["GPU-a,GPU-b", ""], 2),
         ("", ["", ""], 0),
+        ("-1", ["", ""], 0),
+        ("2,-1,3", ["2", ""], 1),
     ],
 )
 def test_jobs_share_the_gpus_that_the_user_left_visible(
-    allowed: str | None, given: list[str], count: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    allowed: str | None, given: list[str], count: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if allowed is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
         assert preflight.gpus_here() == count
     profile = ClusterProfile(name="mine", gpus_per_node=2, max_parallel=2)
-    supervisor = Supervisor([Job("a", tmp_path / "a", "")], profile, tmp_path / "jobs")
-    assert [supervisor._rank_environment("a", 0, 1, slot)["CUDA_VISIBLE_DEVICES"] for slot in (0, 1)] == given
+    shown = [rank_environment(profile, "local-1", 0, slot, 1)["CUDA_VISIBLE_DEVICES"] for slot in (0, 1)]
+    assert shown == given
 
 
 @pytest.mark.parametrize(("gpus", "there", "noted"), [(0, 4, True), (0, 1, False), (1, 4, False), (0, None, False)])

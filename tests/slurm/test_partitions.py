@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from slurm import preflight
@@ -53,6 +55,73 @@ def test_gpus_of_one_type_are_counted_alone(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(preflight, "ask", lambda *words: "n1|64|256000|gpu:a100:2(S:0),gpu:a100_3g.20gb:3,gpu:v100:4\n")
     counts = {kind: preflight.read_nodes("low", kind)[0].gpus for kind in ("a100", "a100_3g.20gb", "v100", "h100")}
     assert counts == {"a100": 2, "a100_3g.20gb": 3, "v100": 4, "h100": 0}
+
+
+@pytest.mark.parametrize(
+    ("time_min", "nodes", "said"),
+    [
+        (60, 2, []),
+        (61, 2, ["time_min 61 is above the 60 min of partition 'short'; lower it."]),
+        (60, 3, ["nodes 3 is above the 2 that partition 'short' gives one job; lower it."]),
+    ],
+)
+def test_a_job_may_take_all_that_a_partition_allows(time_min: int, nodes: int, said: list[str]) -> None:
+    profile = ClusterProfile(name="site", executor="slurm", time_min=time_min, nodes=nodes)
+    assert list(preflight._limits(profile, "short", {"MaxTime": "01:00:00", "MaxNodes": "2"})) == said
+
+
+@pytest.mark.parametrize(("save_s", "refused"), [(None, False), (90.0, False), (90.5, True)])
+def test_a_save_has_to_fit_between_the_signal_and_the_time_limit(save_s: float | None, refused: bool) -> None:
+    said = ["signal_s 90 is shorter than a save of 90.5 s; raise it to 181."]
+    assert list(preflight._time_signal(PROFILE, save_s)) == said * refused
+
+
+@pytest.mark.parametrize(("num_jobs", "refused"), [(500, False), (501, True)])
+def test_a_cluster_may_be_filled_with_jobs(num_jobs: int, refused: bool) -> None:
+    reasons = list(preflight._queue({"MaxJobCount": "500"}, num_jobs))
+    assert (
+        reasons == ["501 jobs are more than the 500 that this cluster keeps (MaxJobCount); split the sweep."] * refused
+    )
+
+
+@pytest.mark.parametrize(
+    ("partition", "said"),
+    [
+        ({}, []),
+        ({"AllowAccounts": "ALL", "AllowQos": "normal,high"}, []),
+        ({"AllowAccounts": "other,lab"}, []),
+        ({"AllowAccounts": "lab2"}, ["account 'lab' may not use partition 'p' (allowed: lab2); use another."]),
+        ({"DenyAccounts": "other,lab"}, ["account 'lab' may not use partition 'p' (allowed: ALL); use another."]),
+        ({"AllowQos": "normal"}, ["qos 'high' may not use partition 'p' (allowed: normal); use another."]),
+        ({"DenyQos": "high"}, ["qos 'high' may not use partition 'p' (allowed: ALL); use another."]),
+        ({"State": "DRAIN"}, ["partition 'p' is DRAIN; use another, or wait until it is up."]),
+    ],
+)
+def test_an_account_or_qos_that_a_partition_does_not_take_is_told(partition: dict[str, str], said: list[str]) -> None:
+    profile = ClusterProfile(name="site", executor="slurm", account="lab", qos="high")
+    assert list(preflight._limits(profile, "p", partition)) == said
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"tasks_per_node": 2, "cpus_per_task": 4}, ""),
+        ({"tasks_per_node": 2, "cpus_per_task": 5}, "cpus_per_task times the ranks of a node is 10, but the nodes of"),
+        ({"gpus_per_node": 4, "nodes": 1}, ""),
+        ({"gpus_per_node": 4, "nodes": 2}, "only 1 nodes of partition 'p' have all that 2 nodes need; ask for less."),
+        ({"gpus_per_node": 5}, "gpus_per_node is 5, but the nodes of partition 'p' have at most 4; lower it."),
+        ({"memory_gb": 64, "nodes": 2}, ""),
+        ({"memory_gb": 64.5}, "memory_gb is 64.5, but the nodes of partition 'p' have at most 64; lower it."),
+        ({"nodes": 3}, "nodes is 3, but partition 'p' has 2; lower it."),
+    ],
+)
+def test_a_job_fits_the_nodes_of_its_partition_or_is_told_what_does_not(
+    asked: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [preflight.Node(8, 65536, gpus) for gpus in (0, 4)]
+    monkeypatch.setattr(preflight, "read_nodes", lambda name, gpu_type: nodes)
+    reasons = list(preflight._nodes(ClusterProfile(name="site", executor="slurm", **asked), "p"))
+    assert len(reasons) == bool(said) and "".join(reasons).startswith(said)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from slurm import profile_file
 from slurm.errors import ClusterError
 from slurm.profile import ClusterProfile
 from slurm.profile_file import load_profile, profile_names
@@ -104,3 +105,18 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 def test_one_task_a_gpu():
     assert ClusterProfile(executor="slurm", nodes=3, gpus_per_node=4).world_size == 12
     assert ClusterProfile(tasks_per_node=2).world_size == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "cpus"),
+    [
+        ("max_parallel: 2", 4),
+        ("{max_parallel: 2, tasks_per_node: 2}", 2),
+        ("max_parallel: 20", 1),
+        ("{max_parallel: 2, cpus_per_task: 3}", 3),
+        ("{executor: slurm, max_parallel: 2}", 1),
+    ],
+)
+def test_jobs_here_share_the_cores_out_where_a_profile_does_not_say(tmp_path, monkeypatch, text, cpus):
+    monkeypatch.setattr(profile_file, "_num_cores", lambda: 8)
+    assert load_profile(write(tmp_path, text)).cpus_per_task == cpus

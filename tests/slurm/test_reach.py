@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from slurm import reach
-from slurm.devcluster import DevCluster, why_not, why_not_installed
+from slurm.dev_requirements import why_not, why_not_installed
+from slurm.devcluster import DevCluster
 from slurm.preflight import cluster_reasons
 from slurm.probe import look
 from slurm.profile import ClusterProfile

@@ -33,6 +33,9 @@ def main(run_file: str) -> int:
     if plan == "die":
         _write(out, {**status, "state": "running", "steps_per_s": 10.0})
         os.kill(os.getpid(), signal.SIGKILL)
+    if plan == "killed":
+        print("a warning of some library", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
     if plan == "refuse":
         print("error: no such data", file=sys.stderr)
         return 2

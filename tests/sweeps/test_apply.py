@@ -13,10 +13,12 @@ import yaml
 from harness.config import RunConfig
 from harness.errors import InputError
 from harness.train.job import RunFile
+from slurm.ending import Ending, note_ending
 from sweeps.apply import claim_phases, compare, jobs_for, last_plan, pending, ready, store
 from sweeps.config import SweepConfig
 from sweeps.layout import SweepFolder
-from sweeps.owner import this_process
+from sweeps.lock import claim
+from sweeps.owner import Owner, this_process
 from sweeps.plan import Plan
 from sweeps.state import PhaseState, phase_states
 
@@ -141,6 +143,19 @@ def test_what_another_process_claimed_is_left_to_it(
     assert not second.mine and set(second.others.values()) == {this_process()}
     states = phase_states(sweep_folder.runs, plan, nobody)
     assert {state.state for state in states.values()} == {"queued"}
+
+
+def test_phase_whose_job_noted_that_it_left_can_be_claimed_though_no_queue_can_be_asked(
+    plan_of: PlanOf, sweep_folder: SweepFolder
+) -> None:
+    plan = plan_of()
+    left, back = plan.phases
+    for key, outcome in ((left, "left"), (back, "back")):
+        place = sweep_folder.runs.phase(key)
+        claim(place, Owner("", 0, "", "7"))
+        note_ending(place, Ending("7", 75, outcome, "was cancelled"))  # type: ignore[arg-type]
+    claims = claim_phases(sweep_folder.runs, plan.phases, lambda owner: None)
+    assert list(claims.mine) == [left] and list(claims.others) == [back]
 
 
 def test_phase_finished_between_planning_and_claiming_is_given_back(

@@ -21,10 +21,11 @@ from rich.console import Console
 from evaluation import collect
 from evaluation.scores import ScoreTable
 from harness.data.pack import pack
-from slurm.devcluster import DevCluster, why_not, why_not_installed
+from slurm.dev_requirements import why_not, why_not_installed
+from slurm.devcluster import DevCluster
 from slurm.errors import ClusterError
-from slurm.job import Job
-from slurm.launch import conf_of
+from slurm.job import Job, Payload, make_private, write_payload
+from slurm.launch import NOTED, conf_of
 from slurm.profile import ClusterProfile
 from slurm.queue import QueuedJob, ask, client_environment
 from slurm.submission import Submission, note_submission
@@ -36,6 +37,7 @@ from sweeps.config import SweepConfig
 from sweeps.control import cancel_phases, cancel_sweep
 from sweeps.evaluate import evaluate_here, evaluation_of
 from sweeps.layout import RunsFolder, SweepFolder
+from sweeps.lock import holder
 from sweeps.owner import Owner, this_process
 from sweeps.plan import Identify, Plan
 from sweeps.queues import Queues
@@ -128,6 +130,8 @@ def test_whole_plan_is_one_submission_that_needs_nobody_to_stay(
     assert jobs[-1].target == "sweeps.evaluate:main" and known == {}
     assert [job.after_failure for job in jobs] == [False, False, False, True], "half a matrix is better than none"
     assert submitted.phases == tuple(plan.phases) and submitted.evaluation == "4"
+    holders = [holder(sweep_folder.runs.phase(key), fresh()) for key in plan.phases]
+    assert [owner and owner.job_id for owner in holders] == ["1", "2", "3"]
     assert states(plan, sweep_folder) == ["queued"] * 3
 
 
@@ -165,6 +169,38 @@ def test_job_that_left_the_queue_unfinished_is_submitted_again(
     assert queue.cancelled == ["4"], "the evaluation that waited for the lost job can never start"
 
 
+def test_job_that_a_killed_submitter_could_not_note_is_found_and_not_submitted_again(
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue
+) -> None:
+    plan = plan_of()
+    first, second = plan.phases
+    store(sweep_of(), plan, sweep_folder)
+    own = make_private(make_private(sweep_folder.jobs) / "stamp")
+    (own / NOTED).touch()
+    (own / "submission.sh").write_text("srun python -u -m slurm.task payload_0.json\n")
+    job = Job(first, sweep_folder.runs.phase(first), "")
+    write_payload(own / "payload_0.json", Payload({0: job}, {}, max_requeues=1, max_deaths=1, threads=1))
+    queue.jobs["99"] = QueuedJob("99", "PENDING", "None", "", 0, "", "", str(own / "submission.sh"))
+    submitted = submit_plan(plan, sweep_folder, PROFILE, fresh())
+    assert submitted.phases == (second,) and states(plan, sweep_folder) == ["queued"] * 2
+    jobs, known = queue.submitted[0]
+    assert jobs[0].after == (first,) and known == {first: "99"}
+
+
+def test_failed_phase_is_submitted_again_on_request_only(
+    plan_of: PlanOf,
+    sweep_of: SweepOf,
+    sweep_folder: SweepFolder,
+    queue: FakeQueue,
+    write_status: Callable[..., None],
+) -> None:
+    plan = plan_of()
+    store(sweep_of(), plan, sweep_folder)
+    write_status(sweep_folder.runs.phase(next(iter(plan.phases))), state="failed")
+    assert submit_plan(plan, sweep_folder, PROFILE, fresh()).phases == ()
+    assert submit_plan(plan, sweep_folder, PROFILE, fresh(), retry_failed=True).phases == tuple(plan.phases)
+
+
 def test_other_sweep_waits_for_the_jobs_of_the_first(
     plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue
 ) -> None:
@@ -194,6 +230,13 @@ def test_job_of_another_cluster_is_not_waited_for_by_its_number(
     submitted = submit_plan(plan, sweep_folder, PROFILE, fresh())
     assert set(submitted.elsewhere) == {pretrain} and submitted.phases == ()
     assert all(job.after == () for job in queue.submitted[-1][0]), "job 1 of this cluster is another one"
+
+
+def test_jobs_are_cancelled_in_their_own_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
+    cancelled: list[tuple[list[str], str | None]] = []
+    monkeypatch.setattr(queues_module, "cancel", lambda ids, slurm_conf: cancelled.append((ids, slurm_conf)))
+    queues_module.cancel_jobs(Owner("", 0, "", job_id, conf) for job_id, conf in (("1", None), ("1", "b"), ("2", None)))
+    assert cancelled == [(["1", "2"], None), (["1"], "b")]
 
 
 def test_phase_that_a_process_trains_cannot_be_waited_for_by_a_job(
@@ -394,6 +437,21 @@ def test_evaluation_is_shared_among_as_many_jobs_as_may_run_and_gathered_behind_
     assert all(content["num_shares"] == 3 for content in contents)
     assert [model["name"] for model in contents[0]["models"]][-2:] == ["nearest", "bicubic"]
     assert all(Path(model["path"]).is_absolute() for model in contents[0]["models"][:2])
+
+
+def test_jobs_are_told_paths_that_mean_the_same_in_any_folder(
+    plan_of: PlanOf, sweep_of: SweepOf, tmp_path: Path, queue: FakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = RunsFolder(Path("runs")).sweep("s")
+    store(sweep_of(SEEDS), plan_of(SEEDS), folder)
+    submit_plan(plan_of(SEEDS), folder, SHARED, fresh())
+    jobs, _ = queue.submitted[0]
+    told = [place for job in jobs for place in (str(job.folder), job.argument)]
+    shares = [json.loads(Path(job.argument).read_text()) for job in jobs if job.target == "evaluation.shares:run_share"]
+    told += [model["path"] for share in shares for model in share["models"] if model["path"]]
+    told += [share["out_dir"] for share in shares]
+    assert [place for place in told if not place.startswith(str(tmp_path / "runs"))] == []
 
 
 def test_no_more_shares_than_models(

@@ -111,10 +111,11 @@ def test_setting_that_no_run_would_have_is_refused(
 def test_data_replaces_the_path_of_every_source_and_keeps_their_filters(
     sweep_of: SweepOf, recipe: dict[str, Any]
 ) -> None:
-    recipe["data"]["sources"] = [{"path": "x", "fraction": 0.5}, {"path": "y"}]
+    recipe["data"]["sources"] = [{"path": "x", "fraction": 0.5, "weight": 0.3}, {"path": "y", "weight": 0.7}]
     recipe["phases"][1]["sources"] = [{"path": "z", "classes": ["a"]}]
     (run,) = runs_of(sweep_of(base=recipe, data="mine"))
-    assert [(source.path, source.fraction) for source in run.config.data.sources] == [("mine", 0.5)]
+    (source,) = run.config.data.sources
+    assert (source.path, source.fraction, source.weight) == ("mine", 0.5, None)
     assert [(source.path, source.classes) for source in run.config.sources(1)] == [("mine", ("a",))]
 
 
@@ -144,6 +145,21 @@ def test_class_axis_sees_what_other_axes_set(sweep_of: SweepOf) -> None:
     fraction = {"name": "share", "key": "data.sources.0.fraction", "values": [0.5]}
     for axes in ((PER_CLASS, fraction), (fraction, PER_CLASS)):
         assert {run.config.sources(1)[0].fraction for run in runs_of(sweep_of(*axes), ["a"])} == {0.5}
+
+
+@pytest.mark.parametrize("classes", [None, ["sea"]])
+def test_class_axis_goes_over_the_classes_that_its_phases_train_on(
+    sweep_of: SweepOf, recipe: dict[str, Any], classes: list[str] | None
+) -> None:
+    """The phases before may train on other data, such as a general set without classes."""
+    recipe["phases"][1]["sources"] = [{"path": "coasts", "fraction": 0.5}]
+    axis = {"name": "class", "per_class": {"phases": ["adversarial"], "classes": classes}}
+    found = {"data/photos": ["all"], "coasts": ["sea", "beach"]}
+    runs = expand(sweep_of(axis, base=recipe), found.__getitem__)
+    assert [run.name for run in runs] == [*(classes or ["sea", "beach"]), "general"]
+    sources = [(run.config.sources(0)[0].path, *run.config.sources(1)) for run in runs]
+    assert {(first, second.path, second.fraction) for first, second in sources} == {("data/photos", "coasts", 0.5)}
+    assert [second.classes for _, second in sources[:-1]] == [(run.name,) for run in runs[:-1]]
 
 
 def test_chosen_classes_are_the_pool_of_their_general_model(sweep_of: SweepOf) -> None:

@@ -97,6 +97,13 @@ def test_wait_for_the_first_start_is_queued() -> None:
 
 def test_phase_that_waits_is_queued_until_now() -> None:
     check(ledger([], PhaseState("queued"), submitted_h=2, now_h=7), queued_h=5)
+
+
+def test_phase_that_waits_again_is_queued_since_its_last_start_or_its_submission() -> None:
+    rows = [event(3, "start"), event(3, "first_step"), event(5, "stop", 9)]
+    waits = PhaseState("queued")
+    check(ledger(rows, waits, submitted_h=2, now_h=9), queued_h=1 + 4, useful_h=2)
+    check(ledger(rows, waits, submitted_h=8, now_h=9), queued_h=1, useful_h=2)
     check(ledger([], PhaseState("missing")))
 
 

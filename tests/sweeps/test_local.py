@@ -58,7 +58,12 @@ def test_every_phase_is_trained_once_after_its_parent(
 
 @pytest.mark.parametrize(
     ("how", "error"),
-    [("fail", "the loss is not finite"), ("refuse", "no such data"), ("leave", "left with exit code 2")],
+    [
+        ("fail", "the loss is not finite"),
+        ("refuse", "no such data"),
+        ("leave", "left with exit code 2"),
+        ("killed", "was killed by SIGKILL; a warning of some library"),
+    ],
 )
 def test_failed_phase_blocks_its_children_and_is_retried_on_request_only(
     plan_of: PlanOf,
@@ -72,7 +77,7 @@ def test_failed_phase_blocks_its_children_and_is_retried_on_request_only(
     pretrain, adversarial = plan.phases
     store(sweep_of(), plan, sweep_folder)
     fake_trainer(pretrain=how)
-    assert train_here(plan, sweep_folder, PROFILE).failed == (pretrain,)
+    assert train_here(plan, sweep_folder, PROFILE.model_copy(update={"max_deaths": 0})).failed == (pretrain,)
     assert not train_here(plan, sweep_folder, PROFILE).failed
     assert (starts(sweep_folder, pretrain), starts(sweep_folder, adversarial)) == (1, 0)
     (row,) = sweep_status(sweep_folder.runs, plan, Queues()).rows
@@ -80,6 +85,22 @@ def test_failed_phase_blocks_its_children_and_is_retried_on_request_only(
     fake_trainer(pretrain="0")
     assert not train_here(plan, sweep_folder, PROFILE, retry_failed=True).failed
     assert (starts(sweep_folder, pretrain), starts(sweep_folder, adversarial)) == (2, 1)
+
+
+def test_phase_that_fails_again_is_not_tried_for_ever(
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, fake_trainer: Callable[..., None]
+) -> None:
+    plan = plan_of()
+    pretrain = next(iter(plan.phases))
+    store(sweep_of(), plan, sweep_folder)
+    fake_trainer(pretrain="fail")
+
+    def watch() -> None:
+        assert starts(sweep_folder, pretrain) < 3
+
+    for _ in range(2):
+        assert train_here(plan, sweep_folder, PROFILE, retry_failed=True, on_poll=watch).failed == (pretrain,)
+    assert starts(sweep_folder, pretrain) == 2
 
 
 def _train_elsewhere(folder: SweepFolder, sweep: SweepConfig, name: str) -> subprocess.Popen[bytes]:

@@ -18,7 +18,7 @@ import pytest
 from harness.errors import InputError
 from harness.process import process_start
 from sweeps import lock as lock_module
-from sweeps.lock import STALE_AFTER_S, Claim, Heartbeat, claim, holder
+from sweeps.lock import STALE_AFTER_S, Claim, Heartbeat, alone, claim, holder
 from sweeps.owner import Owner, this_machine, this_process
 
 ELSEWHERE = Owner("another-host/boot/pid", 7, "123")
@@ -41,6 +41,17 @@ def test_released_claim_can_be_taken(tmp_path: Path) -> None:
     assert holder(tmp_path) is None
     take(tmp_path, ELSEWHERE)
     assert holder(tmp_path) == ELSEWHERE
+
+
+def test_listing_that_misses_a_claim_lets_nobody_take_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a network file system's cache may, for some seconds."""
+    real, listings = lock_module._numbers, [[], []]
+    take(tmp_path)
+    monkeypatch.setattr(lock_module, "_numbers", lambda lock: listings.pop() if listings else real(lock))
+    assert claim(tmp_path, ELSEWHERE) == this_process()
+    assert not listings
 
 
 def test_claim_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
@@ -203,6 +214,27 @@ def test_of_eight_processes_that_want_it_at_once_one_gets_it(tmp_path: Path, bef
     for racer in racers:
         racer.join()
     assert sum(won) == 1
+
+
+def test_clock_of_this_machine_makes_no_heartbeat_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times of files are the file server's."""
+    take(tmp_path, ELSEWHERE)
+    now = time.time()
+    monkeypatch.setattr(lock_module.time, "time", lambda: now + 10 * STALE_AFTER_S)
+    assert holder(tmp_path) == ELSEWHERE
+
+
+def test_one_that_is_alone_says_that_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    beaten: list[Claim] = []
+
+    class Watched(Heartbeat):
+        def __enter__(self) -> Heartbeat:
+            beaten.extend(self._claims())
+            return super().__enter__()
+
+    monkeypatch.setattr(lock_module, "Heartbeat", Watched)
+    with alone(tmp_path):
+        assert [claimed.path.parent.parent for claimed in beaten] == [tmp_path]
 
 
 def test_heartbeat_touches_the_claims_that_it_is_given(tmp_path: Path) -> None:

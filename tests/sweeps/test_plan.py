@@ -41,6 +41,17 @@ def test_table_of_superaugan_plans_6_pretrainings_for_12_runs(
     assert round(plan.saved_fraction, 3) == saved
 
 
+def test_each_phase_comes_after_the_one_before_it(plan_of: PlanOf, recipe: dict[str, Any]) -> None:
+    third = {**recipe["phases"][1], "name": "finetune"}
+    plan = plan_of(
+        {"name": "x", "key": "phases.2.iterations", "values": [1, 2]}, set={"phases": [*recipe["phases"], third]}
+    )
+    pretrain, adversarial, *last = plan.phases
+    assert [phase.parent for phase in plan.phases.values()] == [None, pretrain, adversarial, adversarial]
+    assert [phase.first_step for phase in plan.phases.values()] == [0, 100, 150, 150]
+    assert [run.phases for run in plan.runs] == [(pretrain, adversarial, key) for key in last]
+
+
 def test_specialising_to_classes_shares_everything_before(plan_of: PlanOf) -> None:
     plan = plan_of({"name": "class", "per_class": {"phases": ["adversarial"]}})
     assert [run.name for run in plan.runs] == ["a", "b", "general"]
@@ -50,6 +61,17 @@ def test_specialising_to_classes_shares_everything_before(plan_of: PlanOf) -> No
 def test_discriminator_changes_only_the_phases_that_have_one(plan_of: PlanOf) -> None:
     plan = plan_of({"name": "d", "key": "discriminator.num_channels", "values": [4, 8]})
     assert [phase.name for phase in plan.phases.values()] == ["pretrain", "adversarial", "adversarial"]
+
+
+def test_phases_before_the_discriminator_do_not_know_what_it_starts_from(plan_of: PlanOf) -> None:
+    plan = plan_of({"name": "d", "key": "init_discriminator_from", "values": ["x", "y"]})
+    assert [plan.configs[key].init_discriminator_from for key in plan.phases] == [None, "x", "y"]
+
+
+def test_each_path_is_read_once() -> None:
+    read: list[str] = []
+    identify = Identify(lambda path: read.append(path) or path)  # type: ignore[func-returns-value]
+    assert [identify(path) for path in ("a", "b", "a")] == ["a", "b", "a"] and read == ["a", "b"]
 
 
 @pytest.mark.parametrize("key", ["validation.every", "log_every", "checkpoint.every", "data.read_threads"])
@@ -124,6 +146,13 @@ def test_missing_data_are_named_and_do_not_stop_the_plan(sweep_of: Callable[...,
     assert list(plan.missing) == [str(tmp_path / "nowhere")]
     assert "nowhere" in plan.missing[str(tmp_path / "nowhere")]
     assert len(plan.phases) == 18
+
+
+def test_weights_that_are_not_there_are_no_dataset_to_be_packed(recipe: dict[str, Any], tmp_path: Path) -> None:
+    gone = str(tmp_path / "models" / "general")
+    sweep = SweepConfig.model_validate({"name": "s", "base": {**recipe, "init_from": gone}})
+    plan = make_plan("s", expand(sweep, lambda path: []), Identify())
+    assert plan.missing[gone] == f"{gone}: no such file or folder; mend the path, or run `harness pack` for a dataset."
 
 
 def test_weights_are_told_apart_by_content_not_by_name(tmp_path: Path) -> None:

@@ -205,3 +205,6 @@ def test_save_time_is_the_longest_from_signal_to_stop(
     folder.mkdir(parents=True)
     (folder / "events.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert measured_save_s(plan, sweep_folder) == 2.5
+    later = [{"time": 20.0, "event": "signal", "received_at": 20.0}, {"time": 21.0, "event": "stop"}]
+    (folder / "events.jsonl").write_text("\n".join(map(json.dumps, rows + later)))
+    assert measured_save_s(plan, sweep_folder) == 2.5, "the longest, not the last"

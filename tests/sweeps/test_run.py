@@ -18,10 +18,12 @@ import pytest
 import yaml
 from rich.console import Console
 
-from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_WRONG_INPUT, InputError
+from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SAVED, EXIT_WRONG_INPUT, InputError
 from slurm.errors import ClusterError
+from slurm.profile import ClusterProfile
 from sweeps import apply, control, run
 from sweeps.apply import left_runs, store
+from sweeps.cluster import Submitted
 from sweeps.control import cancel_sweep, find_sweep_folder
 from sweeps.evaluate import Evaluation, find_evaluation, models_of
 from sweeps.follow import print_status
@@ -31,6 +33,7 @@ from sweeps.logs import NewestLogs, find_logs, read_logs
 from sweeps.owner import Owner, this_process
 from sweeps.plan import read_plan
 from sweeps.run import plan_sweep, preflight_sweep, resume_sweep, run_sweep
+from sweeps.status import Row, RunState, SweepStatus
 
 
 class Printed(Console):
@@ -139,6 +142,32 @@ def test_wrong_input_is_refused_before_anything_is_written(
     assert not (tmp_path / "runs").exists()
 
 
+def test_data_that_are_missing_are_refused_without_the_preflight_too(sweep_file: Path, tmp_path: Path) -> None:
+    """The keys of their phases would be provisional."""
+    changes = ["axes=[]", "data=nowhere"]
+    with pytest.raises(InputError, match="nowhere: no such file or folder"):
+        run_sweep(
+            sweep_file,
+            cluster="local",
+            overrides=changes,
+            runs_dir=tmp_path / "runs",
+            check=False,
+            console=Printed(),
+        )
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("own", "most"), [([], 7), (["max_parallel=3"], 3)])
+def test_most_jobs_at_once_are_the_sweeps_or_else_the_profiles(
+    sweep_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: list[str], most: int
+) -> None:
+    given: list[ClusterProfile] = []
+    monkeypatch.setattr(run, "load_profile", lambda name: ClusterProfile(name="test", max_parallel=7))
+    monkeypatch.setattr(run, "_on_this_machine", lambda planned, profile, *_: given.append(profile) or EXIT_DONE)
+    run_sweep(sweep_file, runs_dir=tmp_path / "runs", overrides=own, check=False, console=Printed())
+    assert [profile.max_parallel for profile in given] == [most]
+
+
 def test_preflight_alone_prints_every_reason(sweep_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def reasons(*overrides: str) -> tuple[int, list[str]]:
         console = Printed()
@@ -151,7 +180,7 @@ def test_preflight_alone_prints_every_reason(sweep_file: Path, tmp_path: Path, m
     code, lines = reasons()
     assert code == EXIT_DONE and lines[0] == "note: GPUs stay idle."
     monkeypatch.setattr("sweeps.run.note_of_gpus", lambda _: None)
-    code, lines = reasons("data.sources.0.classes=[sea]", "phases.1.sources=[{path: nowhere}]")
+    code, lines = reasons("axes=[]", "data.sources.0.classes=[sea]", "phases.1.sources=[{path: nowhere}]")
     assert code == EXIT_WRONG_INPUT
     assert len(lines) == 2 and "nowhere" in "".join(lines) and "sea" in "".join(lines)
 
@@ -300,6 +329,15 @@ def test_newest_log_is_never_that_of_a_phase_before_again(tmp_path: Path, monkey
         find()
 
 
+def test_phase_that_waits_for_its_next_start_shows_what_it_has_trained(tmp_path: Path) -> None:
+    for name in ("pretrain", "adversarial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").touch()
+    assert NewestLogs([tmp_path / "pretrain", tmp_path / "adversarial"], "hill")() == [
+        tmp_path / "adversarial" / "metrics.jsonl"
+    ]
+
+
 def test_log_tells_the_losses_of_each_step_once_it_is_written_whole(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     lines = read_logs(lambda: [path, tmp_path / "out"], follow=True, poll_s=0.01)
@@ -354,6 +392,49 @@ def test_stopped_sweep_leaves_with_75_and_goes_on_when_called_again(
     assert "the same command goes on from here" in output.decode()
     fake_trainer(pretrain="0")
     assert run_sweep(sweep_file, cluster="local", runs_dir=folder.runs.root, console=Printed()) == EXIT_DONE
+
+
+@pytest.mark.parametrize(
+    ("states", "reported", "code"),
+    [
+        (["done", "done"], True, EXIT_DONE),
+        (["done", "done"], False, EXIT_FAILURE),
+        (["done", "saved"], True, EXIT_SAVED),
+        (["waiting", "saved"], False, EXIT_SAVED),
+        (["failed", "saved"], True, EXIT_FAILURE),
+    ],
+)
+def test_sweep_that_has_not_failed_and_is_not_done_is_to_be_run_again(
+    states: list[RunState], reported: bool, code: int
+) -> None:
+    """As where its runs were cancelled from elsewhere."""
+    rows = [Row(f"run{place}", {}, state, "pretrain", 0, 100, 0) for place, state in enumerate(states)]
+    assert run._outcome(SweepStatus("s", rows, 0, 200, {}), reported, Printed()) == code
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt(), SystemExit(1)])
+@pytest.mark.parametrize(("executor", "where"), [("slurm", "follow_sweep"), ("local", "evaluate_here")])
+def test_interrupted_sweep_leaves_as_one_to_be_run_again_whatever_it_was_at(
+    sweep_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executor: Any, where: str, interruption: Any
+) -> None:
+    """SystemExit is what rich raises where nobody reads the output any more."""
+    planned = plan_sweep(sweep_file, [], tmp_path / "runs")
+    store(planned.sweep, planned.plan, planned.folder)
+    for key in planned.plan.phases:
+        place = planned.folder.runs.phase(key)
+        (place / "generator.safetensors").touch()
+        (place / "status.json").write_text('{"state": "done"}')
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise interruption
+
+    monkeypatch.setattr(run, "load_profile", lambda name: ClusterProfile(name="test", executor=executor))
+    monkeypatch.setattr(run, "submit_plan", lambda *_, **__: Submitted((), None, {}))
+    monkeypatch.setattr(run, where, interrupted)
+    console = Printed()
+    assert run_sweep(sweep_file, runs_dir=tmp_path / "runs", check=False, console=console) == EXIT_SAVED
+    is_told = executor == "slurm" and isinstance(interruption, KeyboardInterrupt)
+    assert ("no longer following; the jobs go on" in console.text) == is_told
 
 
 def test_what_left_the_file_in_an_earlier_edit_can_still_be_cancelled(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -181,6 +182,12 @@ def test_noted_failure_keeps_what_the_trainer_said(tmp_path: Path, write_status:
     note_failure(tmp_path, "something else")
     state = phase_state(tmp_path, gone)
     assert (state.state, state.step, state.error) == ("failed", 7, "left with exit code 137")
+
+
+def test_what_comes_long_after_a_failure_is_blocked_too(plan_of: Callable[..., Plan], recipe: dict[str, Any]) -> None:
+    plan = plan_of(set={"phases": [*recipe["phases"], {**recipe["phases"][1], "name": "finetune"}]})
+    states = dict(zip(plan.phases, (PhaseState("failed"), PhaseState("missing"), PhaseState("missing"))))
+    assert blocked(plan, states) == set(list(plan.phases)[1:])
 
 
 def test_what_comes_after_a_failure_is_blocked(plan_of: Callable[..., Plan]) -> None:

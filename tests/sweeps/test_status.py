@@ -24,7 +24,7 @@ from sweeps.layout import SweepFolder
 from sweeps.ledger import sweep_ledger
 from sweeps.plan import Plan
 from sweeps.queues import Queues
-from sweeps.status import sweep_status
+from sweeps.status import Row, RunState, SweepStatus, sweep_status
 from sweeps.table import duration, ledger_line, plain_line, print_plan, savings, status_view
 
 PlanOf = Callable[..., Plan]
@@ -141,6 +141,10 @@ def test_cluster_that_does_not_answer_is_a_warning_not_a_death(
     status = sweep_status(sweep_folder.runs, plan, Queues())
     assert status.rows[0].state == "queued"
     assert "did not answer" in shown(status_view(status))
+    queues = Queues(ask_every_s=0)
+    assert sweep_status(sweep_folder.runs, plan, queues).warnings
+    monkeypatch.setattr(queues_module, "queue", lambda slurm_conf: {})
+    assert not sweep_status(sweep_folder.runs, plan, queues).warnings, "it answers again"
 
 
 def test_other_job_that_has_the_id_of_one_that_is_gone_is_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,6 +271,27 @@ def test_live_table_shows_the_most_telling_runs_first(
     write_status(sweep_folder.runs.phase(last), state="failed", error="no luck")
     text = shown(status_view(sweep_status(sweep_folder.runs, plan, Queues()), max_lines=5))
     assert "failed" in text and "and 25 more runs" in text
+
+
+@pytest.mark.parametrize(
+    ("lines", "stay"),
+    [
+        (1, "running"),
+        (2, "failed running"),
+        (3, "saved failed running"),
+        (4, "queued saved failed running"),
+        (5, "waiting queued saved failed running"),
+        (6, "done waiting queued saved failed running"),
+    ],
+)
+def test_rows_that_stay_in_a_short_table_keep_the_order_of_the_plan(lines: int, stay: str) -> None:
+    states: list[RunState] = ["done", "waiting", "queued", "saved", "failed", "running", "done"]
+    rows = [Row(f"run{place}", {}, state, "pretrain", 0, 100, 0) for place, state in enumerate(states)]
+    text = shown(status_view(SweepStatus("s", rows, 0, 700, {}), lines))
+    table = [line.split("│")[1:3] for line in text.splitlines() if line.startswith("│")]
+    names, said = zip(*([cell.strip() for cell in cells] for cells in table))
+    assert list(said) == stay.split()
+    assert list(names) == [f"run{states.index(state)}" for state in stay.split()], "of equals the first stay"
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 160])

@@ -61,7 +61,7 @@ def test_a_step_that_does_not_fit_ends_the_run_with_a_batch_that_would(
     said = capfd.readouterr().err
     assert said.count("\n") == 1 and "Traceback" not in said
     assert f"out of memory with {64 // accumulate} patches at a time" in said and "about 9 fit" in said
-    assert "accumulate=8" in said and f"batch_size={9 * accumulate}" in said
+    assert "phases.0.accumulate=8" in said and f"phases.0.batch_size={9 * accumulate}" in said
 
 
 def test_the_batch_that_would_fit_may_be_trained_in_the_same_folder(recipe, tmp_path, monkeypatch):
@@ -77,6 +77,34 @@ def test_the_batch_that_would_fit_may_be_trained_in_the_same_folder(recipe, tmp_
     assert json.loads((out / "status.json").read_text())["state"] == "failed"
     assert train_recipe(big(recipe, accumulate=2), out) == EXIT_DONE
     assert train_recipe(big(recipe), out) == EXIT_WRONG_INPUT  # now it is that other run's
+
+
+def test_a_later_phase_may_be_given_the_batch_that_would_fit_and_ends_as_if_it_had_had_it_from_the_start(
+    recipe, tmp_path, monkeypatch, capfd
+):
+    def of(**changes) -> RunConfig:
+        phases = [{**phase, "iterations": 2} for phase in recipe["phases"]]
+        more = {"phases": [phases[0], {**phases[1], **changes}], "validation": {"max_images": 0}}
+        return RunConfig.model_validate({**recipe, **more})
+
+    assert train_recipe(of(accumulate=2), tmp_path / "whole") == EXIT_DONE
+    real, out = loop.train_step, tmp_path / "run"
+
+    def fails(phase, *args):
+        if phase.is_adversarial and phase.config.accumulate == 1:
+            raise MemoryError
+        return real(phase, *args)
+
+    monkeypatch.setattr(loop, "train_step", fails)
+    monkeypatch.setattr(memory, "_peak_bytes", lambda config, phase, device, size: 1000.0 + 100.0 * size)
+    monkeypatch.setattr(memory, "room_bytes", lambda device: 1400.0)
+    assert train_recipe(of(), out) == EXIT_FAILURE
+    assert "set phases.1.accumulate=2" in capfd.readouterr().err
+    assert train_recipe(of(accumulate=2), out) == EXIT_DONE
+    assert "note: continued with phases.1.accumulate: 1 -> 2" in capfd.readouterr().out
+    ends = [(folder / "generator.safetensors").read_bytes() for folder in (out, tmp_path / "whole")]
+    assert ends[0] == ends[1]
+    assert train_recipe(of(), out) == EXIT_WRONG_INPUT, "it has been trained with two parts"
 
 
 def test_a_real_shortage_is_explained_by_measuring(recipe, tmp_path):
