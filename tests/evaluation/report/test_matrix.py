@@ -288,17 +288,26 @@ def test_identical_images_show_an_infinite_psnr(table):
     assert matrix_grid(matrix_of(table)).lines[0].entries[0].text == "∞"
 
 
-def test_a_mean_that_single_images_make_infinite_says_so(table):
-    """One blank image, which every interpolation gives exactly, hides how the others are."""
+def test_an_image_that_a_model_restores_exactly_is_left_out_of_the_means_of_all(table):
+    """One blank image, which every interpolation gives exactly, would hide how the others are."""
+    rest = table.images[~table.images["image"].isin(["beach_000", "beach_001"])]
     own = (table.images["model"] == "beach") & (table.images["condition"] == "beach")
-    blank = own & table.images["image"].isin(["beach_000", "beach_001"])
-    table.images.loc[blank, "psnr"] = math.inf
+    table.images.loc[own & table.images["image"].isin(["beach_000", "beach_001"]), "psnr"] = math.inf
     grid = matrix_grid(matrix_of(table))
-    assert grid.lines[0].entries[0].text == "∞"
-    reason = "2 images equal their originals (of 8), which alone makes the mean infinite"
-    assert dict(grid.footnotes)[grid.lines[0].entries[0].mark] == reason
-    table.images.loc[own, "psnr"] = math.inf
-    assert not matrix_grid(matrix_of(table)).lines[0].entries[0].mark
+    for entry, model in zip(grid.lines[0].entries, ["beach", "mountain", "general", "bicubic"]):
+        values = rest[(rest["model"] == model) & (rest["condition"] == "beach")]["psnr"]
+        assert entry.value == pytest.approx(values.mean())
+        assert "2 of 8 images left out: a model restores them exactly" in dict(grid.footnotes)[entry.mark]
+    assert grid.lines[0].entries[0].rank == BEST
+    assert not grid.lines[1].entries[0].mark
+
+
+def test_a_model_that_restores_every_image_exactly_is_infinitely_good_and_leaves_the_others_theirs(table):
+    table.images.loc[(table.images["model"] == "beach") & (table.images["condition"] == "beach"), "psnr"] = math.inf
+    grid = matrix_grid(matrix_of(table))
+    perfect, other = grid.lines[0].entries[:2]
+    assert perfect.text == "∞" and perfect.rank == BEST and not perfect.mark
+    assert other.value == pytest.approx(table.mean("mountain", "beach", "psnr")) and not other.mark
 
 
 def test_summary_counts_the_classes_whose_own_model_is_the_best(table):
