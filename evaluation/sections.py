@@ -19,10 +19,11 @@ from evaluation.grid import Grid
 from evaluation.matrix_grid import absent_measures
 from evaluation.metrics import METRICS
 from evaluation.page import Section
-from evaluation.picture_source import PictureSource, open_picture_source, report_strips
+from evaluation.picture_source import PictureSource, open_picture_source
 from evaluation.scores import ScoreTable
 from evaluation.sentences import sentence, summary
 from evaluation.sign_flips import undecidable
+from evaluation.strips import report_strips
 from evaluation.versions import data_facts, versions
 from harness.errors import InputError
 
