@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evaluation.cell_scores import Cell, mean_of_models
+from evaluation.cell_scores import Cell, mean_of_models, small_set_warning
 from evaluation.columns import build_columns, common_name
 from evaluation.config import EvaluateConfig
 from evaluation.exports import report_matrices
@@ -217,6 +217,25 @@ def test_degradation_matrix_weighs_classes_alike_and_frames_the_trained_kernel(t
     expected = np.mean([table.mean("on-nearest", f"matlab-bicubic/{name}", "psnr") for name in ("beach", "mountain")])
     two = [c for c in conditions_of(table) if c.image_class != "general"]
     assert build_matrix(table, METRICS["psnr"], two, "kernel").cells[0][1].value == pytest.approx(expected)
+
+
+def test_a_model_is_framed_on_what_it_was_made_for_whatever_it_is_called(table_maker):
+    models = [Model("for-the-sea", "checkpoint", "x", {"kernel": "nearest+area:mixed"}, "sea")]
+    models.append(Model("sea", "checkpoint", "x", {"kernel": "nearest-like"}))
+    table = table_maker(models, classes=("sea", "beach"), kernels=("nearest", "area"))
+    classes = build_matrix(table, METRICS["psnr"], conditions_of(table))
+    kernels = build_matrix(table, METRICS["psnr"], conditions_of(table), "kernel")
+    assert [[m.is_own(row, column) for column in (0, 1)] for m in (classes, kernels) for row in (0, 1)] == [
+        *([True, False], [False, False]),
+        *([True, False], [True, False]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("metric", "num_images", "warns"), [("fid", 2047, True), ("fid", 2048, False), ("kid", 9, False)]
+)
+def test_fid_is_warned_of_below_as_many_images_as_features(metric, num_images, warns):
+    assert bool(small_set_warning(metric, num_images)) is warns
 
 
 def test_fid_on_few_images_carries_a_warning_and_kid_its_deviation(table):
