@@ -34,7 +34,8 @@ def _caption(matrix: Matrix) -> str:
     better = "higher" if matrix.metric.higher_is_better else "lower"
     unit = f" in {matrix.metric.unit}" if matrix.metric.unit else ""
     spread = explain_deviation([cell for line in matrix.cells for cell in line], matrix.metric, "seeds")
-    return f"{matrix.metric.meaning}{unit}; {better} is better" + (f"; {spread}" if spread else "")
+    how = f", {matrix.how}" if matrix.how else ""
+    return f"{matrix.metric.meaning}{unit}{how}; {better} is better" + (f"; {spread}" if spread else "")
 
 
 def _row(matrix: Matrix, row: int, notes: Footnotes, many_models: bool) -> Line:
