@@ -13,7 +13,7 @@ from evaluation.cell_scores import Cell, mean_of_models, small_set_warning
 from evaluation.columns import build_columns, common_name
 from evaluation.config import EvaluateConfig
 from evaluation.exports import report_matrices
-from evaluation.grid import BEST, SECOND, Footnotes, rank_values, show_number
+from evaluation.grid import BEST, SECOND, Footnotes, rank_values, shades, show_number
 from evaluation.matrix import build_matrix, conditions_of
 from evaluation.matrix_grid import baseline_summary, diagonal_summary, matrix_grid
 from evaluation.metrics import METRICS
@@ -53,6 +53,11 @@ def test_figure_9_of_specialized_srgan_is_marked_as_published():
         "general": {"general"},
     }
     assert [entry.own for entry in grid.lines[1].entries] == [False, True, False, False, False, False]
+
+
+def test_shades_run_from_the_worst_to_the_best_whichever_way_is_better():
+    assert shades([2.0, None, 3.0, 6.0], True) == [0.0, None, 0.25, 1.0]
+    assert shades([2.0, None, 3.0, 6.0], False) == [1.0, None, 0.75, 0.0]
 
 
 def test_values_alike_at_the_digits_shown_rank_alike_and_leave_no_second():

@@ -80,6 +80,14 @@ def test_a_mean_over_conditions_is_of_all_their_images_together(table_maker):
     assert set(frame["psnr_images"]) == {8 + 5 + 8}
 
 
+def test_a_condition_that_nothing_was_scored_on_is_no_lack_of_a_table(table_maker):
+    table = table_maker(fractions())
+    empty = replace(conditions_of(table)[0], name="rare", image_class="rare")
+    axis_table = build_table(table, [*conditions_of(table), empty], ["psnr"])
+    assert axis_table.caption == "mean over 3 conditions"
+    assert not table_grid(axis_table).footnotes
+
+
 def test_unknown_axis_is_refused_with_those_that_exist(table_maker):
     table = table_maker(fractions())
     with pytest.raises(InputError, match=r"no model has an axis 'colour'; use some of \['data', 'ada'"):
