@@ -80,16 +80,32 @@ def _per_image(table: ScoreTable, name: str) -> _Found:
     if name not in images.columns or images.empty:
         return {}
     keys = [images["model"], images["condition"]]
-    grouped = images[name].groupby(keys, sort=False, observed=True)
-    infinite = np.isinf(images[name]).groupby(keys, sort=False, observed=True).sum()
+    exact = _restored_exactly(images, name)
+    measured = images[name].groupby(keys, sort=False, observed=True).count()
+    grouped = images[name].mask(exact).groupby(keys, sort=False, observed=True)
+    num_exact = exact.groupby(keys, sort=False, observed=True).sum()
     known = images[images[name].notna()].groupby("condition", observed=True)["image"].nunique()
     found: _Found = {}
-    facts = zip(grouped.mean().items(), grouped.count(), grouped.size(), infinite)
-    for ((model, condition), mean), count, size, num_infinite in facts:
+    facts = zip(grouped.mean().items(), grouped.count(), grouped.size(), measured, num_exact)
+    for ((model, condition), mean), count, size, num_measured, left_out in facts:
         total = int(known.get(condition, 0))
-        notes = [_why_left_out(size - total, size), _why_infinite(num_infinite, count)]
-        found[str(model), str(condition)] = (mean, int(count), total - int(count), "; ".join(filter(None, notes)), None)
+        note = "; ".join(filter(None, [_why_left_out(size - total, size), _why_exact_left_out(left_out, size)]))
+        found[str(model), str(condition)] = (mean, int(count), total - int(num_measured), note, None)
     return found
+
+
+def _restored_exactly(images: pd.DataFrame, name: str) -> pd.Series:
+    """Which rows are of an image that some model restores exactly, such as a blank one, so that its PSNR is infinite.
+
+    One of them would make the mean of its model infinite, and hide how the others are. A model that restores every
+    image of a condition exactly is infinitely good, and says nothing about the images.
+    """
+    infinite = np.isinf(images[name])
+    if not infinite.any():
+        return infinite
+    perfect = infinite.groupby([images["model"], images["condition"]], observed=True).transform("all")
+    one_is = (infinite & ~perfect).groupby([images["condition"], images["image"]], observed=True).transform("any")
+    return one_is & ~perfect
 
 
 def _why_left_out(num_unknown: int, num_images: int) -> str:
@@ -97,12 +113,9 @@ def _why_left_out(num_unknown: int, num_images: int) -> str:
     return f"{num_unknown} of {num_images} images left out: no model has a number of them" if num_unknown else ""
 
 
-def _why_infinite(num_infinite: int, num_images: int) -> str:
-    """Why a mean is infinite although not every image is; empty where there is nothing to say."""
-    if num_infinite in (0, num_images):
-        return ""
-    equal = "image equals its original" if num_infinite == 1 else "images equal their originals"
-    return f"{num_infinite} {equal} (of {num_images}), which alone makes the mean infinite"
+def _why_exact_left_out(num_exact: int, num_images: int) -> str:
+    """What is said of images that count for no model, so that all means are over the same ones."""
+    return f"{num_exact} of {num_images} images left out: a model restores them exactly" if num_exact else ""
 
 
 def _per_set(table: ScoreTable, name: str) -> _Found:

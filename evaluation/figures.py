@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
-import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from evaluation.fonts import HOW_TO_DRAW, font_of, is_drawable
 from evaluation.formats import legend
 from evaluation.grid import BEST, SECOND, Entry, Grid
 
@@ -63,12 +62,6 @@ def _short(name: str) -> str:
     return name if len(name) <= _MAX_NAME_CHARACTERS else f"{name[:half]}…{name[-half:]}"
 
 
-@lru_cache(maxsize=64)
-def _font(size_px: int, style: str = "") -> ImageFont.FreeTypeFont:
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    return ImageFont.truetype(str(folder / f"DejaVuSans{style}.ttf"), size_px)
-
-
 class _Layout:
     """Where everything lies, in pixels from the top left corner."""
 
@@ -88,11 +81,11 @@ class _Layout:
         self.tops = self._tops(grid)
         self.height = self.tops[-1] + (0.6 + _FOOT_LINE * len(self.foot_lines) + _MARGIN) * em_px
 
-    def font(self, size_em: float = 1.0, style: str = "") -> ImageFont.FreeTypeFont:
-        return _font(max(6, round(size_em * self.em)), style)
+    def font(self, text: str, size_em: float = 1.0, style: str = "") -> ImageFont.FreeTypeFont:
+        return font_of(text, max(6, round(size_em * self.em)), style)
 
     def _wide(self, texts: list[str]) -> float:
-        lengths = [self.font(style="-Bold").getlength(line) for text in texts for line in text.split("\n")]
+        lengths = [self.font(line, style="-Bold").getlength(line) for text in texts for line in text.split("\n")]
         return max(lengths) + 2 * _PADDING * self.em
 
     def _columns(self, grid: Grid) -> list[float]:
@@ -115,12 +108,12 @@ class _Layout:
 
     def _top(self) -> float:
         lines = max([text.count("\n") + 1 for text in self.head_texts], default=1)
-        longest = max([self.font().getlength(text) for text in self.head_texts if self.slanted], default=0.0)
+        longest = max([self.font(text).getlength(text) for text in self.head_texts if self.slanted], default=0.0)
         heads = longest + self.em if self.slanted else lines * 1.25 * self.em + 0.9 * self.em
         return (_MARGIN + 3.9) * self.em + heads
 
     def _texts_end(self, grid: Grid) -> float:
-        title = self.font(_TITLE_SIZE, "-Bold").getlength(grid.title)
+        title = self.font(grid.title, _TITLE_SIZE, "-Bold").getlength(grid.title)
         return _MARGIN * self.em + min(title, 60 * self.em)
 
     def _tops(self, grid: Grid) -> list[float]:
@@ -146,7 +139,9 @@ def _head_text(group: str, title: str, may_break: bool) -> str:
 
 def _foot_texts(grid: Grid) -> list[str]:
     marks = legend(grid, "green", "underlined", "framed")
-    return ([marks] if marks else []) + [f"{mark}  {text}" for mark, text in grid.footnotes]
+    notes = [*filter(None, [marks]), *(f"{mark}  {text}" for mark, text in grid.footnotes)]
+    names = [*grid.corner, *(head.title for head in grid.heads), *(name for line in grid.lines for name in line.heads)]
+    return notes if all(map(is_drawable, [grid.title, *names, *notes])) else [*notes, HOW_TO_DRAW]
 
 
 class _Canvas:
@@ -162,20 +157,20 @@ class _Canvas:
         left = _MARGIN * em
         characters = int((layout.width - 2 * left) / (_CAPTION_SIZE * em * 0.58))
         caption = "\n".join(textwrap.wrap(grid.caption, max(20, characters))[:2])
-        self._draw.text((left, _MARGIN * em), grid.title, _INK, layout.font(_TITLE_SIZE, "-Bold"))
-        self._draw.multiline_text((left, (_MARGIN + 2.0) * em), caption, _FAINT, layout.font(_CAPTION_SIZE))
+        self._draw.text((left, _MARGIN * em), grid.title, _INK, layout.font(grid.title, _TITLE_SIZE, "-Bold"))
+        self._draw.multiline_text((left, (_MARGIN + 2.0) * em), caption, _FAINT, layout.font(caption, _CAPTION_SIZE))
 
     def heads(self, grid: Grid) -> None:
         layout, em = self.layout, self.layout.em
         base = layout.top - 0.5 * em
         left = _MARGIN * em + 0.3 * em
         for title, width in zip(grid.corner, layout.corner_widths):
-            self._draw.text((left, base), title, _FAINT, layout.font(), anchor="ld")
+            self._draw.text((left, base), title, _FAINT, layout.font(title), anchor="ld")
             left += width
         for column, head in enumerate(grid.heads):
             middle = layout.lefts[column] + layout.column_widths[column] / 2
-            font = layout.font(style="-Oblique" if head.apart else "")
             text = layout.head_texts[column]
+            font = layout.font(text, style="-Oblique" if head.apart else "")
             if layout.slanted:
                 self._upright(text, font, middle, base)
             else:
@@ -193,8 +188,9 @@ class _Canvas:
         layout, line = self.layout, grid.lines[row]
         left = (_MARGIN + 0.3) * layout.em
         middle = layout.tops[row] + _ROW * layout.em / 2
-        font = layout.font(style="-Oblique" if line.apart else "")
+        style = "-Oblique" if line.apart else ""
         for text, width in zip(line.heads, layout.corner_widths):
+            font = layout.font(text, style=style)
             self._draw.text((left, middle), text, _INK, font, anchor="lm")
             left += width
         for column, entry in enumerate(line.entries):
@@ -209,20 +205,20 @@ class _Canvas:
         frame = _INK if entry.own else None
         self._draw.rectangle(inner, _fill(entry, apart), frame, width=max(2, round(0.15 * em)) if entry.own else 0)
         x, y = (left + right) / 2, (top + bottom) / 2
-        font = layout.font(style="-Bold" if entry.rank == BEST else "")
+        font = layout.font(entry.text, style="-Bold" if entry.rank == BEST else "")
         self._draw.text((x, y), entry.text, _FAINT if apart or entry.value is None else _INK, font, anchor="mm")
         if entry.rank == SECOND:
             half = font.getlength(entry.text) / 2
             self._draw.line((x - half, y + 0.72 * em, x + half, y + 0.72 * em), _INK, max(1, round(0.08 * em)))
         if entry.mark:
             place = (right - 0.4 * em, top + 0.3 * em)
-            self._draw.text(place, entry.mark, _FAINT, layout.font(0.7), anchor="rt")
+            self._draw.text(place, entry.mark, _FAINT, layout.font(entry.mark, 0.7), anchor="rt")
 
     def footnotes(self) -> None:
         layout, em = self.layout, self.layout.em
         y = layout.tops[-1] + 0.8 * em
         for text in layout.foot_lines:
-            self._draw.text(((_MARGIN + 0.3) * em, y), text, _FAINT, layout.font(_SMALL_SIZE))
+            self._draw.text(((_MARGIN + 0.3) * em, y), text, _FAINT, layout.font(text, _SMALL_SIZE))
             y += _FOOT_LINE * em
 
 

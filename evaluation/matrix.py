@@ -51,6 +51,8 @@ class Matrix:
     """What tells it from the other matrices of its measure: split and degradation, where there are several."""
     pooled: frozenset[str] = frozenset()
     """Rows whose images stand in other rows too."""
+    how: str = ""
+    """The colour and the border that the measure was taken with, in words."""
 
     @property
     def label(self) -> str:
@@ -138,8 +140,9 @@ def build_matrix(
         for row in rows
     )
     title = title or f"{metric.label} by {row_kind_label(row_kind)} and model"
-    pooled = frozenset(condition.row(row_kind) for condition in conditions if condition.pooled)
-    return Matrix(metric, row_kind, title, rows, columns, cells, detail, pooled if row_kind == "class" else frozenset())
+    pooled = frozenset(c.row(row_kind) for c in conditions if c.pooled and row_kind == "class")
+    how = table.how_measured(metric.name)
+    return Matrix(metric, row_kind, title, rows, columns, cells, detail, pooled, how)
 
 
 def names_to_average(table: ScoreTable, conditions: Sequence[Condition]) -> list[str]:

@@ -34,7 +34,8 @@ def _caption(matrix: Matrix) -> str:
     better = "higher" if matrix.metric.higher_is_better else "lower"
     unit = f" in {matrix.metric.unit}" if matrix.metric.unit else ""
     spread = explain_deviation([cell for line in matrix.cells for cell in line], matrix.metric, "seeds")
-    return f"{matrix.metric.meaning}{unit}; {better} is better" + (f"; {spread}" if spread else "")
+    how = f", {matrix.how}" if matrix.how else ""
+    return f"{matrix.metric.meaning}{unit}{how}; {better} is better" + (f"; {spread}" if spread else "")
 
 
 def _row(matrix: Matrix, row: int, notes: Footnotes, many_models: bool) -> Line:
@@ -121,3 +122,17 @@ def baseline_summary(matrix: Matrix) -> list[str]:
             won = sum(rank_values(pair, metric.higher_is_better, metric.digits) == [BEST, SECOND] for pair in known)
             sentences.append(f"By {matrix.label}, {won} of {len(known)} models beat {baseline.title} on {noun}.")
     return sentences
+
+
+def absent_measures(matrices: Sequence[Matrix]) -> dict[str, str]:
+    """Why a matrix has no number at all -> the labels of those that have none for this reason.
+
+    A measure that has numbers elsewhere is named with the split and the degradation that lack them.
+    """
+    measured = {matrix.metric.name for matrix in matrices if not matrix.is_empty}
+    labels: dict[str, dict[str, None]] = {}
+    for matrix in (matrix for matrix in matrices if matrix.is_empty):
+        reasons = dict.fromkeys(cell.note for line in matrix.cells for cell in line if cell.note)
+        label = matrix.label if matrix.metric.name in measured else matrix.metric.label
+        labels.setdefault("; ".join(list(reasons)[:3]), {})[label] = None
+    return {reason: ", ".join(names) for reason, names in labels.items()}

@@ -45,9 +45,6 @@ class Metric:
     deviation: str = ""
     """What the deviation of one model's number is, where it has one."""
 
-    def format(self, value: float) -> str:
-        return f"{value:.{self.digits}f}"
-
 
 _OVER_IMAGES = "the deviation over images"
 _OF_KID = "the standard error (above 1,000 images the deviation over subsets)"

@@ -66,6 +66,7 @@ def score_folders(
     result |= {"mean": _means(images, measures.metrics), "deviation": {}}
     result |= {"missing": dict(networks.missing), "notes": []}
     _add_too_small(result, measures.metrics)
+    _add_exact(result)
     if wanted_sets:
         _add_set_scores(result, wanted_sets, *gathered)
     return result
@@ -186,6 +187,14 @@ def _add_too_small(result: dict[str, Any], metrics: tuple[str, ...]) -> None:
             result["missing"][metric] = "every image is too small for it."
         elif small:
             result["notes"].append(f"{METRICS[metric].label}: too small to measure, left out: {shown_names(small)}.")
+
+
+def _add_exact(result: dict[str, Any]) -> None:
+    """Says which images alone make the mean PSNR infinite."""
+    equal = [name for name, scores in result["images"].items() if math.isinf(scores.get("psnr", 0.0))]
+    if 0 < len(equal) < len(result["images"]):
+        what = "equal their originals, which alone makes the mean infinite; leave them out for a finite one"
+        result["notes"].append(f"PSNR: {len(equal)} of {len(result['images'])} images {what}: {shown_names(equal)}.")
 
 
 class _Features:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ IMAGE_KEYS = (
     "metric_version",
 )
 SET_KEYS = ("model", "condition", "metric", "value", "deviation", "num_images", "note")
+_COLORS = {"y": "of luma (Y)", "rgb": "of RGB"}
 SCORES_FILE = "scores.parquet"
 SET_SCORES_FILE = "set_scores.parquet"
 MISSING_FILE = "missing.json"
@@ -84,6 +86,13 @@ class ScoreTable:
         rows = sets[(sets["model"] == model) & (sets["condition"] == condition) & (sets["metric"] == metric)]
         return float(rows["value"].iloc[0]) if len(rows) else math.nan
 
+    def how_measured(self, metric: str) -> str:
+        """The colour and the border that a measure was taken with, in words; empty where it has neither, or several."""
+        texts = self.images["metric_version"].unique() if "metric_version" in self.images else ()
+        versions = {word for text in texts for word in str(text).split()}
+        found = [version.split(":")[2:] for version in versions if version.split(":")[0] == metric]
+        return _settings_in_words(found[0]) if len(found) == 1 else ""
+
     def save(self, folder: Path) -> None:
         """Writes the table into `folder`; each file appears whole or not at all."""
         missing = [{"model": m, "condition": c, "metric": k, "reason": why} for (m, c, k), why in self.missing.items()]
@@ -119,6 +128,13 @@ class ScoreTable:
             conditions=list(_texts(models["conditions"])),
             notes=list(_texts(models["notes"])),
         )
+
+
+def _settings_in_words(settings: Sequence[str]) -> str:
+    """`y` and `border4`, as `Job.identity` writes them: "of luma (Y), without 4 px at each edge"."""
+    words = [_COLORS[setting] for setting in settings if setting in _COLORS]
+    borders = [setting.removeprefix("border") for setting in settings if setting.startswith("border")]
+    return ", ".join([*words, *(f"without {px} px at each edge" for px in borders if px != "0")])
 
 
 def make_writable(folder: Path) -> None:

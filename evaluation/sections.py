@@ -16,12 +16,14 @@ from evaluation.curves import NUM_COLOURS, Curve, text_alternative
 from evaluation.exports import NamedMatrix
 from evaluation.facts_grids import compare_grid, ledger_grid, models_grid, runs_grid
 from evaluation.grid import Grid
+from evaluation.matrix_grid import absent_measures
 from evaluation.metrics import METRICS
 from evaluation.page import Section
-from evaluation.picture_source import PictureSource, open_picture_source, report_strips
+from evaluation.picture_source import PictureSource, open_picture_source
 from evaluation.scores import ScoreTable
 from evaluation.sentences import sentence, summary
 from evaluation.sign_flips import undecidable
+from evaluation.strips import report_strips
 from evaluation.versions import data_facts, versions
 from harness.errors import InputError
 
@@ -81,14 +83,9 @@ class Reproduction:
 
 def matrix_section(named: Sequence[NamedMatrix], grids: Sequence[Grid], published: Sequence[Grid] = ()) -> Section:
     """All matrices, then a published one; measures without any number are one sentence instead of empty matrices."""
-    absent: dict[str, dict[str, None]] = {}
-    measured = {item.matrix.metric.name for item in named if not item.matrix.is_empty}
-    for matrix in (item.matrix for item in named if item.matrix.is_empty):
-        reasons = dict.fromkeys(cell.note for line in matrix.cells for cell in line if cell.note)
-        label = matrix.label if matrix.metric.name in measured else matrix.metric.label
-        absent.setdefault("; ".join(list(reasons)[:3]), {})[label] = None
     shown = [grid for item, grid in zip(named, grids) if not item.matrix.is_empty]
-    intro = tuple(f"{', '.join(labels)}: no numbers. {reason}" for reason, labels in absent.items())
+    absent = absent_measures([item.matrix for item in named])
+    intro = tuple(f"{labels}: no numbers. {reason}" for reason, labels in absent.items())
     return Section("matrices", "Matrices", intro=intro, grids=(*shown, *published))
 
 

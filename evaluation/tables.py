@@ -6,7 +6,7 @@ The form is that of SupeRAuGAN's tables: dataset percentage and augmentation aga
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -39,6 +39,8 @@ class AxisTable:
     metrics: tuple[str, ...]
     lines: tuple[TableLine, ...]
     published: Published | None = None
+    how: Mapping[str, str] = field(default_factory=dict)
+    """Measure -> the colour and the border that it was taken with, in words."""
 
     def frame(self) -> pd.DataFrame:
         """Axes, then each measure with its deviation over seeds and number of images, then the published figures."""
@@ -84,7 +86,8 @@ def build_table(
     if published is not None and not any(find_line(published, line.labels) for line in lines if not line.baseline):
         published = None
     caption = f"mean over {len(names)} conditions" if len(names) > 1 else names[0] if names else "nothing was measured"
-    return AxisTable(title, caption, tuple(chosen) or ("model",), tuple(metrics), tuple(lines), published)
+    how = {name: table.how_measured(name) for name in metrics}
+    return AxisTable(title, caption, tuple(chosen) or ("model",), tuple(metrics), tuple(lines), published, how)
 
 
 def _axes(columns: Sequence[Column], wanted: Sequence[str] | None) -> list[str]:
@@ -124,6 +127,8 @@ def table_grid(table: AxisTable) -> Grid:
         columns += [_published_column(table, table.published, metric) for metric in table.published.metrics]
         for note in table.published.notes:
             notes.mark(note)
+    for note in _by_text(table.how):
+        notes.mark(note)
     lines = [
         Line(line.labels, tuple(column[number] for column in columns), line.baseline)
         for number, line in enumerate(table.lines)
@@ -136,12 +141,17 @@ def table_grid(table: AxisTable) -> Grid:
 
 def _deviations(table: AxisTable) -> str:
     """What ± means in each column that has it."""
-    columns: dict[str, list[str]] = {}
-    for name in table.metrics:
-        text = explain_deviation([line.cells[name] for line in table.lines], METRICS[name], "the models of a row")
-        columns.setdefault(text, []).append(METRICS[name].label)
-    columns.pop("", None)
-    return "".join(f"; {', '.join(labels)}: {text}" for text, labels in columns.items())
+    cells = {name: [line.cells[name] for line in table.lines] for name in table.metrics}
+    texts = {name: explain_deviation(cells[name], METRICS[name], "the models of a row") for name in table.metrics}
+    return "".join(f"; {text}" for text in _by_text(texts))
+
+
+def _by_text(texts: Mapping[str, str]) -> list[str]:
+    """What is said of measures, those of which the same is said together: "PSNR, SSIM: of luma (Y)"."""
+    labels: dict[str, list[str]] = {}
+    for name, text in texts.items():
+        labels.setdefault(text, []).append(METRICS[name].label)
+    return [f"{', '.join(names)}: {text}" for text, names in labels.items() if text]
 
 
 def _column(table: AxisTable, name: str, notes: Footnotes) -> list[Entry]:

@@ -85,7 +85,8 @@ def _class_choices(axis: AxisConfig, base: dict[str, Any], classes_of: ClassesOf
     missing = [name for name in labels if known and name not in known]
     if missing:
         raise InputError(f"{source}: axis '{axis.name}': the data has no class '{missing[0]}'; it has {known}.")
-    if config.general is not None and config.general not in labels:
+    is_same = len(labels) == 1 and config.general not in known  # one class, and all together: the same model twice
+    if config.general is not None and config.general not in labels and not is_same:
         labels.append(config.general)
     for label in labels:
         yield Choice(((str(axis.name), label),), (), config)

@@ -26,7 +26,7 @@ class PerClassConfig(Section):
     phases: tuple[str, ...] = Field(min_length=1)
     """Names of the phases that see one class only; the others see what the recipe gives them."""
     general: str | None = "general"
-    """One more label, for a model of the class of that name, or of all classes together where none has it."""
+    """One more label, for a model of the class of that name, or of all classes (if several) where none has it."""
     classes: tuple[str, ...] | None = None
     """Only these classes, in this order; null takes all of the dataset."""
 

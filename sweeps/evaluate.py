@@ -229,14 +229,21 @@ def _tell_report(report: Path, console: Console) -> None:
 
 
 def print_matrices(console: Console, table: ScoreTable, config: EvaluateConfig) -> None:
-    """Prints every matrix that the sweep's report has, then what a reader of the numbers must know."""
+    """Prints the matrices of the sweep's report that hold a number, then what a reader of the numbers must know.
+
+    Of measures without any number (their pretrained weights are absent, say) the reason is told once instead.
+    """
     from evaluation.exports import report_matrices
+    from evaluation.matrix_grid import absent_measures
     from evaluation.terminal import print_matrix
 
-    for named in report_matrices(table, config):
-        print_matrix(console, named.matrix)
+    matrices = [named.matrix for named in report_matrices(table, config)]
+    for matrix in (matrix for matrix in matrices if not matrix.is_empty):
+        print_matrix(console, matrix)
         console.print()
-    for note in table.notes:
+    absent = absent_measures(matrices)
+    notes = [note for note in table.notes if not (absent and note.endswith(tuple(absent)))]
+    for note in [*(f"{labels}: no numbers. {reason}" for reason, labels in absent.items()), *notes]:
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,21 +59,26 @@ class Validation:
 
     @torch.no_grad()
     def run(self, pictures: Path | None) -> dict[str, float]:
-        """Mean PSNR (dB) and SSIM over all images, {} where there are none; strips go to `pictures`, where given."""
+        """Mean PSNR (dB) and SSIM over all images, {} where there are none; strips go to `pictures`, where given.
+
+        An image that is restored exactly (a blank one, say) has an infinite PSNR, and is left out of its mean.
+        """
         self._ranks.broadcast_buffers(self._nets.ema.module)
-        sums = [0.0, 0.0, 0.0]
+        sums = [0.0, 0.0, 0.0, 0.0]
         strips: list[np.ndarray] = []
         wanted = self._num_pictures if pictures is not None and self._ranks.is_main else 0
         for batch in self._batches:
             for pair, sr_image in zip(batch, self._super_resolve([pair.lr_image for pair in batch])):
-                values = _scores(sr_image, pair.hr_image, self._scale)
-                sums = [a + b for a, b in zip(sums, (*values, 1.0))]
+                score_db, similarity = _scores(sr_image, pair.hr_image, self._scale)
+                of_psnr = (0.0, 0.0) if math.isinf(score_db) else (score_db, 1.0)
+                sums = [a + b for a, b in zip(sums, (*of_psnr, similarity, 1.0))]
                 if len(strips) < wanted:
                     strips.append(_strip(pair, sr_image, self._scale))
         if strips and pictures is not None:
             _write_strips(strips, pictures)
-        psnr_sum, ssim_sum, count = self._ranks.total(sums)
-        return {"val/psnr": psnr_sum / count, "val/ssim": ssim_sum / count} if count else {}
+        psnr_sum, num_finite, ssim_sum, count = self._ranks.total(sums)
+        means = {"val/psnr": (psnr_sum, num_finite), "val/ssim": (ssim_sum, count)}
+        return {name: total / number for name, (total, number) in means.items() if number}
 
     def psnr(self, sr_image: np.ndarray, pair: Pair) -> float:
         """PSNR (dB) of any image against a pair's HR image, by the same rule."""

@@ -16,7 +16,7 @@ from evaluation import stale as stale_cells
 from evaluation.config import EvaluateConfig
 from evaluation.model import Model
 from evaluation.scores import IMAGE_KEYS, SET_KEYS, ScoreTable
-from sweeps.evaluate import Evaluation, show_results, why_unfinished, with_reasons
+from sweeps.evaluate import Evaluation, print_matrices, show_results, why_unfinished, with_reasons
 from sweeps.layout import SweepFolder
 from sweeps.plan import Plan
 
@@ -78,3 +78,17 @@ def test_numbers_of_data_that_has_changed_are_not_shown_after_a_sweep(
     assert "30.00" in shown({})
     stale = shown({("early", "c", "psnr"): "stale: the dataset was edited"})
     assert "30.00" not in stale and "stale: the dataset was edited" in stale
+
+
+def test_a_measure_without_any_number_is_one_sentence_in_the_terminal_instead_of_a_table_of_dashes() -> None:
+    reason = "no Inception; run `harness weights fetch inception-fid`"
+    table = table_of("m", {("m", "c", "fid"): reason, ("m", "c", "kid"): reason})
+    table = replace(table, models=[Model("m", "checkpoint", "x")], notes=[f"FID, KID: {reason}", "m: step 3 is used"])
+    sets = pd.DataFrame([["m", "c", "diversity", 1.5, math.nan, 1, ""]], columns=list(SET_KEYS))
+    console = Console(file=io.StringIO(), width=120)
+    print_matrices(console, replace(table, sets=sets), EvaluateConfig())
+    text = str(console.file.getvalue())  # type: ignore[attr-defined]
+    assert "PSNR by class" in text and "Diversity by class" in text
+    assert "FID by class" not in text and "KID by class" not in text
+    assert f"note: FID, KID: no numbers. {reason}\n" in text and text.count(reason) == 1
+    assert "note: m: step 3 is used\n" in text

@@ -147,7 +147,7 @@ def test_class_axis_sees_what_other_axes_set(sweep_of: SweepOf) -> None:
         assert {run.config.sources(1)[0].fraction for run in runs_of(sweep_of(*axes), ["a"])} == {0.5}
 
 
-@pytest.mark.parametrize("classes", [None, ["sea"]])
+@pytest.mark.parametrize("classes", [None, ["beach", "sea"]])
 def test_class_axis_goes_over_the_classes_that_its_phases_train_on(
     sweep_of: SweepOf, recipe: dict[str, Any], classes: list[str] | None
 ) -> None:
@@ -163,9 +163,17 @@ def test_class_axis_goes_over_the_classes_that_its_phases_train_on(
 
 
 def test_chosen_classes_are_the_pool_of_their_general_model(sweep_of: SweepOf) -> None:
-    axis = {"name": "class", "per_class": {"phases": ["adversarial"], "classes": ["b"]}}
+    axis = {"name": "class", "per_class": {"phases": ["adversarial"], "classes": ["b", "c"]}}
     runs = runs_of(sweep_of(axis), ["a", "b", "c"])
-    assert [(run.name, run.config.sources(1)[0].classes) for run in runs] == [("b", ("b",)), ("general", ("b",))]
+    classes = [(run.name, run.config.sources(1)[0].classes) for run in runs]
+    assert classes == [("b", ("b",)), ("c", ("c",)), ("general", ("b", "c"))]
+
+
+def test_a_single_class_gets_no_general_model_that_would_be_the_same_again(sweep_of: SweepOf) -> None:
+    chosen = {"name": "class", "per_class": {"phases": ["adversarial"], "classes": ["b"]}}
+    assert [run.name for run in runs_of(sweep_of(PER_CLASS), ["a"])] == ["a"]
+    assert [run.name for run in runs_of(sweep_of(chosen), ["a", "b"])] == ["b"]
+    assert [run.name for run in runs_of(sweep_of(chosen), ["b", "general"])] == ["b", "general"]
 
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 
 from evaluation.config import EvaluateConfig
+from evaluation.grid import show_number
 from evaluation.metrics import METRICS
 from evaluation.model import Model
 from evaluation.picture_source import PictureSource
@@ -225,7 +226,7 @@ def test_numbers_of_the_page_equal_those_of_the_csv(browser, report, metric):
                 assert (text, value) == ("–", None)
             else:
                 assert float(value) == pytest.approx(expected, rel=1e-12)
-                assert text.split(" ")[0] == METRICS[metric].format(expected)
+                assert text.split(" ")[0] == show_number(expected, METRICS[metric].digits)
     assert len(rows) == len(frame) + 2
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 from rich.console import Console
 
 from evaluation.compare import compare, pair_questions
@@ -20,6 +20,7 @@ from evaluation.config import EvaluateConfig
 from evaluation.exports import report_matrices, write_grid_files, write_matrix_files
 from evaluation.facts_grids import compare_grid
 from evaluation.figures import draw_grid
+from evaluation.fonts import font_of, is_drawable
 from evaluation.formats import latex, latex_escape, markdown
 from evaluation.grid import Entry, Grid, Head, Line
 from evaluation.matrix import build_matrix, conditions_of
@@ -206,6 +207,28 @@ def test_picture_leaves_out_the_middle_of_names_longer_than_a_line(grid):
     named = [replace(line, heads=(name,)) for line in grid.lines]
     image = draw_grid(replace(grid, heads=tuple(replace(head, title=name) for head in grid.heads), lines=tuple(named)))
     assert image.width < 5000 and image.height > 300
+
+
+def test_names_of_any_script_are_drawn_by_an_installed_font_that_has_them(grid):
+    """STIX comes with matplotlib, and has a sign that DejaVu Sans lacks, as fonts for Chinese have."""
+    assert font_of("beach", 20, "-Bold").getname() == ("DejaVu Sans", "Bold")
+    assert font_of("k\u1d84", 20, "-Bold").getname()[0] == "STIXGeneral"
+    assert is_drawable("k\u1d84") and not is_drawable(NOWHERE)
+    assert ImageChops.difference(*map(draw_grid, (named(grid, "k\u1d84"), named(grid, "k\u1d85")))).getbbox()
+
+
+def test_a_picture_says_once_that_a_name_cannot_be_drawn(grid):
+    without, once = (draw_grid(named(grid, name)).height for name in ("abc", NOWHERE))
+    twice = draw_grid(replace(named(grid, NOWHERE), title=NOWHERE)).height
+    assert without < once == twice
+
+
+NOWHERE = "\U0010fffd"
+"""A sign that no font has."""
+
+
+def named(grid: Grid, name: str) -> Grid:
+    return replace(grid, lines=tuple(replace(line, heads=(name,)) for line in grid.lines))
 
 
 def test_png_files_are_readable(grid, tmp_path):

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evaluation.cell_scores import Cell, mean_of_models
+from evaluation.cell_scores import Cell, mean_of_models, small_set_warning
 from evaluation.columns import build_columns, common_name
 from evaluation.config import EvaluateConfig
 from evaluation.exports import report_matrices
-from evaluation.grid import BEST, SECOND, Footnotes, rank_values, show_number
+from evaluation.grid import BEST, SECOND, Footnotes, rank_values, shades, show_number
 from evaluation.matrix import build_matrix, conditions_of
 from evaluation.matrix_grid import baseline_summary, diagonal_summary, matrix_grid
 from evaluation.metrics import METRICS
@@ -53,6 +53,11 @@ def test_figure_9_of_specialized_srgan_is_marked_as_published():
         "general": {"general"},
     }
     assert [entry.own for entry in grid.lines[1].entries] == [False, True, False, False, False, False]
+
+
+def test_shades_run_from_the_worst_to_the_best_whichever_way_is_better():
+    assert shades([2.0, None, 3.0, 6.0], True) == [0.0, None, 0.25, 1.0]
+    assert shades([2.0, None, 3.0, 6.0], False) == [1.0, None, 0.75, 0.0]
 
 
 def test_values_alike_at_the_digits_shown_rank_alike_and_leave_no_second():
@@ -219,6 +224,25 @@ def test_degradation_matrix_weighs_classes_alike_and_frames_the_trained_kernel(t
     assert build_matrix(table, METRICS["psnr"], two, "kernel").cells[0][1].value == pytest.approx(expected)
 
 
+def test_a_model_is_framed_on_what_it_was_made_for_whatever_it_is_called(table_maker):
+    models = [Model("for-the-sea", "checkpoint", "x", {"kernel": "nearest+area:mixed"}, "sea")]
+    models.append(Model("sea", "checkpoint", "x", {"kernel": "nearest-like"}))
+    table = table_maker(models, classes=("sea", "beach"), kernels=("nearest", "area"))
+    classes = build_matrix(table, METRICS["psnr"], conditions_of(table))
+    kernels = build_matrix(table, METRICS["psnr"], conditions_of(table), "kernel")
+    assert [[m.is_own(row, column) for column in (0, 1)] for m in (classes, kernels) for row in (0, 1)] == [
+        *([True, False], [False, False]),
+        *([True, False], [True, False]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("metric", "num_images", "warns"), [("fid", 2047, True), ("fid", 2048, False), ("kid", 9, False)]
+)
+def test_fid_is_warned_of_below_as_many_images_as_features(metric, num_images, warns):
+    assert bool(small_set_warning(metric, num_images)) is warns
+
+
 def test_fid_on_few_images_carries_a_warning_and_kid_its_deviation(table):
     rows = [
         {"model": m.name, "condition": c, "metric": metric, "value": v, "deviation": d, "num_images": n, "note": ""}
@@ -288,17 +312,26 @@ def test_identical_images_show_an_infinite_psnr(table):
     assert matrix_grid(matrix_of(table)).lines[0].entries[0].text == "∞"
 
 
-def test_a_mean_that_single_images_make_infinite_says_so(table):
-    """One blank image, which every interpolation gives exactly, hides how the others are."""
+def test_an_image_that_a_model_restores_exactly_is_left_out_of_the_means_of_all(table):
+    """One blank image, which every interpolation gives exactly, would hide how the others are."""
+    rest = table.images[~table.images["image"].isin(["beach_000", "beach_001"])]
     own = (table.images["model"] == "beach") & (table.images["condition"] == "beach")
-    blank = own & table.images["image"].isin(["beach_000", "beach_001"])
-    table.images.loc[blank, "psnr"] = math.inf
+    table.images.loc[own & table.images["image"].isin(["beach_000", "beach_001"]), "psnr"] = math.inf
     grid = matrix_grid(matrix_of(table))
-    assert grid.lines[0].entries[0].text == "∞"
-    reason = "2 images equal their originals (of 8), which alone makes the mean infinite"
-    assert dict(grid.footnotes)[grid.lines[0].entries[0].mark] == reason
-    table.images.loc[own, "psnr"] = math.inf
-    assert not matrix_grid(matrix_of(table)).lines[0].entries[0].mark
+    for entry, model in zip(grid.lines[0].entries, ["beach", "mountain", "general", "bicubic"]):
+        values = rest[(rest["model"] == model) & (rest["condition"] == "beach")]["psnr"]
+        assert entry.value == pytest.approx(values.mean())
+        assert "2 of 8 images left out: a model restores them exactly" in dict(grid.footnotes)[entry.mark]
+    assert grid.lines[0].entries[0].rank == BEST
+    assert not grid.lines[1].entries[0].mark
+
+
+def test_a_model_that_restores_every_image_exactly_is_infinitely_good_and_leaves_the_others_theirs(table):
+    table.images.loc[(table.images["model"] == "beach") & (table.images["condition"] == "beach"), "psnr"] = math.inf
+    grid = matrix_grid(matrix_of(table))
+    perfect, other = grid.lines[0].entries[:2]
+    assert perfect.text == "∞" and perfect.rank == BEST and not perfect.mark
+    assert other.value == pytest.approx(table.mean("mountain", "beach", "psnr")) and not other.mark
 
 
 def test_summary_counts_the_classes_whose_own_model_is_the_best(table):

@@ -12,9 +12,8 @@ from PIL import Image
 from evaluation.config import EvaluateConfig
 from evaluation.images import ImageInfo
 from evaluation.model import Model
-from evaluation.picture_source import PictureSource, report_strips
+from evaluation.picture_source import PictureSource
 from evaluation.pictures import Candidate, build_strip, choose_crop, median_image, png_uri
-from evaluation.upsamplers import MethodUpsampler
 from harness.data.degrade import degrade_image, upscale_image
 
 CLASSES = ["beach", "mountain", "general"]
@@ -104,33 +103,3 @@ def test_strip_of_a_window_shows_hr_at_the_same_place():
     window = hr_image[100:200, 160:260]
     strip = build_strip("t", "c", hr_image, [Candidate("same", window)], ["same"], (100, 160))
     assert np.array_equal(pixels(strip.crops[0].uri), pixels(strip.crops[1].uri))
-
-
-def test_a_model_that_cannot_be_opened_is_left_out_and_named(table_maker, drawn_images):
-    table = table_maker([Model("gone", "checkpoint", "/none/gone", {}, "beach"), Model("bicubic", "method")])
-    source = PictureSource(table, EvaluateConfig(), drawn_images(CLASSES), 4)
-    strips = report_strips(source)
-    assert [picture.title for picture in strips[0].crops] == ["nearest", "bicubic", "HR"]
-    assert len(source.problems) == 1 and "/none/gone" in source.problems[0]
-
-
-def test_picture_of_a_cell_of_several_seeds_names_the_seed_that_it_shows(table_maker, drawn_images):
-    models = [Model(f"sea-seed{s}", "checkpoint", "x", {"seed": str(s)}, "beach") for s in range(2)]
-    models.append(Model("bicubic", "method"))
-    table = table_maker(models, classes=("beach", "mountain"))
-    source = PictureSource(table, EvaluateConfig(report={"num_strips": 1}), drawn_images(CLASSES), 4)
-    source._upsamplers["sea-seed0"] = MethodUpsampler("bilinear", 4)
-    best = report_strips(source)[-2]
-    means = [table.mean(f"sea-seed{s}", "beach", "psnr") for s in range(2)]
-    assert best.title == "Best cell of the matrix: sea on beach"
-    assert best.caption.startswith(f"mean PSNR {np.mean(means):.2f} dB over 2 seeds; beach_")
-    assert ": sea-seed0's median image;" in best.caption
-    nearest, _, shown, _ = best.crops
-    key = best.caption.split("; ")[1].split(":")[0]
-    assert (nearest.detail, shown.title) == ("the LR image", "sea-seed0")
-    assert shown.detail == f"PSNR {table.values('sea-seed0', 'beach', 'psnr')[key]:.2f} dB"
-
-
-def test_no_strips_are_made_where_none_are_asked_for(table_maker, drawn_images):
-    config = EvaluateConfig(report={"num_strips": 0})
-    assert report_strips(PictureSource(table_maker(), config, drawn_images(CLASSES), 4)) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -70,6 +71,21 @@ def test_fewer_axes_average_over_the_others_and_say_so(table_maker):
     grid = table_grid(build_table(table, conditions_of(table), ["psnr"], ["data"]))
     assert [line.heads for line in grid.lines] == [("1.0",), ("0.01",)]
     assert "over 2 models that differ in other axes" in grid.footnotes[0][1]
+
+
+def test_a_mean_over_conditions_is_of_all_their_images_together(table_maker):
+    table = table_maker(fractions(), num_images=8)
+    kept = (table.images["condition"] != "mountain") | (table.images["image"] < "mountain_005")
+    frame = build_table(replace(table, images=table.images[kept]), conditions_of(table), ["psnr"]).frame()
+    assert set(frame["psnr_images"]) == {8 + 5 + 8}
+
+
+def test_a_condition_that_nothing_was_scored_on_is_no_lack_of_a_table(table_maker):
+    table = table_maker(fractions())
+    empty = replace(conditions_of(table)[0], name="rare", image_class="rare")
+    axis_table = build_table(table, [*conditions_of(table), empty], ["psnr"])
+    assert axis_table.caption == "mean over 3 conditions"
+    assert not table_grid(axis_table).footnotes
 
 
 def test_unknown_axis_is_refused_with_those_that_exist(table_maker):

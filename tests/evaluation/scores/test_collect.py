@@ -21,11 +21,16 @@ from evaluation.config import EvaluateConfig
 from evaluation.frechet import squared_mmd
 from evaluation.images import ImageInfo, conditions_of
 from evaluation.inception import FIDInception
+from evaluation.matrix import build_matrix
+from evaluation.matrix import conditions_of as conditions_in
+from evaluation.matrix_grid import matrix_grid
+from evaluation.metrics import METRICS
 from evaluation.model import Model, baseline
 from evaluation.roster import Entry
 from evaluation.scores import ScoreTable
 from evaluation.shares import finished_mark, run_share, write_shares
 from evaluation.stale import mark_stale
+from evaluation.tables import build_table, table_grid
 from evaluation.upsamplers import MethodUpsampler, NetworkUpsampler
 from harness.data.degrade import degrade_image, upscale_image
 from harness.data.pack import pack
@@ -575,6 +580,27 @@ def test_scores_of_an_older_version_of_a_measure_are_stale(packed: str, tmp_path
     table.images["metric_version"] = table.images["metric_version"].str.replace("psnr:1", "psnr:0")
     missing = mark_stale(table, [baseline("bicubic")], on(packed)).missing
     assert missing.keys() == {("bicubic", name, "psnr") for name in ("calm", "rough")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "of_psnr", "of_mse"),
+    [
+        ({}, "of luma (Y), without 4 px at each edge", "without 4 px at each edge"),
+        ({"color": "rgb", "border_px": 0}, "of RGB", ""),
+    ],
+)
+def test_matrices_and_tables_say_the_colour_and_the_border(
+    packed: str, tmp_path: Path, changes: dict[str, object], of_psnr: str, of_mse: str
+) -> None:
+    """PSNR of luma is a decibel or two above that of RGB: a table in a paper must say which it is."""
+    config = on(packed).model_copy(update={"metrics": ("mse", "psnr", "color-shift"), **changes})
+    table = evaluate([baseline("bicubic")], config, tmp_path)
+    conditions = conditions_in(table)
+    psnr, shift = (build_matrix(table, METRICS[name], conditions) for name in ("psnr", "color-shift"))
+    assert matrix_grid(psnr).caption == f"peak signal-to-noise ratio in dB, {of_psnr}; higher is better"
+    assert shift.how == "" and table.how_measured("mse") == of_mse
+    notes = [text for _, text in table_grid(build_table(table, conditions, table.metrics)).footnotes]
+    assert notes == [*([f"MSE: {of_mse}"] if of_mse else []), f"PSNR: {of_psnr}"]
 
 
 def test_truncated_features_are_measured_again(tmp_path: Path, inception_file: Path) -> None:

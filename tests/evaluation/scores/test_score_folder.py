@@ -88,6 +88,15 @@ def test_other_suffixes_match_and_equal_images_are_infinitely_good(folders: tupl
     assert json.loads((tmp_path / "scores.json").read_text())["mean"] == {"psnr": "inf", "ssim": 1.0}
 
 
+def test_a_mean_that_single_equal_images_make_infinite_names_them(folders: tuple[Path, Path]) -> None:
+    sr, hr = folders
+    Image.open(hr / "001.png").save(sr / "001.png")
+    result = score_folders(sr, hr)
+    assert math.isinf(result["mean"]["psnr"]) and math.isfinite(result["images"]["000"]["psnr"])
+    (note,) = result["notes"]
+    assert note.startswith(f"PSNR: 1 of {len(result['images'])} images equal their originals") and "001" in note
+
+
 def test_folders_that_do_not_match_are_refused_with_both_lists(folders: tuple[Path, Path]) -> None:
     sr, hr = folders
     (sr / "001.png").rename(sr / "other.png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import suppress
 from types import SimpleNamespace
 
@@ -47,6 +48,24 @@ def test_scores_of_batches_are_those_of_single_images(recipe, tmp_path, monkeypa
             assert (len(validation._batches) < len(validation.pairs)) is (budget > 1)
             scores.append(validation.run(None))
         assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+    finally:
+        ranks.close()
+
+
+def test_an_image_restored_exactly_is_left_out_of_the_mean_psnr(recipe, tmp_path, monkeypatch):
+    """One blank image would make the mean infinite at every step: no curve, and no number that JSON knows."""
+    config = RunConfig.model_validate({**recipe, "validation": {"max_images": 2}})
+    ranks = Ranks(config, str(tmp_path))
+    try:
+        validation = Validation(config, config.data.sources, Nets(config, ranks), ranks)
+        whole = validation.run(None)
+        blank = np.zeros_like(validation.pairs[0].hr_image)
+        found = iter([(math.inf, 1.0), (30.0, 0.5), (math.inf, 1.0), (math.inf, 1.0)])
+        monkeypatch.setattr(validate, "_scores", lambda *_: next(found))
+        assert validation.run(None) == {"val/psnr": 30.0, "val/ssim": 0.75}
+        assert validation.run(None) == {"val/ssim": 1.0}
+        monkeypatch.undo()
+        assert whole.keys() == {"val/psnr", "val/ssim"} and math.isinf(validate._scores(blank, blank, 4)[0])
     finally:
         ranks.close()
 
