@@ -19,6 +19,7 @@ from evaluation.measures import Measures, unit_range
 from evaluation.metrics import FEW_IMAGES_FOR_FID, METRICS, NOISE_METRICS
 from evaluation.networks import INCEPTION_METRICS, Finder, Networks, locate
 from harness.data.images import read_image
+from harness.data.survey import files_below
 from harness.errors import InputError
 from harness.files import whole
 
@@ -97,7 +98,7 @@ def list_images(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise InputError(f"{folder}: is no folder; give a folder of images.")
     files: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
+    for path in files_below(folder):
         if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()

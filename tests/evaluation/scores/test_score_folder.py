@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,15 @@ def test_a_mean_that_single_equal_images_make_infinite_names_them(folders: tuple
     assert math.isinf(result["mean"]["psnr"]) and math.isfinite(result["images"]["000"]["psnr"])
     (note,) = result["notes"]
     assert note.startswith(f"PSNR: 1 of {len(result['images'])} images equal their originals") and "001" in note
+
+
+def test_images_in_linked_folders_are_scored(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    for folder in folders:
+        elsewhere = tmp_path / f"elsewhere-{folder.name}"
+        shutil.copytree(folder, elsewhere)
+        (folder / "linked").symlink_to(elsewhere)
+    names = score_folders(*folders)["images"]
+    assert {name for name in names if "/" in name} == {f"linked/{name}" for name in names if "/" not in name}
 
 
 def test_folders_that_do_not_match_are_refused_with_both_lists(folders: tuple[Path, Path]) -> None:
