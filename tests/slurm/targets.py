@@ -135,7 +135,7 @@ def _note_keys(loader: Any, path: Path) -> None:
     def noting(self: Any, first_position: int) -> Any:
         for batch in batches(self, first_position):
             with path.open("a") as file:
-                keys = zip(batch.position_B.tolist(), self.keys(batch.position_B.numpy()))
+                keys = zip(batch.position_B.tolist(), self.samples.keys(batch.position_B.numpy()))
                 file.writelines(f"{position} {key}\n" for position, key in keys)
             yield batch
 
