@@ -127,13 +127,12 @@ def table_grid(table: AxisTable) -> Grid:
         columns += [_published_column(table, table.published, metric) for metric in table.published.metrics]
         for note in table.published.notes:
             notes.mark(note)
-    for note in _by_text(table.how):
-        notes.mark(note)
     lines = [
         Line(line.labels, tuple(column[number] for column in columns), line.baseline)
         for number, line in enumerate(table.lines)
     ]
     caption = f"{table.caption}; ↑ higher is better, ↓ lower is better" + _deviations(table)
+    caption += "".join(f"; {text}" for text in _by_text(table.how))
     if table.published is not None:
         caption += f"; published figures quoted from {table.published.source}"
     return Grid(table.title, caption, table.axes, tuple(heads), tuple(lines), notes.pairs(), "column")
