@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from harness.data.config import DataConfig, SourceConfig
 from harness.data.order import EpochOrder, Mixture
 from harness.data.shards import Dataset
 from harness.errors import DataError
+
+_ALWAYS = {"split", "classes", "fraction", "fraction_seed", "weight"}
+"""Keys of a source that its fingerprint names in any case."""
 
 
 class Samples:
@@ -60,10 +64,7 @@ class Samples:
         return height_B, width_B
 
     def _fingerprint(self) -> str:
-        parts = [
-            [dataset.fingerprint, source.model_dump(mode="json", exclude={"path"})]
-            for dataset, source in zip(self.datasets, self._sources)
-        ]
+        parts = [[dataset.fingerprint, _asked(source)] for dataset, source in zip(self.datasets, self._sources)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _make_order(self, data: DataConfig, seed: int) -> Mixture:
@@ -80,6 +81,12 @@ class Samples:
             EpochOrder(code, seed, f"{self.fingerprint}/{number}", window, repeats) for number, code in enumerate(codes)
         ]
         return Mixture(orders, [source.weight or 0.0 for source in self._sources], seed, self.fingerprint)
+
+
+def _asked(source: SourceConfig) -> dict[str, Any]:
+    """What a source asks for; a key that a later version adds is left out at its default, as it seeds the order."""
+    always = source.model_dump(mode="json", include=_ALWAYS)
+    return always | source.model_dump(mode="json", exclude={"path", *_ALWAYS}, exclude_defaults=True)
 
 
 def open_sources(data: DataConfig, sources: tuple[SourceConfig, ...]) -> tuple[list[Dataset], list[np.ndarray]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 
 import numpy as np
@@ -69,3 +71,22 @@ def test_a_dataset_that_several_sources_name_is_opened_once(packed_npy, data_con
     sources = tuple(SourceConfig(path=str(packed_npy), classes=(name,)) for name in ("wood", "hill"))
     Samples(data_config(packed_npy, sources=sources), sources, seed=0)
     assert opened == [str(packed_npy)]
+
+
+class LaterSource(SourceConfig):
+    """As a version to come may have it."""
+
+    added: int = 0
+
+
+def test_a_key_that_a_later_version_adds_leaves_the_order_as_it_was(packed_npy, data_config):
+    """The fingerprint seeds the order and is compared on resuming, so it has to be the same in any version."""
+    data = data_config(packed_npy, classes=("hill",))
+    now = Samples(data, data.sources, seed=0)
+    asked = {"split": "train", "classes": ["hill"], "fraction": 1.0, "fraction_seed": 0, "weight": None}
+    text = json.dumps([[Dataset.open(str(packed_npy), None).fingerprint, asked]])
+    assert now.fingerprint == hashlib.sha256(text.encode()).hexdigest()
+
+    later = [LaterSource(**data.sources[0].model_dump(), added=added) for added in (0, 1)]
+    prints = [Samples(data, (source,), seed=0).fingerprint for source in later]
+    assert prints[0] == now.fingerprint != prints[1]
