@@ -226,6 +226,21 @@ def test_printed_command_runs(
     assert left.value.code in (0, None), said.out + said.err
 
 
+def test_the_page_on_upscaling_gives_the_same_pixels_from_python(
+    world: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [block] = [block for block in blocks(ROOT / "docs" / "upscaling.md") if block.language == "python"]
+    subprocess.run([sys.executable, "-c", block.text], cwd=world, env=environment, check=True)
+    monkeypatch.chdir(world)
+    command = "harness upscale photo.png by_command.png --checkpoint runs/my-run"
+    monkeypatch.setattr(sys, "argv", command.split())
+    with pytest.raises(SystemExit):
+        harness.cli.main()
+    by_command, from_python = (np.asarray(Image.open(f"{name}.png")) for name in ("by_command", "from_python"))
+    assert from_python.shape == (192, 192, 3)
+    assert np.array_equal(from_python, by_command)
+
+
 def test_a_comparison_that_has_nothing_to_resample_says_so(
     world: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
