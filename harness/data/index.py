@@ -156,14 +156,13 @@ def _describe(file: Any, shard: Path, key: str, extension: str, members: dict[st
     else:
         found = images.read_header(content, name)
         height, width, grey = found.height, found.width, found.grey
-    said = about.get("source_sha256") or about.get("source")  # either tells the tiles of one image
-    digest = storable(str(said)) if said else hashlib.sha256(content).hexdigest()
+    digest = _first_said(about, "source_sha256", "source")  # either tells the tiles of one image
     return Sample(
         key=key,
         class_name=str(about.get("class") or _folder_of(key)),
         split=str(about.get("split", "")),
-        source=storable(str(about.get("source") or key)),
-        source_hash=_hash_of(digest),
+        source=_first_said(about, "source") or key,
+        source_hash=_hash_of(digest or hashlib.sha256(content).hexdigest()),
         shard=shard.name,
         extension=extension,
         offset=member.offset,
@@ -193,6 +192,12 @@ def _said(file: Any, name: str, members: dict[str, Member]) -> dict[str, Any]:
     if about.get("split") not in SPLITS:
         about.pop("split", None)
     return about
+
+
+def _first_said(about: dict[str, Any], *names: str) -> str:
+    """What is said under the first of some names, as text; a number may be 0."""
+    values = (about.get(name, "") for name in names)
+    return next((storable(str(value)) for value in values if value != "" and value is not False), "")
 
 
 def _content(file: Any, member: Member) -> bytes:
