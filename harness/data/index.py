@@ -13,9 +13,10 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from harness.data import images, sidecar
 from harness.data.reading import checksum, npy_layout
@@ -30,6 +31,7 @@ PICKLED = frozenset({"pickle", "pkl", "pyd", "pth", "pt"})
 """Types that readers of such shards unpickle by default."""
 _LARGEST_JSON = 1 << 20
 _CHECKSUM = re.compile("[0-9a-fA-F]{16,}")
+_OTHER_TAR = re.compile(r".*\.(tar|tar\.(gz|bz2|xz|zst|lz4)|tgz|tbz2?|txz|tzst)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,9 @@ def index(
     """
     if "://" in str(folder) or not folder.is_dir():
         raise InputError(f"{folder}: is not a local folder; index the shards where they lie before uploading them.")
-    shards = sorted(folder.glob("*.tar"))
-    if not shards:
-        raise InputError(f"{folder}: holds no .tar files (compressed ones cannot be read by ranges); give another.")
+    shards, skipped = _find_shards(folder)
     val, test = count_or_share(val, "--val"), count_or_share(test, "--test")
     samples: list[Sample] = []
-    skipped: list[Skipped] = []
     for number, shard in enumerate(shards):
         for item in _read_shard(shard):
             if isinstance(item, Sample):
@@ -90,6 +89,22 @@ def index(
         codec, tile_px, options = packed.codec, packed.tile_px, packed.options
     description = sidecar.write_sidecar(folder, samples, sizes, codec, tile_px, options)
     return IndexSummary(folder, description.fingerprint, len(samples), len(shards), description.counts, skipped)
+
+
+def _find_shards(folder: Path) -> tuple[list[Path], list[Skipped]]:
+    """The shards of a folder, and the tars in it that cannot be read by ranges or are not called so.
+
+    Raises:
+        InputError: there are no shards, or one has a name that the sidecar cannot hold.
+    """
+    shards = sorted(folder.glob("*.tar"))
+    if not shards:
+        raise InputError(f"{folder}: holds no .tar files (compressed ones cannot be read by ranges); give another.")
+    for shard in shards:
+        if storable(shard.name) != shard.name or not sidecar.is_plain(shard.name):
+            raise InputError(f"{shard}: has a name with a backslash or with bytes that are no UTF-8; rename it.")
+    others = sorted(path for path in folder.iterdir() if _OTHER_TAR.fullmatch(path.name) and path not in set(shards))
+    return shards, [Skipped(str(path), "is no .tar (a compressed one cannot be read by ranges)") for path in others]
 
 
 def _packed(folder: Path, samples: list[Sample]) -> sidecar.Description | None:
@@ -123,7 +138,7 @@ def _read_shard(shard: Path) -> Iterator[Sample | Skipped]:
         if extension in groups[key]:
             raise DataError(f"{shard}: has the member '{member.name}' twice; give the samples different keys.")
         groups[key][extension] = member
-    with shard.open("rb") as file:
+    with _opened(shard) as file:
         for key, members in groups.items():
             found = [extension for extension in members if extension in EXTENSIONS]
             if len(found) != 1:
@@ -134,6 +149,15 @@ def _read_shard(shard: Path) -> Iterator[Sample | Skipped]:
                 yield _describe(file, shard, key, found[0], members)
             except DataError as error:
                 yield Skipped(f"{shard}: sample '{key}'", str(error).split(": ", 2)[-1])
+
+
+@contextmanager
+def _opened(shard: Path) -> Iterator[IO[bytes]]:
+    try:
+        with shard.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise DataError(f"{shard}: cannot be read ({error.strerror}); copy it again.") from None
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -153,6 +177,8 @@ def _describe(file: Any, shard: Path, key: str, extension: str, members: dict[st
         header, (height, width, _) = npy_layout(content[:1024], name)
         if header + height * width * 3 != member.length:
             raise DataError(f"{name}: is not as long as its header says")
+        if min(height, width) == 0:
+            raise DataError(f"{name}: has no pixels")
     else:
         found = images.read_header(content, name)
         height, width, grey = found.height, found.width, found.grey

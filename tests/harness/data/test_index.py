@@ -187,6 +187,33 @@ def test_an_array_that_is_not_as_long_as_its_header_says_is_skipped(tmp_path, ma
     assert len(Dataset.open(str(tmp_path)).offset) == 2
 
 
+def test_an_array_without_pixels_is_skipped_and_the_rest_can_be_read(tmp_path, make_image):
+    buffer = io.BytesIO()
+    np.save(buffer, make_image(0, 20, 20)[:0])
+    tar_of(tmp_path / "a.tar", {"none.npy": buffer.getvalue(), "s.png": png(make_image)})
+    summary = index(tmp_path)
+    assert [(item.path, item.reason) for item in summary.skipped] == [
+        (f"{tmp_path}/a.tar: sample 'none'", "has no pixels")
+    ]
+    assert Dataset.open(tmp_path).num_samples == 1
+
+
+def test_compressed_tars_beside_the_shards_are_listed(tmp_path, make_image):
+    tar_of(tmp_path / "a.tar", {"x.png": png(make_image)})
+    for name in ("b.tar.gz", "c.tgz", "D.TAR", "a.tar.idx", "notes.txt"):
+        (tmp_path / name).touch()
+    skipped = index(tmp_path).skipped
+    assert [Path(item.path).name for item in skipped] == ["D.TAR", "b.tar.gz", "c.tgz"]
+    assert {item.reason for item in skipped} == {"is no .tar (a compressed one cannot be read by ranges)"}
+
+
+@pytest.mark.parametrize("name", ["a\\b.tar", "caf\udce9.tar"])
+def test_shards_of_names_that_a_dataset_cannot_have_are_refused(tmp_path, make_image, name):
+    tar_of(tmp_path / name, {"x.png": png(make_image)})
+    with pytest.raises(InputError, match="has a name with a backslash or with bytes that are no UTF-8; rename it"):
+        index(tmp_path)
+
+
 def test_samples_without_one_image_are_listed(tmp_path, make_image):
     members = {f"s{i}.png": png(make_image, i) for i in range(4)}
     tar_of(tmp_path / "a.tar", {**members, "text.txt": b"x", "two.png": png(make_image, 8), "two.jpg": b"x"})
