@@ -16,7 +16,6 @@ from harness.data.reading import ShardFile, checksum, decode_payload
 from harness.data.sidecar import Description
 from harness.data.store import LocalStore, Store, open_store
 from harness.errors import CacheFullError, DataError, InputError
-from harness.files import sha256_of
 
 if TYPE_CHECKING:
     from harness.data.cache import NodeCache
@@ -72,14 +71,6 @@ class Dataset:
         description = sidecar.read_description(content, store.name(sidecar.DESCRIPTION_NAME))
         store.pin(description.fingerprint)
         index_path = store.keep(sidecar.INDEX_NAME, description.index_sha256)
-        found = sha256_of(index_path)
-        if found != description.index_sha256:
-            if store.remote:
-                index_path.unlink(missing_ok=True)  # fetched while it was being uploaded, say: it is fetched anew
-            raise DataError(
-                f"{store.name(sidecar.INDEX_NAME)}: does not match {sidecar.DESCRIPTION_NAME} beside it; "
-                "copy both again, or run `harness index`."
-            )
         return cls(store, description, index_path)
 
     def key(self, index: int) -> str:

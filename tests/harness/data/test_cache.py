@@ -88,19 +88,6 @@ def test_samples_that_cannot_be_reached_are_never_replaced(packed_npy, data_conf
     assert loader.replaced == int(first_is_bad)
 
 
-def test_an_index_that_was_fetched_before_its_upload_ended_is_fetched_anew(packed_npy, tmp_path):
-    memory = fsspec.filesystem("memory")
-    memory.put(str(packed_npy), "/late", recursive=True)
-    try:
-        memory.pipe("/late/index.parquet", b"the index of an earlier dataset")
-        with pytest.raises(DataError, match=r"does not match dataset\.json"):
-            Dataset.open("memory://late", NodeCache(tmp_path, 10**9))
-        memory.put(str(packed_npy / "index.parquet"), "/late/index.parquet")
-        assert Dataset.open("memory://late", NodeCache(tmp_path, 10**9)).num_samples
-    finally:
-        memory.rm("/late", recursive=True)
-
-
 def test_the_index_of_a_dataset_in_use_is_not_evicted(packed_npy, tmp_path, three):
     """Keys are read from it as long as the dataset is open."""
     memory = fsspec.filesystem("memory")
