@@ -12,6 +12,7 @@ import pytest
 from harness.data import cache, fetching
 from harness.data.cache import NodeCache
 from harness.data.loader import PatchLoader
+from harness.data.reading import ShardFile
 from harness.data.shards import Dataset
 from harness.data.store import open_store
 from harness.errors import DataError, InputError, UnreachableError
@@ -52,6 +53,14 @@ def test_what_was_used_least_recently_goes_first(tmp_path, three):
     node.fetch(first, 10, "v")
     node.fetch(third, 10, "v")
     assert [node.path_of(url, "v").exists() for url in three] == [True, False, True]
+
+
+def test_a_use_of_a_cached_file_does_not_make_another_one_of_it(tmp_path, url):
+    node = NodeCache(tmp_path, 1000)
+    first = ShardFile(node.fetch(url, 10, "v"), 10)
+    os.utime(first.path, (1, first.identity[2] / 1e9))
+    used = ShardFile(node.fetch(url, 10, "v"), 10)
+    assert used.identity == ShardFile(first.path, 10).identity and first.path.stat().st_atime > 1
 
 
 def test_a_file_of_another_size_is_fetched_anew(tmp_path, url):

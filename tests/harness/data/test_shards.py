@@ -237,6 +237,21 @@ def test_an_image_of_another_size_than_the_index_says_is_named(copy):
         dataset.read(5)
 
 
+def test_a_shard_that_another_was_put_in_the_place_of_is_compared_with_its_checksums_again(copy, read_crop):
+    """As by packing again under the same name while a run is on."""
+    dataset = Dataset.open(copy)
+    index = int(dataset.select("train")[0])
+    read_crop(dataset, index, 0, 0, 8, 8)
+    path = copy / "train-000000.tar"
+    other = bytearray(path.read_bytes())
+    other[int(dataset.offset[index]) + int(dataset.length[index]) - 1] ^= 1
+    (copy / "new").write_bytes(other)
+    os.replace(copy / "new", path)
+    dataset.close()
+    with pytest.raises(DataError, match=f"sample '{dataset.key(index)}' differs from its checksum"):
+        read_crop(dataset, index, 0, 0, 8, 8)
+
+
 def test_so_many_shards_are_open_at_once_and_the_oldest_is_closed_first(packed_npy, monkeypatch):
     monkeypatch.setattr("harness.data.shards._MAX_OPEN_SHARDS", 2)
     dataset = Dataset.open(packed_npy)
