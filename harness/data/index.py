@@ -29,7 +29,7 @@ from harness.errors import DataError, InputError
 
 PICKLED = frozenset({"pickle", "pkl", "pyd", "pth", "pt"})
 """Types that readers of such shards unpickle by default."""
-_LARGEST_JSON = 1 << 20
+_LARGEST_JSON = 64 << 20
 _CHECKSUM = re.compile("[0-9a-fA-F]{16,}")
 _OTHER_TAR = re.compile(r".*\.(tar|tar\.(gz|bz2|xz|zst|lz4)|tgz|tbz2?|txz|tzst)", re.IGNORECASE)
 
@@ -206,7 +206,9 @@ def _said(file: Any, name: str, members: dict[str, Member]) -> dict[str, Any]:
     about: dict[str, Any] = {}
     if "cls" in members:
         about["class"] = class_name_of(_content(file, members["cls"])[:200].decode("utf-8", "replace").strip())
-    if "json" in members and members["json"].length <= _LARGEST_JSON:
+    if "json" in members:
+        if members["json"].length > _LARGEST_JSON:
+            raise DataError(f"{name}: its .json is larger than {_LARGEST_JSON >> 20} MB")
         try:
             said = json.loads(_content(file, members["json"]))
         except (ValueError, RecursionError):

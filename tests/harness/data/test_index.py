@@ -60,7 +60,7 @@ def test_shards_that_webdataset_wrote_are_read_by_ranges(tmp_path, make_image, d
 
 @pytest.mark.parametrize("key", ["source", "source_sha256"])
 def test_tiles_of_one_image_stay_in_one_split_whatever_names_the_image(tmp_path, make_image, key):
-    images = ["lake.png", "-5", "beef", 0, "a" * 64, "b" * 64]
+    images = ["lake.png", "-5", "beef", 0, "a" * 64, "a" * 64 + "-2"]
     with webdataset.TarWriter(str(tmp_path / "a.tar")) as writer:
         for number in range(24):
             buffer = io.BytesIO()
@@ -113,7 +113,7 @@ def png(make_image, seed: int = 0) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("name", ["/etc/cron.d/x.png", "../../x.png", "a/../../x.png"])
+@pytest.mark.parametrize("name", ["/etc/cron.d/x.png", "../../x.png", "a/../../x.png", "a\\..\\x.png"])
 def test_members_that_lead_outside_are_refused(tmp_path, make_image, name):
     tar_of(tmp_path / "a.tar", {"good.png": png(make_image), name: png(make_image, 1)})
     with pytest.raises(DataError, match=r"a\.tar: member '.*' leads outside the shard"):
@@ -225,6 +225,32 @@ def test_counts_for_val_and_test_are_those_asked_for(tmp_path, make_image):
     tar_of(tmp_path / "a.tar", {f"s{i}.png": png(make_image, i) for i in range(9)})
     counts = index(tmp_path, val=1, test=3).counts
     assert {split: cells["all"]["images"] for split, cells in counts.items()} == {"train": 5, "val": 1, "test": 3}
+
+
+def test_another_seed_splits_otherwise(tmp_path, make_image):
+    tar_of(tmp_path / "a.tar", {f"s{i}.png": png(make_image, i) for i in range(9)})
+    split = {seed: Dataset.open(index(tmp_path, val=1, test=3, seed=seed).path).split_code.tolist() for seed in (0, 1)}
+    assert split[0] != split[1]
+
+
+def test_grey_images_are_known_as_grey_and_arrays_by_what_is_said(tmp_path):
+    buffer, array = io.BytesIO(), io.BytesIO()
+    Image.new("L", (20, 20), 9).save(buffer, "PNG")
+    np.save(array, np.full((20, 20, 3), 9, np.uint8))
+    members = {"a.png": buffer.getvalue(), "b.npy": array.getvalue(), "c.npy": array.getvalue()}
+    tar_of(tmp_path / "a.tar", {**members, "c.json": b'{"grey": true}'})
+    index(tmp_path)
+    assert Dataset.open(tmp_path).grey.tolist() == [True, False, True]
+
+
+def test_what_a_large_json_says_counts_and_one_that_is_too_large_is_listed(tmp_path, make_image, monkeypatch):
+    about = b'{"class": "hill", "outlines": [' + b"0, " * 500_000 + b"0]}"
+    tar_of(tmp_path / "a.tar", {"x.png": png(make_image), "x.json": about, "y.png": png(make_image, 1)})
+    assert sorted(index(tmp_path).counts["train"]) == ["all", "hill"]
+    monkeypatch.setattr("harness.data.index._LARGEST_JSON", 1 << 20)
+    assert [(item.path, item.reason) for item in index(tmp_path).skipped] == [
+        (f"{tmp_path}/a.tar: sample 'x'", "its .json is larger than 1 MB")
+    ]
 
 
 def test_the_same_key_twice_is_refused(tmp_path, make_image):
