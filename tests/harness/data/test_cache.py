@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from typing import Any
 
@@ -95,6 +96,20 @@ def test_samples_that_cannot_be_reached_are_never_replaced(packed_npy, data_conf
     with pytest.raises(UnreachableError, match="no network"):
         next(loader.batches(0))
     assert loader.replaced == int(first_is_bad)
+
+
+def test_nobody_counts_the_files_while_a_fetched_one_gets_its_name(tmp_path, monkeypatch, url):
+    """Neither name might be seen, and the cache outgrow its bound."""
+    real, given = os.replace, []
+
+    def replace(*names: Any) -> None:
+        with (tmp_path / ".evict").open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        given.append(real(*names))
+
+    monkeypatch.setattr(os, "replace", replace)
+    NodeCache(tmp_path, 1000).fetch(url, 10, "v")
+    assert len(given) == 1
 
 
 def test_the_index_of_a_dataset_in_use_is_not_evicted(packed_npy, tmp_path, three):
