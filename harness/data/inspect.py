@@ -13,7 +13,7 @@ import numpy as np
 
 from harness.data import sidecar
 from harness.data.cache import NodeCache
-from harness.data.index import PICKLED, split_name
+from harness.data.foreign_shard import PICKLED, split_name
 from harness.data.shards import Dataset
 from harness.data.split import SPLITS
 from harness.data.store import LocalStore
