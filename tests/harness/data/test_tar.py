@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.data.tar import list_members
+from harness.data.tar import END_OF_ARCHIVE, list_members, write_member
 from harness.errors import DataError
 
 
@@ -27,6 +27,16 @@ def tar(tmp_path) -> Path:
 
 def names(path: Path) -> list[str]:
     return [member.name for member in list_members(path)]
+
+
+def test_members_of_any_length_are_written_so_that_tarfile_reads_them(tmp_path):
+    contents = {f"{length}.npy": bytes([length % 251]) * length for length in (0, 1, 511, 512, 513, 1024)}
+    with (tmp_path / "a.tar").open("wb") as file:
+        offsets = [write_member(file, name, content) for name, content in contents.items()]
+        file.write(END_OF_ARCHIVE)
+    with tarfile.open(tmp_path / "a.tar") as archive:
+        assert {info.name: archive.extractfile(info).read() for info in archive} == contents
+        assert [info.offset_data for info in archive] == offsets
 
 
 def test_members_are_those_that_tarfile_reads(tar):
