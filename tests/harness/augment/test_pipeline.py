@@ -116,6 +116,16 @@ def test_noise_has_the_drawn_deviation_in_units_of_half_the_range():
     assert (difference.mean(1).abs() < 5 * wanted / 110).all()
 
 
+def test_an_image_that_gets_noise_and_no_colour_operation_gets_its_noise():
+    augment, position = pipeline(0.4, operations=("noise", "hue")), torch.arange(64)
+    batch = images(batch=64, size=32)
+    draws = drawn(augment.config, 5, "real", position, augment.controller.p)
+    noise_alone = draws.noisy & ~draws.recoloured
+    difference = (augment(batch, position, "real") - batch)[noise_alone].flatten(1)
+    assert len(difference) > 5
+    assert torch.allclose(difference.std(1), draws.noise_std[noise_alone] / 2, rtol=0.1)
+
+
 def test_nothing_is_read_back_to_the_host_and_the_cost_does_not_depend_on_p():
     logs = []
     for p in (0.0, 0.5, 1.0):
