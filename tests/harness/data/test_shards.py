@@ -111,6 +111,17 @@ def test_a_shard_truncated_after_opening_is_an_error_that_names_the_sample(copy,
         read_crop(dataset, index, 0, 0, 8, 8)
 
 
+def test_a_sample_truncated_after_it_was_checked_is_an_error(packed_npy, tmp_path, read_crop):
+    """Else what the reader read before would stand in for the rest."""
+    shutil.copytree(packed_npy, tmp_path / "set")
+    dataset = Dataset.open(tmp_path / "set")
+    index = int(dataset.select("train")[-1])
+    read_crop(dataset, index, 0, 0, 24, 24)
+    os.truncate(tmp_path / "set" / "train-000000.tar", int(dataset.offset[index] + dataset.header[index]) + 1000)
+    with pytest.raises(DataError, match=f"sample '{dataset.key(index)}' is cut off"):
+        read_crop(dataset, index, 0, 0, 24, 24)
+
+
 def test_a_large_sample_truncated_after_opening_is_an_error_and_not_a_signal(tmp_path, make_image, read_crop):
     (tmp_path / "in").mkdir()
     for number in range(3):
