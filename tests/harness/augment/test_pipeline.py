@@ -11,6 +11,7 @@ from harness.augment.pipeline import apply_colour, apply_geometry
 from harness.errors import InputError
 
 POSITION = torch.arange(100, 108)
+ADA = AdaConfig(name="ada", rule="text", start_p=0.8)  # type: ignore[call-arg]
 
 
 def images(seed: int = 0, batch: int = 8, size: int = 16) -> torch.Tensor:
@@ -97,6 +98,13 @@ def test_real_and_fake_and_seeds_draw_independently():
             assert abs(np.corrcoef(first, other)[0, 1]) < 0.06
     batch = images()
     assert not torch.equal(pipeline(1.0)(batch, POSITION, "real"), pipeline(1.0)(batch, POSITION, "fake"))
+
+
+@pytest.mark.parametrize("config", [FixedAugmentConfig(name="fixed", p=1), ADA])
+def test_the_phases_seed_decides_what_an_augmentation_draws(config):
+    batch = images()
+    first, again, other = (build_augment(config, seed)(batch, POSITION, "real") for seed in (3, 3, 4))
+    assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_pipeline_is_geometry_then_colour_with_the_drawn_parameters():

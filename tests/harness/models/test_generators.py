@@ -150,6 +150,13 @@ def test_tanh_without_skip_stays_within_the_range():
     assert 0 <= image.min() < 0.01 and 0.99 < image.max() <= 1
 
 
+def test_tanh_is_computed_in_float32_under_autocast():
+    """In bfloat16 its results near 1 lie a grey level apart."""
+    generator = build_generator(small("srresnet", output="tanh", skip="none"), 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert generator(torch.rand(1, 3, 8, 8)).dtype == torch.float32
+
+
 def test_tanh_layers_see_values_from_minus_one_to_one():
     generator = build_generator(small("srresnet", output="tanh", skip="none"), 4)
     seen = []
