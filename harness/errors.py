@@ -26,7 +26,10 @@ class DataError(InputError):
 
 
 class UnreachableError(DataError):
-    """Data that cannot be had now: a network that does not answer, a cache without room. The data is not to blame."""
+    """Data that cannot be had now: a network or disk that fails, a shard that was taken away, a cache without room.
+
+    No sample is to blame, and none is replaced on its account.
+    """
 
 
 class CacheFullError(UnreachableError):

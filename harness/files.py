@@ -15,7 +15,7 @@ from harness.errors import NotWritten
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """A disk without room."""
-_BROKEN = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN}
+BROKEN = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN}
 """A disk's trouble, or that of the network it hangs on."""
 _numbers = itertools.count()
 _BLOCK_BYTES = 1 << 20
@@ -88,7 +88,7 @@ def sha256_of(path: Path, progress: Callable[[int, int], None] | None = None) ->
 
 def not_written(path: Path, error: OSError) -> Exception:
     """What to raise where `path` could not be written: the user's mistake, or a disk that is full or broken."""
-    if error.errno in FULL | _BROKEN:
+    if error.errno in FULL | BROKEN:
         return OSError(error.errno, error.strerror, str(path))
     return NotWritten(f"{path}: cannot be written ({error.strerror or error}); name another place.")
 

@@ -69,6 +69,6 @@ def shift(images_BCHW: torch.Tensor, down_B: torch.Tensor, right_B: torch.Tensor
 
 def _reflected(shift_B: torch.Tensor, size_px: int) -> torch.Tensor:
     """Which pixel of a line each pixel of the shifted line shows, shape (B, size)."""
-    last = max(size_px - 1, 1)
+    last = size_px - 1
     source = (torch.arange(size_px, device=shift_B.device) - shift_B[:, None]) % (2 * last)
-    return torch.minimum(source, 2 * last - source).clamp(max=size_px - 1)
+    return torch.minimum(source, 2 * last - source)

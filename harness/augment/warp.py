@@ -116,7 +116,7 @@ def upsampling_matrix(size_px: int) -> np.ndarray:
             pixel, odd = divmod(u + 5 - tap, 2)
             if not odd:
                 folded = pixel % period_px
-                matrix[u, min(folded, period_px - folded) if size_px > 1 else 0] += np.sqrt(2.0) * value
+                matrix[u, min(folded, period_px - folded)] += np.sqrt(2.0) * value
     return matrix
 
 

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -90,11 +91,11 @@ class NodeCache:
 
     def _touch(self, path: Path, size: int | None) -> bool:
         try:
-            found = path.stat().st_size
-            os.utime(path)
+            status = path.stat()
+            os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))  # the other time tells a content from another
         except FileNotFoundError:
             return False
-        return size is None or found == size
+        return size is None or status.st_size == size
 
     def _download(self, url: str, path: Path, size: int | None) -> None:
         """Fetches into a `.part` file, which is locked and has its full size from the start, so that it is counted."""
@@ -137,7 +138,7 @@ class NodeCache:
                 continue
             with contextlib.suppress(FileNotFoundError):
                 status = entry.stat()
-                yield Path(entry.path), status.st_mtime, status.st_size
+                yield Path(entry.path), status.st_atime, status.st_size
 
     @contextlib.contextmanager
     def _locked(self, lock: Path) -> Iterator[None]:

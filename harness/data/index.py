@@ -1,35 +1,24 @@
 """The sidecar for WebDataset shards that others wrote, so that they are read by ranges like our own.
 
-A sample is the members of a tar that share a key (the name up to the first dot). One of them is the image (png, jpg,
-webp, npy); a `.json` beside it may say class, source, source_sha256, split and grey, a `.cls` may say the class. What
-is not said is found out: the class is the key's folder or `all`, the source is the sample itself, the split is decided
-by source as `harness pack` does. Nothing is unpickled: a shard with a pickled member is refused.
+What the shards do not say of a sample's split is decided by its source, as `harness pack` does.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
-from harness.data import images, sidecar
-from harness.data.reading import checksum, npy_layout
+from harness.data import sidecar
+from harness.data.foreign_shard import read_shard
 from harness.data.shards import EXTENSIONS
 from harness.data.sidecar import Sample
-from harness.data.split import SPLITS, assign_splits, count_or_share
-from harness.data.survey import Skipped, class_name_of, storable
-from harness.data.tar import Member, list_members
+from harness.data.split import assign_splits, count_or_share
+from harness.data.survey import Skipped, storable
 from harness.errors import DataError, InputError
 
-PICKLED = frozenset({"pickle", "pkl", "pyd", "pth", "pt"})
-"""Types that readers of such shards unpickle by default."""
-_LARGEST_JSON = 1 << 20
-_CHECKSUM = re.compile("[0-9a-fA-F]{16,}")
+_OTHER_TAR = re.compile(r".*\.(tar|tar\.(gz|bz2|xz|zst|lz4)|tgz|tbz2?|txz|tzst)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -64,14 +53,11 @@ def index(
     """
     if "://" in str(folder) or not folder.is_dir():
         raise InputError(f"{folder}: is not a local folder; index the shards where they lie before uploading them.")
-    shards = sorted(folder.glob("*.tar"))
-    if not shards:
-        raise InputError(f"{folder}: holds no .tar files (compressed ones cannot be read by ranges); give another.")
+    shards, skipped = _find_shards(folder)
     val, test = count_or_share(val, "--val"), count_or_share(test, "--test")
     samples: list[Sample] = []
-    skipped: list[Skipped] = []
     for number, shard in enumerate(shards):
-        for item in _read_shard(shard):
+        for item in read_shard(shard):
             if isinstance(item, Sample):
                 samples.append(item)
             else:
@@ -90,6 +76,22 @@ def index(
         codec, tile_px, options = packed.codec, packed.tile_px, packed.options
     description = sidecar.write_sidecar(folder, samples, sizes, codec, tile_px, options)
     return IndexSummary(folder, description.fingerprint, len(samples), len(shards), description.counts, skipped)
+
+
+def _find_shards(folder: Path) -> tuple[list[Path], list[Skipped]]:
+    """The shards of a folder, and the tars in it that cannot be read by ranges or are not called so.
+
+    Raises:
+        InputError: there are no shards, or one has a name that the sidecar cannot hold.
+    """
+    shards = sorted(folder.glob("*.tar"))
+    if not shards:
+        raise InputError(f"{folder}: holds no .tar files (compressed ones cannot be read by ranges); give another.")
+    for shard in shards:
+        if storable(shard.name) != shard.name or not sidecar.is_plain(shard.name):
+            raise InputError(f"{shard}: has a name with a backslash or with bytes that are no UTF-8; rename it.")
+    others = sorted(path for path in folder.iterdir() if _OTHER_TAR.fullmatch(path.name) and path not in set(shards))
+    return shards, [Skipped(str(path), "is no .tar (a compressed one cannot be read by ranges)") for path in others]
 
 
 def _packed(folder: Path, samples: list[Sample]) -> sidecar.Description | None:
@@ -111,104 +113,6 @@ def _packed(folder: Path, samples: list[Sample]) -> sidecar.Description | None:
             f"the shards as another's."
         )
     return packed
-
-
-def _read_shard(shard: Path) -> Iterator[Sample | Skipped]:
-    """The samples of a shard, in the order of their images."""
-    groups: dict[str, dict[str, Member]] = defaultdict(dict)
-    for member in list_members(shard):
-        key, extension = split_name(storable(member.name))
-        if extension.split(".")[-1] in PICKLED:
-            raise DataError(f"{shard}: sample '{key}' has a pickled member '.{extension}', which is never read.")
-        if extension in groups[key]:
-            raise DataError(f"{shard}: has the member '{member.name}' twice; give the samples different keys.")
-        groups[key][extension] = member
-    with shard.open("rb") as file:
-        for key, members in groups.items():
-            found = [extension for extension in members if extension in EXTENSIONS]
-            if len(found) != 1:
-                why = "no image" if not found else f"several images ({', '.join(sorted(found))})"
-                yield Skipped(f"{shard}: sample '{key}'", f"has {why}")
-                continue
-            try:
-                yield _describe(file, shard, key, found[0], members)
-            except DataError as error:
-                yield Skipped(f"{shard}: sample '{key}'", str(error).split(": ", 2)[-1])
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """(key, extension) of a member's name, as WebDataset parts them: at the first dot of the last part of the path."""
-    folder, slash, last = name.rpartition("/")
-    stem, _, extension = last.partition(".")
-    return folder + slash + stem, extension.lower()
-
-
-def _describe(file: Any, shard: Path, key: str, extension: str, members: dict[str, Member]) -> Sample:
-    name = f"{shard}: sample '{key}'"
-    member = members[extension]
-    content = _content(file, member)
-    about = _said(file, name, members)
-    header, grey = 0, bool(about.get("grey", False))
-    if extension == "npy":
-        header, (height, width, _) = npy_layout(content[:1024], name)
-        if header + height * width * 3 != member.length:
-            raise DataError(f"{name}: is not as long as its header says")
-    else:
-        found = images.read_header(content, name)
-        height, width, grey = found.height, found.width, found.grey
-    said = about.get("source_sha256") or about.get("source")  # either tells the tiles of one image
-    digest = storable(str(said)) if said else hashlib.sha256(content).hexdigest()
-    return Sample(
-        key=key,
-        class_name=str(about.get("class") or _folder_of(key)),
-        split=str(about.get("split", "")),
-        source=storable(str(about.get("source") or key)),
-        source_hash=_hash_of(digest),
-        shard=shard.name,
-        extension=extension,
-        offset=member.offset,
-        length=member.length,
-        header=header,
-        height=height,
-        width=width,
-        crc32=checksum(content),
-        grey=grey,
-    )
-
-
-def _said(file: Any, name: str, members: dict[str, Member]) -> dict[str, Any]:
-    """What the `.json` and `.cls` beside an image say."""
-    about: dict[str, Any] = {}
-    if "cls" in members:
-        about["class"] = class_name_of(_content(file, members["cls"])[:200].decode("utf-8", "replace").strip())
-    if "json" in members and members["json"].length <= _LARGEST_JSON:
-        try:
-            said = json.loads(_content(file, members["json"]))
-        except (ValueError, RecursionError):
-            raise DataError(f"{name}: its .json is not JSON; write the shard again.") from None
-        if isinstance(said, dict):
-            about.update({key: value for key, value in said.items() if isinstance(value, (str, int, bool))})
-    if "class" in about:
-        about["class"] = class_name_of(str(about["class"]))
-    if about.get("split") not in SPLITS:
-        about.pop("split", None)
-    return about
-
-
-def _content(file: Any, member: Member) -> bytes:
-    file.seek(member.offset)
-    return file.read(member.length)
-
-
-def _folder_of(key: str) -> str:
-    folder = PurePosixPath(key).parent.name  # `./KEY`, as `tar -c .` writes it, lies in no folder
-    return class_name_of(folder) if folder else "all"
-
-
-def _hash_of(source: str) -> int:
-    """The beginning of a checksum; what is none (a name, say) is hashed."""
-    digest = source if _CHECKSUM.fullmatch(source) else hashlib.sha256(source.encode()).hexdigest()
-    return int(digest[:16], 16)
 
 
 def _check_keys(samples: list[Sample], folder: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from harness.data import sidecar
 from harness.data.cache import NodeCache
-from harness.data.index import PICKLED, split_name
+from harness.data.foreign_shard import PICKLED, split_name
 from harness.data.shards import Dataset
 from harness.data.split import SPLITS
 from harness.data.store import LocalStore
@@ -147,9 +147,9 @@ def _sample_problems(dataset: Dataset, indices: range) -> list[str]:
     for index in indices:
         try:
             dataset.read(index)
-        except UnreachableError:  # is no fault of the sample, and each would wait as long again
-            raise
         except DataError as error:
+            if isinstance(error, UnreachableError) and dataset.store.remote:
+                raise  # it is no fault of the sample, and each would wait as long again
             problems.append(str(error))
     return problems
 

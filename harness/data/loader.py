@@ -81,7 +81,7 @@ class PatchLoader:
 
         Raises:
             DataError: a sample is bad and `on_bad_sample` is `stop`; it names the shard and the key.
-            UnreachableError: a remote shard cannot be fetched.
+            UnreachableError: a shard cannot be fetched, opened or read.
         """
         if self.data.read_threads == 0:
             reader = self._new_reader()
@@ -155,7 +155,7 @@ class PatchLoader:
     ) -> None:
         """Fills the slot from another sample of the source, drawn from the position alone, or passes the error on."""
         if self.data.on_bad_sample == "stop" or isinstance(error, UnreachableError):
-            raise error  # what is read must not depend on the network
+            raise error  # what is read must not depend on the network or the disk
         with self._lock:
             self.replaced += 1
             first_time = (source, sample) not in self._reported

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.data import images
-from harness.errors import DataError
+from harness.errors import DataError, UnreachableError
 
 if TYPE_CHECKING:
     from harness.data.shards import Dataset
@@ -35,16 +35,20 @@ class ShardFile:
     """An open shard. Readers hold a reference, so that it closes after the last of them."""
 
     def __init__(self, path: Path, size: int) -> None:
+        """Opens it; raises UnreachableError where it cannot be, or has another size than it was indexed with."""
         self.path = path
         try:
             self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         except FileNotFoundError:
-            raise DataError(f"{path}: the shard is missing; copy or pack it again.") from None
+            raise UnreachableError(f"{path}: the shard is missing; copy or pack it again.") from None
         except OSError as error:
-            raise DataError(f"{path}: the shard cannot be opened ({error.strerror}); check its rights.") from None
-        found = os.fstat(self.fd).st_size
-        if found != size:
-            raise DataError(f"{path}: the shard has {found} bytes instead of {size}; copy or pack it again.")
+            raise UnreachableError(f"{path}: cannot be opened ({error.strerror}); check its rights.") from None
+        status = os.fstat(self.fd)
+        if status.st_size != size:
+            found = status.st_size
+            raise UnreachableError(f"{path}: the shard has {found} bytes instead of {size}; copy or pack it again.")
+        self.identity = (status.st_dev, status.st_ino, status.st_mtime_ns)
+        """What tells another file that was put in its place, or another content of it."""
         self._map: np.ndarray | None = None
 
     def __del__(self) -> None:
@@ -58,9 +62,11 @@ class ShardFile:
         except OSError as error:
             raise self.unreadable(error) from None
 
-    def unreadable(self, error: OSError) -> DataError:
+    def unreadable(self, error: OSError) -> UnreachableError:
         """The error for a disk that does not give what is there."""
-        return DataError(f"{self.path}: cannot be read ({error.strerror}); check the disk, or copy the shard again.")
+        return UnreachableError(
+            f"{self.path}: cannot be read ({error.strerror}); check the disk, or copy the shard again."
+        )
 
     @property
     def mapped(self) -> np.ndarray:
@@ -105,7 +111,7 @@ class CropReader:
         length = (height - 1) * row_bytes + crop_bytes
         if row_bytes > _WIDE * crop_bytes:
             if os.fstat(shard.fd).st_size < start + length:  # reading past the end of a map would kill the process
-                raise data.bad_sample(index, "is cut off")
+                raise data.cut_off(index)
             out_HX[:] = np.ndarray((height, crop_bytes), np.uint8, shard.mapped, start, (row_bytes, 1))
             return
         if len(self._scratch) < length:
@@ -115,7 +121,7 @@ class CropReader:
         except OSError as error:
             raise shard.unreadable(error) from None
         if found != length:
-            raise data.bad_sample(index, "is cut off")
+            raise data.cut_off(index)
         out_HX[:] = np.ndarray((height, crop_bytes), np.uint8, self._scratch, 0, (row_bytes, 1))
 
     def _check(self, index: int, shard: ShardFile) -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 from harness.data.cache import RAISE_BOUND, NodeCache
 from harness.data.fetching import open_url, patiently, reason
 from harness.data.reading import ShardFile
+from harness.data.store import other_than_described
 from harness.errors import DataError, UnreachableError
+from harness.files import sha256_of
 
 _SMALL_BYTES = 64 << 20
 _OPEN_ATTEMPTS = 5
@@ -47,10 +49,21 @@ class RemoteStore:
         except Exception as error:  # every fsspec back end raises its own kinds
             raise _unreadable(url, error) from None
 
-    def keep(self, file: str, version: str) -> Path:
-        path = self.cache.fetch(self.name(file), None, version)
-        self._kept.append(self._opened(file, None, version))
-        return path
+    def keep(self, file: str, sha256: str) -> Path:
+        url = self.name(file)
+
+        def attempt() -> ShardFile:
+            whole = self._opened(file, None, sha256)
+            if sha256_of(whole.path) != sha256:  # fetched while it was being uploaded, say, or not to its end
+                whole.path.unlink(missing_ok=True)
+                raise EOFError("differs from its checksum")
+            return whole
+
+        try:
+            self._kept.append(patiently(url, attempt))
+        except EOFError:
+            raise other_than_described(url) from None
+        return self._kept[-1].path
 
     def open_shard(self, file: str, size: int) -> ShardFile:
         """The fetched shard, marked as in use until it is closed."""

@@ -15,8 +15,7 @@ from harness.data import sidecar
 from harness.data.reading import ShardFile, checksum, decode_payload
 from harness.data.sidecar import Description
 from harness.data.store import LocalStore, Store, open_store
-from harness.errors import CacheFullError, DataError, InputError
-from harness.files import sha256_of
+from harness.errors import CacheFullError, DataError, InputError, UnreachableError
 
 if TYPE_CHECKING:
     from harness.data.cache import NodeCache
@@ -55,6 +54,7 @@ class Dataset:
         self.grey: np.ndarray = columns["grey"]
         self.checked = np.zeros(len(self.offset), bool)
         """Which samples were compared with their checksum since the dataset was opened."""
+        self._identity: dict[int, tuple[int, int, int]] = {}
         self._open: OrderedDict[int, ShardFile] = OrderedDict()
         self._announced = False
         self._lock = threading.Lock()
@@ -72,14 +72,6 @@ class Dataset:
         description = sidecar.read_description(content, store.name(sidecar.DESCRIPTION_NAME))
         store.pin(description.fingerprint)
         index_path = store.keep(sidecar.INDEX_NAME, description.index_sha256)
-        found = sha256_of(index_path)
-        if found != description.index_sha256:
-            if store.remote:
-                index_path.unlink(missing_ok=True)  # fetched while it was being uploaded, say: it is fetched anew
-            raise DataError(
-                f"{store.name(sidecar.INDEX_NAME)}: does not match {sidecar.DESCRIPTION_NAME} beside it; "
-                "copy both again, or run `harness index`."
-            )
         return cls(store, description, index_path)
 
     def key(self, index: int) -> str:
@@ -165,7 +157,7 @@ class Dataset:
     def check_content(self, index: int, content: bytes) -> None:
         """Raises DataError where the content differs from its checksum."""
         if len(content) != self.length[index]:
-            raise self.bad_sample(index, "is cut off")
+            raise self.cut_off(index)
         if checksum(content) != self.crc32[index]:
             raise self.bad_sample(index, "differs from its checksum")
 
@@ -177,6 +169,10 @@ class Dataset:
         """The error for a bad sample."""
         return DataError(f"{self.describe(index)} {reason}; copy the shard again, or remove it and pack again.")
 
+    def cut_off(self, index: int) -> UnreachableError:
+        """The error for a shard that has become shorter than it was when it was opened."""
+        return UnreachableError(str(self.bad_sample(index, "is cut off")))
+
     def shard_file(self, code: int) -> ShardFile:
         """The open shard, fetched first where it is remote."""
         shard = self._open.get(code)
@@ -186,10 +182,17 @@ class Dataset:
             shard = self._open.get(code)
             if shard is None:
                 shard = self._opened(self.shards[code])
+                self._check_anew_if_other(code, shard)
                 while len(self._open) >= _MAX_OPEN_SHARDS:
                     self._open.popitem(last=False)
                 self._open[int(code)] = shard
         return shard
+
+    def _check_anew_if_other(self, code: int, shard: ShardFile) -> None:
+        """Of a shard that another file stands for by now (packed again, say), samples are compared once more."""
+        if self._identity.setdefault(int(code), shard.identity) != shard.identity:
+            self._identity[int(code)] = shard.identity
+            self.checked[self.shard_code == code] = False
 
     def _opened(self, name: str) -> ShardFile:
         """An open shard. Where those that were read before fill the cache and none was announced, they make room."""

@@ -193,7 +193,7 @@ def read_description(content: bytes, name: str) -> Description:
         if version == VERSION:
             description = Description(**{field.name: values[field.name] for field in fields(Description)})
             if not all(
-                _plain(shard) and type(size) is int and 0 <= size < _TOO_LARGE
+                is_plain(shard) and type(size) is int and 0 <= size < _TOO_LARGE
                 for shard, size in description.shards.items()
             ):
                 raise DataError(f"{name}: a shard has a name with a folder in it or no size; pack the images again.")
@@ -217,7 +217,8 @@ def _sound(description: Description) -> bool:
     return counted and lists and all(isinstance(t, str) for t in texts) and all(type(n) is int for n in numbers)
 
 
-def _plain(shard: str) -> bool:
+def is_plain(shard: str) -> bool:
+    """Whether a shard's name is one of a file in the dataset's folder, on every system."""
     return shard not in ("", ".", "..") and not set(shard) & set("/\\\0")
 
 

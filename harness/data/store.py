@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from harness.data.reading import ShardFile
 from harness.errors import DataError
+from harness.files import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,8 +33,12 @@ class Store(Protocol):
     def read(self, file: str) -> bytes:
         """A small file's content."""
 
-    def keep(self, file: str, version: str) -> Path:
-        """A local path of the whole file, which stays there as long as the store is in use."""
+    def keep(self, file: str, sha256: str) -> Path:
+        """A local path of the whole file, which stays there as long as the store is in use.
+
+        Raises:
+            DataError: it is not there, or is another one than the checksum says.
+        """
 
     def open_shard(self, file: str, size: int) -> ShardFile:
         """An open shard of `size` bytes."""
@@ -67,10 +72,12 @@ class LocalStore:
         except OSError as error:
             raise DataError(f"{self.folder / file}: cannot be read ({error.strerror}); check its rights.") from None
 
-    def keep(self, file: str, version: str) -> Path:
+    def keep(self, file: str, sha256: str) -> Path:
         path = self.folder / file
         if not path.exists():
             raise DataError(f"{path}: is missing; copy or pack the dataset again.")
+        if sha256_of(path) != sha256:
+            raise other_than_described(str(path))
         return path
 
     def open_shard(self, file: str, size: int) -> ShardFile:
@@ -89,6 +96,11 @@ class LocalStore:
                 raise DataError(f"{path}: the shard is missing; copy or pack it again.") from None
             if found != size:
                 raise DataError(f"{path}: the shard has {found} bytes instead of {size}; copy or pack it again.")
+
+
+def other_than_described(name: str) -> DataError:
+    """The error for a file that is not the one whose checksum the description tells."""
+    return DataError(f"{name}: does not match dataset.json beside it; copy both again, or run `harness index`.")
 
 
 def open_store(path: str, cache: NodeCache | None) -> Store:

@@ -11,9 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from harness.data import images
 from harness.data.split import assign_splits
 from harness.errors import DataError, InputError
+from harness.files import BROKEN
 
 SMALLEST_PX = 16
 
@@ -109,33 +112,65 @@ def storable(name: str) -> str:
 
 
 def judge(file: tuple[str, str, str], smallest_px: int) -> SourceImage | Skipped:
-    """Reads a file, hashes it and looks at its header."""
+    """Reads a file, hashes it and looks at its header; raises as `content_of`."""
     class_name, path, source = file
+    content = content_of(path)
+    if isinstance(content, Skipped):
+        return content
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would wait for somebody who writes to it
-            return Skipped(path, "is no regular file")
-        content = Path(path).read_bytes()
         header = images.read_header(content, path)
     except DataError as error:
         return Skipped(path, _reason(error, path))
-    except OSError as error:
-        return Skipped(path, f"cannot be read ({error.strerror})")
     if min(header.height, header.width) < smallest_px:
         size = f"{header.width} x {header.height} px"
         return Skipped(path, f"{size} is smaller than {smallest_px} px")
-    digest = hashlib.sha256(content).hexdigest()[:32]
-    return SourceImage(path, class_name, source, digest, header.height, header.width, header.grey)
+    return SourceImage(path, class_name, source, digest_of(content), header.height, header.width, header.grey)
+
+
+def content_of(path: str) -> bytes | Skipped:
+    """A file's content, or why the file is skipped.
+
+    Raises:
+        DataError: the disk fails (to leave out the file for that would make another dataset).
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would wait for somebody who writes to it
+            return Skipped(path, "is no regular file")
+        return Path(path).read_bytes()
+    except OSError as error:
+        if error.errno in BROKEN:
+            raise DataError(
+                f"{path}: cannot be read ({error.strerror}); try again once the disk answers, or take the file out."
+            ) from None
+        return Skipped(path, f"cannot be read ({error.strerror})")
+
+
+def digest_of(content: bytes) -> str:
+    """What tells an image's content from another's."""
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def try_decoding(image: SourceImage) -> Skipped | None:
     """None if the image decodes."""
+    decoded = decode(image)
+    return decoded if isinstance(decoded, Skipped) else None
+
+
+def decode(image: SourceImage) -> np.ndarray | Skipped:
+    """The image as uint8, H x W x 3, or why it is skipped.
+
+    Raises:
+        DataError: the disk fails, or the file was changed since it was surveyed.
+    """
+    content = content_of(image.path)
+    if isinstance(content, Skipped):
+        return content
+    if digest_of(content) != image.digest:
+        raise DataError(f"{image.path}: was changed while the images were packed; pack them again.")
     try:
-        images.decode(Path(image.path).read_bytes(), image.path)
+        return images.decode(content, image.path)
     except DataError as error:
         return Skipped(image.path, _reason(error, image.path))
-    except OSError as error:
-        return Skipped(image.path, f"cannot be read ({error.strerror})")
-    return None
 
 
 def without_duplicates(judged: Iterable[SourceImage | Skipped]) -> tuple[list[SourceImage], list[Skipped]]:

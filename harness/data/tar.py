@@ -48,9 +48,9 @@ def list_members(path: Path) -> Iterator[Member]:
     """The regular members of a tar, in the order of the file.
 
     Raises:
-        DataError: not a tar, cut off, or a member with an unsafe name.
+        DataError: not a tar, cut off, damaged between two members, not stored byte for byte, or a member with an
+            unsafe name.
     """
-    size = path.stat().st_size
     try:
         with tarfile.open(path, "r:") as archive:
             for info in archive:
@@ -59,13 +59,30 @@ def list_members(path: Path) -> Iterator[Member]:
                     continue
                 if not info.isreg():
                     raise DataError(f"{path}: member '{info.name}' is no regular file; pack the images again.")
-                if info.offset_data + info.size > size:
-                    raise DataError(f"{path}: is cut off inside '{info.name}'; copy or pack it again.")
+                if info.issparse():
+                    raise DataError(
+                        f"{path}: member '{info.name}' is stored without its holes; write the tar without --sparse."
+                    )
                 yield Member(info.name, info.offset_data, info.size)
+            _check_end(path, archive.offset)
+    except DataError:
+        raise
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); copy it again, or take it out.") from None
     except (tarfile.TarError, EOFError, UnicodeDecodeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{path}: is not a sound tar ({error}); copy or pack it again.") from None
+
+
+def _check_end(path: Path, end: int) -> None:
+    """Raises DataError unless a block of zeros is at the byte `end`, and nothing behind it: readers of tars take a
+    damaged header, the end of a file that is cut off, and that of the first of two joined tars for the end of all."""
+    with path.open("rb") as file:
+        file.seek(end)
+        if file.read(BLOCK) != bytes(BLOCK):
+            raise DataError(f"{path}: is cut off or damaged behind byte {end}; copy or pack it again.")
+        while block := file.read(1 << 20):
+            if any(block):
+                raise DataError(f"{path}: goes on behind its end (joined tars?); give each a file of its own.")
 
 
 def _check_name(name: str, path: Path) -> None:

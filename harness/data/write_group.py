@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from harness.data import images
+from harness.data import images, survey
 from harness.data.layout import Codec, Group, Options, tile_places
 from harness.data.sidecar import Sample
 from harness.data.survey import Skipped, SourceImage
 from harness.data.tar import write_member
-from harness.errors import DataError
 from harness.files import write_text, written_to
 
 
@@ -28,7 +27,7 @@ def write_group(building: Path, options: Options, group: Group) -> tuple[str, in
     part = building / f"{group.name}.part"
     with written_to(part) as file:
         for image in group.images:
-            pixels_HWC = _decoded(image)
+            pixels_HWC = survey.decode(image)
             if isinstance(pixels_HWC, Skipped):
                 skipped.append(pixels_HWC)
                 continue
@@ -54,15 +53,6 @@ def is_written(building: Path, group: Group) -> bool:
 def _is_there(file: Any, sample: dict[str, Any]) -> bool:
     file.seek(sample["offset"])
     return zlib.crc32(file.read(sample["length"])) == sample["crc32"]
-
-
-def _decoded(image: SourceImage) -> np.ndarray | Skipped:
-    try:
-        return images.decode(Path(image.path).read_bytes(), image.path)
-    except DataError as error:
-        return Skipped(image.path, str(error).removeprefix(f"{image.path}: "))
-    except OSError as error:
-        return Skipped(image.path, f"cannot be read ({error.strerror})")
 
 
 def _write_sample(

@@ -72,3 +72,14 @@ def test_transform_is_uniform_over_flips_and_shifts_and_decided_by_the_position(
     assert flipped.float().mean().item() == pytest.approx(0.5, abs=0.02)
     again = transform(BcrConfig(name="bcr", shift_px=1), ramp[4000:5000], 0, "real", position[4000:5000])
     assert torch.equal(again, moved[4000:5000])
+
+
+def test_images_shift_down_and_right_independently_and_otherwise_with_another_seed():
+    config, position = BcrConfig(name="bcr", shift_px=1, x_flip=False), torch.arange(9000)
+    ramp = torch.arange(25.0).reshape(1, 1, 5, 5).expand(9000, 1, 5, 5)
+    moved = transform(config, ramp, 0, "real", position)[:, 0, 2].long()
+    middle = moved[:, 2]
+    assert (moved[:, 3] > middle).all(), "none is mirrored"
+    counts = torch.bincount(middle, minlength=25).reshape(5, 5)[1:4, 1:4]
+    assert counts.sum() == 9000 and counts.flatten().tolist() == pytest.approx([1000] * 9, abs=150)
+    assert not torch.equal(transform(config, ramp, 1, "real", position)[:, 0, 2, 2].long(), middle)

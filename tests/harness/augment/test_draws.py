@@ -86,6 +86,21 @@ def test_operations_are_drawn_independently_of_each_other():
     assert correlation.abs().max() < 0.03
 
 
+def test_strengths_are_drawn_independently_of_each_other():
+    d = drawn(1.0)
+    scale, aniso = torch.log2(d.factor_x * d.factor_y), torch.log2(d.factor_x / d.factor_y)
+    columns = [scale, aniso, d.brightness, torch.log2(d.contrast), torch.log2(d.saturation), d.noise_std, d.hue]
+    coins = [d.flip, d.quarter_turns, d.luma_flip]
+    correlation = torch.corrcoef(torch.stack([*columns, *coins]).double()) - torch.eye(10, dtype=torch.float64)
+    assert correlation.abs().max() < 0.03
+
+
+def test_p_of_zero_is_no_operation_whatever_is_drawn(monkeypatch):
+    monkeypatch.setattr("harness.augment.draws.uniform_tensor", lambda _, at, num: torch.zeros(len(at), num))
+    draws = drawn(0.0)
+    assert not (draws.flip | draws.rescaled | draws.recoloured | draws.noisy).any()
+
+
 def test_an_operation_draws_the_same_whether_or_not_others_are_there():
     alone, among = drawn(0.5, operations=("contrast",)), drawn(0.5, operations=ALL_OPERATIONS)
     assert torch.equal(alone.contrast, among.contrast)

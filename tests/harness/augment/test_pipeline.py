@@ -11,6 +11,7 @@ from harness.augment.pipeline import apply_colour, apply_geometry
 from harness.errors import InputError
 
 POSITION = torch.arange(100, 108)
+ADA = AdaConfig(name="ada", rule="text", start_p=0.8)  # type: ignore[call-arg]
 
 
 def images(seed: int = 0, batch: int = 8, size: int = 16) -> torch.Tensor:
@@ -99,6 +100,13 @@ def test_real_and_fake_and_seeds_draw_independently():
     assert not torch.equal(pipeline(1.0)(batch, POSITION, "real"), pipeline(1.0)(batch, POSITION, "fake"))
 
 
+@pytest.mark.parametrize("config", [FixedAugmentConfig(name="fixed", p=1), ADA])
+def test_the_phases_seed_decides_what_an_augmentation_draws(config):
+    batch = images()
+    first, again, other = (build_augment(config, seed)(batch, POSITION, "real") for seed in (3, 3, 4))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
 def test_pipeline_is_geometry_then_colour_with_the_drawn_parameters():
     names = tuple(name for name in ALL_OPERATIONS if name != "noise")
     augment, batch = pipeline(1.0, operations=names), images()
@@ -114,6 +122,16 @@ def test_noise_has_the_drawn_deviation_in_units_of_half_the_range():
     wanted = drawn(augment.config, 5, "real", POSITION, augment.controller.p).noise_std / 2
     assert torch.allclose(difference.std(1), wanted, rtol=0.03)
     assert (difference.mean(1).abs() < 5 * wanted / 110).all()
+
+
+def test_an_image_that_gets_noise_and_no_colour_operation_gets_its_noise():
+    augment, position = pipeline(0.4, operations=("noise", "hue")), torch.arange(64)
+    batch = images(batch=64, size=32)
+    draws = drawn(augment.config, 5, "real", position, augment.controller.p)
+    noise_alone = draws.noisy & ~draws.recoloured
+    difference = (augment(batch, position, "real") - batch)[noise_alone].flatten(1)
+    assert len(difference) > 5
+    assert torch.allclose(difference.std(1), draws.noise_std[noise_alone] / 2, rtol=0.1)
 
 
 def test_nothing_is_read_back_to_the_host_and_the_cost_does_not_depend_on_p():

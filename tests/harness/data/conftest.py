@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,32 @@ def read_crop() -> Callable[[Dataset, int, int, int, int, int], np.ndarray]:
         return out_HX.reshape(height, width, 3)
 
     return read
+
+
+@pytest.fixture(scope="session")
+def tar_of() -> Callable[[Path, dict[str, bytes]], None]:
+    """Writes a tar of members with these names and contents."""
+
+    def write(path: Path, members: dict[str, bytes]) -> None:
+        with tarfile.open(path, "w") as archive:
+            for name, content in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def png_of() -> Callable[[int], bytes]:
+    """(seed) -> the PNG of a picture of 40 x 40 px."""
+
+    def make(seed: int) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(smooth_image(seed, 40, 40)).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    return make
 
 
 @pytest.fixture

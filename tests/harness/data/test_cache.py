@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from harness.data import cache, fetching
 from harness.data.cache import NodeCache
 from harness.data.loader import PatchLoader
+from harness.data.reading import ShardFile
 from harness.data.shards import Dataset
 from harness.data.store import open_store
 from harness.errors import DataError, InputError, UnreachableError
@@ -54,6 +56,14 @@ def test_what_was_used_least_recently_goes_first(tmp_path, three):
     assert [node.path_of(url, "v").exists() for url in three] == [True, False, True]
 
 
+def test_a_use_of_a_cached_file_does_not_make_another_one_of_it(tmp_path, url):
+    node = NodeCache(tmp_path, 1000)
+    first = ShardFile(node.fetch(url, 10, "v"), 10)
+    os.utime(first.path, (1, first.identity[2] / 1e9))
+    used = ShardFile(node.fetch(url, 10, "v"), 10)
+    assert used.identity == ShardFile(first.path, 10).identity and first.path.stat().st_atime > 1
+
+
 def test_a_file_of_another_size_is_fetched_anew(tmp_path, url):
     node = NodeCache(tmp_path, 1000)
     node.path_of(url, "v").write_bytes(b"012")
@@ -88,17 +98,18 @@ def test_samples_that_cannot_be_reached_are_never_replaced(packed_npy, data_conf
     assert loader.replaced == int(first_is_bad)
 
 
-def test_an_index_that_was_fetched_before_its_upload_ended_is_fetched_anew(packed_npy, tmp_path):
-    memory = fsspec.filesystem("memory")
-    memory.put(str(packed_npy), "/late", recursive=True)
-    try:
-        memory.pipe("/late/index.parquet", b"the index of an earlier dataset")
-        with pytest.raises(DataError, match=r"does not match dataset\.json"):
-            Dataset.open("memory://late", NodeCache(tmp_path, 10**9))
-        memory.put(str(packed_npy / "index.parquet"), "/late/index.parquet")
-        assert Dataset.open("memory://late", NodeCache(tmp_path, 10**9)).num_samples
-    finally:
-        memory.rm("/late", recursive=True)
+def test_nobody_counts_the_files_while_a_fetched_one_gets_its_name(tmp_path, monkeypatch, url):
+    """Neither name might be seen, and the cache outgrow its bound."""
+    real, given = os.replace, []
+
+    def replace(*names: Any) -> None:
+        with (tmp_path / ".evict").open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        given.append(real(*names))
+
+    monkeypatch.setattr(os, "replace", replace)
+    NodeCache(tmp_path, 1000).fetch(url, 10, "v")
+    assert len(given) == 1
 
 
 def test_the_index_of_a_dataset_in_use_is_not_evicted(packed_npy, tmp_path, three):

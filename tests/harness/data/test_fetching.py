@@ -132,3 +132,33 @@ def test_a_file_that_ends_early_each_time_is_not_reached_and_so_never_replaced(t
         NodeCache(tmp_path, 1000).fetch(url, 11, "v")
     assert pauses_s == [1.0, 5.0, 25.0]
     assert [path.suffix for path in tmp_path.iterdir() if not path.name.startswith(".")] == [".lock"]
+
+
+def test_an_index_that_ended_early_is_fetched_again(packed_npy, tmp_path, monkeypatch, pauses_s, caplog):
+    """Its size is told nowhere, its checksum is."""
+    memory = fsspec.filesystem("memory")
+    memory.put(str(packed_npy), "/cut", recursive=True)
+    cut = [(packed_npy / "index.parquet").read_bytes()[:1000], b""]
+    whole = fetching.open_url
+    monkeypatch.setattr(fetching, "open_url", lambda url: io.BytesIO(cut.pop(0)) if cut else whole(url))
+    try:
+        dataset = Dataset.open("memory://cut", NodeCache(tmp_path, 10**9))
+        assert dataset.key(0) == Dataset.open(packed_npy).key(0)
+        assert pauses_s == [1.0, 5.0]
+        assert "index.parquet: EOFError: differs from its checksum; it is asked for again in 1 s" in caplog.text
+    finally:
+        memory.rm("/cut", recursive=True)
+
+
+def test_an_index_that_was_fetched_before_its_upload_ended_is_fetched_anew(packed_npy, tmp_path, pauses_s):
+    memory = fsspec.filesystem("memory")
+    memory.put(str(packed_npy), "/late", recursive=True)
+    try:
+        memory.pipe("/late/index.parquet", b"the index of an earlier dataset")
+        with pytest.raises(DataError, match=r"memory://late/index\.parquet: does not match dataset\.json"):
+            Dataset.open("memory://late", NodeCache(tmp_path, 10**9))
+        assert pauses_s == [1.0, 5.0, 25.0]
+        memory.put(str(packed_npy / "index.parquet"), "/late/index.parquet")
+        assert Dataset.open("memory://late", NodeCache(tmp_path, 10**9)).num_samples
+    finally:
+        memory.rm("/late", recursive=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -165,3 +166,13 @@ def test_no_image_is_replaced_by_its_own_small_one(tmp_path, make_image, out):
     with pytest.raises(InputError, match="would be overwritten"):
         degrade_folder(tmp_path / "hr", tmp_path / out, scale=4)
     assert (tmp_path / "hr" / "a.png").read_bytes() == before
+
+
+def test_verify_lists_what_a_failing_disk_does_not_give(packed_npy, monkeypatch):
+    def fail(*_: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", fail)
+    summary = inspect(str(packed_npy), verify=True)
+    assert len(summary.problems) >= summary.num_samples or len(summary.problems) == 101
+    assert "cannot be read (Input/output error); check the disk" in summary.problems[0]

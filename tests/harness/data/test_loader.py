@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from harness.data.config import DataConfig, SourceConfig
 from harness.data.loader import Batch, PatchLoader
 from harness.data.reading import CropReader
 from harness.data.shards import Dataset
-from harness.errors import DataError, InputError
+from harness.errors import DataError, InputError, UnreachableError
 
 
 def take(loader: PatchLoader, first: int, count: int) -> list[Batch]:
@@ -170,6 +171,33 @@ def test_a_bad_sample_stops_training_with_its_shard_and_key(broken, data_config,
     loader = PatchLoader(data, data.sources, seed=0, batch_size=8)
     with pytest.raises(DataError, match=f"train-000000.tar: sample '{key}' differs from its checksum"):
         take(loader, 0, loader.num_samples // 8 + 1)
+
+
+@pytest.mark.parametrize("trouble", ["gone", "other size", "shorter", "EIO", "no rights"])
+def test_no_sample_is_replaced_on_account_of_its_shard(packed_npy, tmp_path, data_config, monkeypatch, trouble):
+    """The disk would decide what is trained on; of another pack under the same name, all but what is open is new."""
+    shutil.copytree(packed_npy, tmp_path / "set")
+    data = data_config(tmp_path / "set", on_bad_sample="replace")
+    loader = PatchLoader(data, data.sources, seed=0, batch_size=8)
+    path = tmp_path / "set" / "train-000000.tar"
+
+    def fail(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    if trouble == "gone":
+        path.unlink()
+    elif trouble == "other size":
+        path.write_bytes(path.read_bytes() + bytes(512))
+    elif trouble == "shorter":
+        loader.samples.datasets[0].shard_file(loader.samples.datasets[0].shards.index(path.name))
+        os.truncate(path, 1000)
+    elif trouble == "EIO":
+        monkeypatch.setattr(os, "pread", fail)
+    else:
+        monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(UnreachableError, match=r"train-000000\.tar"):
+        next(loader.batches(0))
+    assert loader.replaced == 0
 
 
 def test_a_bad_sample_is_replaced_by_the_same_substitute_everywhere(broken, data_config, caplog):

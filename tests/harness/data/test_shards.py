@@ -111,6 +111,17 @@ def test_a_shard_truncated_after_opening_is_an_error_that_names_the_sample(copy,
         read_crop(dataset, index, 0, 0, 8, 8)
 
 
+def test_a_sample_truncated_after_it_was_checked_is_an_error(packed_npy, tmp_path, read_crop):
+    """Else what the reader read before would stand in for the rest."""
+    shutil.copytree(packed_npy, tmp_path / "set")
+    dataset = Dataset.open(tmp_path / "set")
+    index = int(dataset.select("train")[-1])
+    read_crop(dataset, index, 0, 0, 24, 24)
+    os.truncate(tmp_path / "set" / "train-000000.tar", int(dataset.offset[index] + dataset.header[index]) + 1000)
+    with pytest.raises(DataError, match=f"sample '{dataset.key(index)}' is cut off"):
+        read_crop(dataset, index, 0, 0, 24, 24)
+
+
 def test_a_large_sample_truncated_after_opening_is_an_error_and_not_a_signal(tmp_path, make_image, read_crop):
     (tmp_path / "in").mkdir()
     for number in range(3):
@@ -235,6 +246,21 @@ def test_an_image_of_another_size_than_the_index_says_is_named(copy):
     dataset = Dataset.open(copy)
     with pytest.raises(DataError, match=f"sample '{dataset.key(5)}' is .*, the index says otherwise"):
         dataset.read(5)
+
+
+def test_a_shard_that_another_was_put_in_the_place_of_is_compared_with_its_checksums_again(copy, read_crop):
+    """As by packing again under the same name while a run is on."""
+    dataset = Dataset.open(copy)
+    index = int(dataset.select("train")[0])
+    read_crop(dataset, index, 0, 0, 8, 8)
+    path = copy / "train-000000.tar"
+    other = bytearray(path.read_bytes())
+    other[int(dataset.offset[index]) + int(dataset.length[index]) - 1] ^= 1
+    (copy / "new").write_bytes(other)
+    os.replace(copy / "new", path)
+    dataset.close()
+    with pytest.raises(DataError, match=f"sample '{dataset.key(index)}' differs from its checksum"):
+        read_crop(dataset, index, 0, 0, 8, 8)
 
 
 def test_so_many_shards_are_open_at_once_and_the_oldest_is_closed_first(packed_npy, monkeypatch):

@@ -52,6 +52,17 @@ def test_shares_and_counts_are_kept_per_class():
     assert exact.count("test") == 7 and exact.count("val") == 0
 
 
+def test_another_seed_chooses_otherwise_and_no_seed_by_the_digests_order():
+    images = [("a", f"{i:02d}") for i in range(40)]
+    tests = [[i for i, split in enumerate(assign_splits(images, 0, 5, seed)) if split == "test"] for seed in (0, 1, 2)]
+    assert len(set(map(tuple, [*tests, range(5), range(35, 40)]))) == 5
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.24, 2), (0.25, 3), (0.26, 3), (0.01, 1)])
+def test_a_share_is_rounded_to_the_nearest_count(share, count):
+    assert assign_splits([("a", str(i)) for i in range(10)], val=0, test=share).count("test") == count
+
+
 def test_counts_that_leave_nothing_to_train_on_are_refused():
     with pytest.raises(InputError, match="class 'a' has 4 images, but 3 for test and 1 for val leave none"):
         assign_splits([("a", str(i)) for i in range(4)], val=1, test=3)

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from harness.data.folders import degrade_folder
+from harness.data.layout import plan_shards
 from harness.data.pack import pack
 from harness.data.shards import Dataset
 from harness.data.sidecar import MOST_CLASSES, Sample, table_of
@@ -53,6 +54,36 @@ def test_a_folder_that_cannot_be_listed_is_refused_and_not_left_out(folder, tmp_
     with pytest.raises(InputError, match=r"in/b: cannot be listed"):
         degrade_folder(folder, tmp_path / "lr", scale=2)
     assert not (tmp_path / "out").exists() and not (tmp_path / "lr").exists()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_an_image_that_a_failing_disk_does_not_give_is_not_left_out(folder, tmp_path, monkeypatch, number):
+    real = Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        if path.name == "b.png":
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    with pytest.raises(DataError, match=r"b/b\.png: cannot be read \(.*\); try again once the disk"):
+        pack([folder], tmp_path / "out", tile_px=32, workers=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_that_changes_while_it_is_packed_is_refused_and_packed_anew(folder, tmp_path, make_image, monkeypatch):
+    def after_a_change(*arguments: Any) -> Any:
+        Image.fromarray(make_image(9, 40, 40)).save(folder / "b" / "b.png")
+        return plan_shards(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.data.pack.plan_shards", after_a_change)
+        with pytest.raises(DataError, match=r"b/b\.png: was changed while the images were packed; pack them again"):
+            pack([folder], tmp_path / "out", tile_px=0, workers=1)
+    pack([folder], tmp_path / "out", tile_px=0, workers=1)
+    dataset = Dataset.open(tmp_path / "out")
+    (changed,) = dataset.select("train", ["b"])
+    assert np.array_equal(dataset.read(changed), make_image(9, 40, 40))
 
 
 def test_a_pipe_among_the_images_is_listed_and_not_waited_for(folder, tmp_path):

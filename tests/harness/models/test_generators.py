@@ -150,6 +150,13 @@ def test_tanh_without_skip_stays_within_the_range():
     assert 0 <= image.min() < 0.01 and 0.99 < image.max() <= 1
 
 
+def test_tanh_is_computed_in_float32_under_autocast():
+    """In bfloat16 its results near 1 lie a grey level apart."""
+    generator = build_generator(small("srresnet", output="tanh", skip="none"), 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert generator(torch.rand(1, 3, 8, 8)).dtype == torch.float32
+
+
 def test_tanh_layers_see_values_from_minus_one_to_one():
     generator = build_generator(small("srresnet", output="tanh", skip="none"), 4)
     seen = []
@@ -233,3 +240,14 @@ class Holder(Section):
 def test_networks_without_channels_are_refused_before_they_are_built(name, num_channels):
     with pytest.raises(InputError, match="num_channels"):
         parse(Holder, {"generator": {"name": name, "num_channels": num_channels}}, "x")
+
+
+def test_rrdb_starts_with_small_branches_and_usual_layers_around_them():
+    """A tenth of Kaiming's deviation and no biases, in the dense blocks alone (ESRGAN)."""
+    torch.manual_seed(0)
+    layers = build_generator(config_of(name="rrdb", num_blocks=1, num_channels=32, growth=32), 4).layers
+    for name, layer in layers.named_modules():
+        if isinstance(layer, nn.Conv2d) and name != "last":  # which may start at zero
+            relative = layer.weight.std().item() * (layer.weight[0].numel() / 2) ** 0.5
+            is_small = relative == pytest.approx(0.1, rel=0.1) and not layer.bias.any()
+            assert is_small == name.startswith("blocks."), name
