@@ -361,6 +361,26 @@ def test_summary_counts_the_models_that_beat_each_baseline_on_their_own_class(ta
     assert baseline_summary(matrix_of(table)) == ["By PSNR, 0 of 3 models beat bicubic on their own class."]
 
 
+def test_an_incomplete_number_neither_beats_a_baseline_nor_is_passed_over_by_one(table):
+    """The model's one image that gave a number is an easy one; the baseline beats the others, but not that."""
+    own = (table.images["model"] == "beach") & (table.images["condition"] == "beach")
+    table.images.loc[own, "psnr"] += 50
+    table.images.loc[own & (table.images["image"] != "beach_000"), "psnr"] = np.nan
+    assert baseline_summary(matrix_of(table)) == ["By PSNR, 2 of 2 models beat bicubic on their own class."]
+    table.images.loc[table.images["model"] == "bicubic", "psnr"] += 10
+    grid = matrix_grid(matrix_of(table))
+    better = {mark for mark, text in grid.footnotes if text == "bicubic is better than every model here"}
+    assert [line.entries[3].mark in better for line in grid.lines] == [False, True, True, True]
+
+
+def test_an_incomplete_number_of_a_baseline_beats_nobody(table):
+    failed = (table.images["model"] == "bicubic") & (table.images["image"] == "beach_000")
+    table.images.loc[table.images["model"] == "bicubic", "psnr"] += 10
+    table.images.loc[failed, "psnr"] = np.nan
+    notes = dict(matrix_grid(matrix_of(table)).footnotes)
+    assert notes[matrix_grid(matrix_of(table)).lines[0].entries[3].mark] == "1 of 8 images gave no number"
+
+
 def test_an_empty_table_gives_a_matrix_of_reasons():
     images = pd.DataFrame({key: [] for key in ("model", "condition", "split", "image_class", "kernel", "image")})
     model = Model("a", "checkpoint", "x")
