@@ -80,6 +80,13 @@ def test_a_mean_over_conditions_is_of_all_their_images_together(table_maker):
     assert set(frame["psnr_images"]) == {8 + 5 + 8}
 
 
+def test_images_are_those_of_the_seeds_that_have_a_number(table_maker):
+    table = table_maker(fractions(2), num_images=8)
+    table.missing |= {("p1.0-no-s0", condition, "psnr"): "diverged" for condition in table.conditions}
+    row = build_table(table, conditions_of(table), ["psnr"]).frame().iloc[0]
+    assert row["psnr"] > 0 and row["psnr_images"] == 3 * 8
+
+
 def test_a_condition_that_nothing_was_scored_on_is_no_lack_of_a_table(table_maker):
     table = table_maker(fractions())
     empty = replace(conditions_of(table)[0], name="rare", image_class="rare")
