@@ -12,7 +12,7 @@ import pytest
 from evaluation.grid import BEST, show_number
 from evaluation.matrix import conditions_of
 from evaluation.model import Model
-from evaluation.published import REFERENCE, find_line, load_published, published_grid, same_point
+from evaluation.published import REFERENCE, Published, load_published, match_lines, published_grid, same_point
 from evaluation.tables import build_table, table_grid
 from harness.errors import InputError
 
@@ -24,6 +24,10 @@ def fractions(seeds: int = 1) -> list[Model]:
         for ada in ("no", "yes")
         for seed in range(seeds)
     ]
+
+
+def find_line(published: Published, labels: list[str]) -> dict[str, str] | None:
+    return match_lines(published, [labels])[0]
 
 
 def test_rows_are_the_points_of_the_axes_and_cells_the_means_over_classes(table_maker):
@@ -203,6 +207,15 @@ def test_a_published_table_that_could_be_read_wrongly_is_refused(tmp_path, conte
     path.write_bytes(content)
     with pytest.raises(InputError, match=re.escape(message)):
         load_published(str(path))
+
+
+def test_a_published_axis_is_held_against_the_one_that_has_most_of_its_values():
+    """The weight 1.0 is no 100 %, and a run without pretraining is none without augmentation."""
+    ffhq = load_published("superaugan_ffhq")
+    rows = [(part, "1.0", ada, "none") for part in ("1.0", "0.05", "0.02") for ada in ("ada", "none")]
+    assert [line and line["fid"] for line in match_lines(ffhq, rows)] == ["2.87", "2.62", "2.81", "2.71", None, None]
+    several = [(part, weight, "ada") for part in ("1.0", "0.5") for weight in ("1.0", "0.5")]
+    assert match_lines(ffhq, several) == [None] * 4, "either could be the percentage"
 
 
 def test_a_number_sign_in_a_published_label_is_a_part_of_it(tmp_path):
