@@ -212,6 +212,15 @@ def test_the_name_of_several_seeds_is_what_they_share(names, common):
     assert common_name(names) == common
 
 
+def test_seeds_that_share_the_name_of_another_model_are_called_by_their_own():
+    seeds = [Model(f"srgan-seed{s}", "checkpoint", "x", {"seed": str(s)}) for s in range(2)]
+    columns = build_columns([*seeds, Model("srgan", "spandrel", "x")])
+    assert [(column.title, column.models) for column in columns] == [
+        ("srgan-seed0, srgan-seed1", ("srgan-seed0", "srgan-seed1")),
+        ("srgan", ("srgan",)),
+    ]
+
+
 def test_degradation_matrix_weighs_classes_alike_and_frames_the_trained_kernel(table_maker):
     kernels = ("matlab-bicubic", "nearest")
     models = [Model(f"on-{kernel}", "checkpoint", "x", {"kernel": kernel}) for kernel in kernels]
