@@ -15,6 +15,7 @@ from evaluation.compare import (
     specialisation_questions,
     to_frame,
 )
+from evaluation.facts_grids import compare_grid
 from evaluation.matrix import conditions_of
 from evaluation.metrics import METRICS
 from evaluation.model import Model
@@ -93,7 +94,11 @@ def test_losing_specialised_model_is_said_to_lose(table):
 def test_images_without_a_number_for_one_model_are_left_out_of_the_pairs(table):
     failed = (table.images["model"] == "beach") & (table.images["image"] == "beach_003")
     table.images.loc[failed, "psnr"] = np.nan
-    assert specialised(table)[0].num_images == 7
+    first, second = specialised(table)
+    assert (first.num_images, first.num_left_out, second.num_left_out) == (7, 1, 0)
+    assert ", 7 of 8 images, " in sentence(first) and ", 8 images, " in sentence(second)
+    counts = [line.entries[5].text for line in compare_grid([first, second], "PSNR").lines]
+    assert counts == ["7 of 8", "8"]
 
 
 def test_seeds_are_averaged_per_image_before_the_resampling(table_maker):
