@@ -46,7 +46,7 @@ def test_no_strips_are_made_where_none_are_asked_for(table_maker, drawn_images):
 def test_of_too_many_models_the_own_the_general_the_best_and_the_worst_are_shown(table_maker, drawn_images):
     """On the class beach; the others fill up in their order."""
     names = [f"m{number:02d}" for number in range(MAX_MODELS + 4)]
-    own_of = {"m11": "beach", "m12": None}
+    own_of = {"m11": "beach", "m12": "all"}
     models = [Model(name, "checkpoint", "x", {}, own_of.get(name, "mountain")) for name in names]
     table = table_maker(models, classes=("beach", "mountain"))
     on_beach = table.images["condition"] == "beach"
@@ -62,9 +62,19 @@ def test_of_too_many_models_the_own_the_general_the_best_and_the_worst_are_shown
 
 
 def test_the_image_of_a_class_is_the_median_by_the_models_mean_score(table_maker, drawn_images):
+    """Whatever the baselines, and models that are not shown, have."""
     models = [Model(name, "checkpoint", "x", {}, own) for name, own in (("a", "beach"), ("b", "mountain"))]
-    table = table_maker(models, classes=("beach", "mountain"), num_images=7)
-    source = PictureSource(table, EvaluateConfig(), drawn_images(CLASSES), 4)
-    of_class = table.images[table.images["condition"] == "mountain"]
+    table = table_maker([*models, Model("bicubic", "method")], classes=("beach", "mountain"), num_images=7)
+    is_shown = table.images["model"] != "bicubic"
+    of_class = table.images[(table.images["condition"] == "mountain") & is_shown]
     means = sorted((float(np.mean(rows["psnr"])), image) for image, rows in of_class.groupby("image"))
+    table.images.loc[~is_shown & (table.images["image"] == means[3][1]), "psnr"] = -1000
+    source = PictureSource(table, EvaluateConfig(), drawn_images(CLASSES), 4)
     assert report_strips(source)[1].caption.startswith(f"{means[3][1]}: the image of median PSNR")
+
+
+def test_a_class_that_only_baselines_were_scored_on_shows_their_median_image(table_maker, drawn_images):
+    table = table_maker([Model("bicubic", "method")], classes=("beach",), num_images=7)
+    scores = table.values("bicubic", "beach", "psnr").sort_values()
+    (strip,) = report_strips(PictureSource(table, EvaluateConfig(), drawn_images(CLASSES), 4))
+    assert strip.caption.startswith(f"{scores.index[3]}: the image of median PSNR")
