@@ -6,7 +6,7 @@ The form is that of SupeRAuGAN's tables: dataset percentage and augmentation aga
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
@@ -43,6 +43,11 @@ class AxisTable:
     published: Published | None = None
     how: Mapping[str, str] = field(default_factory=dict)
     """Measure -> the colour and the border that it was taken with, in words."""
+
+    def measured(self) -> AxisTable:
+        """The table without the measures that no row has a number of; the whole where that is all."""
+        kept = [name for name in self.metrics if any(line.cells[name].value is not None for line in self.lines)]
+        return replace(self, metrics=tuple(kept) or self.metrics)
 
     def frame(self) -> pd.DataFrame:
         """Axes, then each measure with its deviation over seeds and number of images, then the published figures."""
