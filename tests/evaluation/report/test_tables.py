@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evaluation.grid import BEST, show_number
+from evaluation.grid import BEST, SECOND, show_number
 from evaluation.matrix import conditions_of
 from evaluation.model import Model
 from evaluation.published import REFERENCE, Published, load_published, match_lines, published_grid, same_point
@@ -52,6 +52,7 @@ def test_several_seeds_give_mean_and_deviation(table_maker):
     assert (cell.value, cell.deviation) == (pytest.approx(np.mean(means)), pytest.approx(np.std(means, ddof=1)))
     assert table_grid(axis_table).lines[0].entries[0].text == show_number(cell.value, 2, cell.deviation)
     assert axis_table.frame().loc[0, "psnr_deviation"] == pytest.approx(np.std(means, ddof=1))
+    assert not table_grid(axis_table).footnotes
 
 
 def test_the_caption_says_what_a_deviation_is_of(table_maker):
@@ -121,6 +122,8 @@ def test_best_of_each_column_is_marked_and_baselines_take_no_part(table_maker):
     ranks = [line.entries[0].rank for line in grid.lines]
     assert ranks.index(BEST) == int(np.argmax(values)) and ranks[-1] == 0
     assert grid.lines[-1].apart and grid.lines[-1].heads == ("bicubic", "")
+    errors = [line.entries[1].value for line in grid.lines[:-1]]
+    assert [line.entries[1].rank for line in grid.lines].index(BEST) == int(np.argmin(errors))
 
 
 def test_published_figures_stand_beside_the_rows_that_they_belong_to(table_maker):
@@ -133,6 +136,9 @@ def test_published_figures_stand_beside_the_rows_that_they_belong_to(table_maker
     assert [head.title for head in grid.heads if head.group == "published"] == ["FID", "LPIPS (Alex)", "PSNR", "SSIM"]
     assert "SupeRAuGAN" in grid.caption
     assert any("82.94 is 26.42 dB" in text for _, text in grid.footnotes)
+    table = table_maker([*fractions(), Model("bicubic", "method")])
+    last = table_grid(build_table(table, conditions_of(table), ["psnr"], None, published)).lines[-1]
+    assert [entry.text for entry in last.entries[1:]] == ["–"] * 4
 
 
 def test_published_figures_that_fit_no_row_stay_out(table):
@@ -229,6 +235,9 @@ def test_own_table_is_read_from_a_path_and_mistakes_are_named(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("# source: my paper\nmodel,psnr\na,25.1\nb,\n")
     assert [line.entries[0].text for line in published_grid(load_published(str(path))).lines] == ["25.1", "–"]
+    path.write_text("# source: my paper\nmodel,psnr\na,25.123\nb,25.124\nc,25.12\n")
+    ranks = [line.entries[0].rank for line in published_grid(load_published(str(path))).lines]
+    assert ranks == [SECOND, BEST, 0], "by the digits that are printed"
     path.write_text("model,psnr\na,25.1\n")
     with pytest.raises(InputError, match="says no source"):
         load_published(str(path))
