@@ -84,17 +84,20 @@ def test_outputs_are_those_of_the_models_on_the_degraded_image(source, drawn_ima
     assert list(outputs) == ["nearest", "bicubic"]
 
 
-@pytest.mark.parametrize("detail", [(0, 0), (300, 500), (596, 796)])
-def test_window_of_a_large_image_is_what_the_whole_image_gives_there(source, detail):
-    hr_image = np.full((600, 800, 3), 120, np.uint8)
+@pytest.mark.parametrize("detail", [(0, 0), (301, 502), (596, 796)])
+def test_window_of_a_large_image_is_what_the_whole_image_gives_there(source, detail, tmp_path):
+    hr_image = np.random.default_rng(1).integers(110, 130, (600, 800, 3)).astype(np.uint8)
     top, left = detail
     noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3))
     hr_image[max(0, top - 40) : top + 40, max(0, left - 40) : left + 40][:40, :40] = noise
-    (top, left), outputs = source.outputs(hr_image, "matlab-bicubic", "beach_000", ["bicubic"])
     whole = upscale_image(degrade_image(hr_image, 4, "matlab-bicubic"), 4, "bicubic")
+    Image.fromarray(whole).save(tmp_path / "beach_000.png")
+    source._models["finished"] = Model("finished", "folder", str(tmp_path))
+    (top, left), outputs = source.outputs(hr_image, "matlab-bicubic", "beach_000", ["bicubic", "finished"])
     height, width = outputs["bicubic"].shape[:2]
     assert (height, width) == (384, 384)
     assert np.array_equal(outputs["bicubic"], whole[top : top + height, left : left + width])
+    assert np.array_equal(outputs["bicubic"], outputs["finished"])
     assert np.abs(outputs["bicubic"].astype(int) - 120).max() > 20
 
 
