@@ -58,6 +58,19 @@ def test_strip_shows_the_same_lossless_crop_of_every_candidate_and_the_original_
     assert all(picture.alt.startswith("sea: ") for picture in (strip.whole, *strip.crops))
 
 
+def test_the_whole_image_frames_the_crop_which_lies_where_the_asked_ones_differ():
+    hr_image = np.full((320, 640, 3), 90, np.uint8)
+    images = {name: hr_image.copy() for name in ("a", "b", "nearest")}
+    images["a"][200:264, 400:464] = 120
+    images["nearest"][:64, :64] = 0
+    strip = build_strip("t", "c", hr_image, [Candidate(*item) for item in images.items()], ["a", "b"])
+    assert (pixels(strip.crops[0].uri) == 120).all()
+    whole = pixels(strip.whole.uri)
+    rows, columns = (np.flatnonzero((whole > 200).all(axis=2).any(axis=axis)) for axis in (1, 0))
+    assert whole.shape == (160, 320, 3)
+    assert [rows[0], rows[-1], columns[0], columns[-1]] == pytest.approx([100, 131, 200, 231], abs=2)
+
+
 def test_png_uri_keeps_every_pixel():
     image = np.random.default_rng(2).integers(0, 255, (7, 5, 3)).astype(np.uint8)
     assert np.array_equal(pixels(png_uri(image)), image)
