@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from evaluation.cell_scores import small_set_warning
 from evaluation.compare import Comparison, compare_all, specialisation_questions, to_frame
 from evaluation.config import EvaluateConfig
 from evaluation.curves import read_curves
@@ -23,7 +24,7 @@ from evaluation.exports import (
 from evaluation.grid import Grid
 from evaluation.matrix import Condition, conditions_of
 from evaluation.matrix_grid import absent_measures, baseline_summary, diagonal_summary
-from evaluation.metrics import METRICS, NOISE_METRICS, Metric
+from evaluation.metrics import FEW_IMAGES_FOR_FID, METRICS, NOISE_METRICS, Metric
 from evaluation.page import Page, Section, write_page
 from evaluation.picture_source import PictureSource
 from evaluation.published import Published, load_published, published_grid
@@ -163,6 +164,8 @@ def _warnings(table: ScoreTable, absent: Mapping[str, str]) -> list[str]:
     """
     told = [f"{labels}: no numbers. {reason}" for reason, labels in absent.items()]
     told += [note for note in table.notes if not (absent and note.endswith(tuple(absent)))]
+    few = table.sets["num_images"][(table.sets["metric"] == "fid") & (table.sets["num_images"] < FEW_IMAGES_FOR_FID)]
+    told += [small_set_warning("fid", int(few.max()))] if len(few) else []
     reasons: dict[str, int] = {}
     for reason in table.missing.values():
         if reason not in absent and not any(note.endswith(reason) for note in table.notes):

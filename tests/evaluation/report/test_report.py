@@ -79,6 +79,14 @@ def test_measures_without_numbers_are_one_sentence_with_its_reason_on_the_page(t
     assert "lpips-alex" in text_of(tmp_path / "table.csv") and "weights absent" in text_of(tmp_path / "table.md")
 
 
+@pytest.mark.parametrize(("counts", "warned"), [((50, 2047), "FID on 2047 images: "), ((2048, 3000), None)])
+def test_a_fid_on_few_images_is_warned_of_before_what_is_said_by_it(table, tmp_path, counts, warned):
+    rows = [(m.name, c, "fid", 9.0, None, n, "") for m in table.models for c, n in zip(table.conditions, counts)]
+    table.sets = pd.DataFrame(rows, columns=list(SET_KEYS))
+    text = text_of(write_report("demo", table, EvaluateConfig(report={"num_strips": 0}), [], tmp_path))
+    assert (f"<p>{warned}" in text.split("<section")[0]) if warned else ("FID on" not in text)
+
+
 def test_report_of_models_that_could_not_be_scored_at_all_gives_the_reasons(tmp_path):
     images = pd.DataFrame({**{key: [] for key in IMAGE_KEYS}, "psnr": pd.Series(dtype=float)})
     models = [Model("beach", "checkpoint", "/none/beach", {"class": "beach"}, "beach"), Model("bicubic", "method")]
