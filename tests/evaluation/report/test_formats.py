@@ -69,6 +69,16 @@ def test_several_degradations_give_a_matrix_each_and_one_over_degradations(table
     assert stems == ["degradations_psnr", "matrix_psnr", "matrix_psnr_test_nearest"]
 
 
+def test_each_split_has_a_matrix_of_its_own_numbers(table):
+    other = table.images.assign(split="val", condition="val/" + table.images["condition"])
+    other["psnr"] += 1
+    table.images = pd.concat([table.images.assign(condition="test/" + table.images["condition"]), other])
+    table.conditions = [f"{split}/{name}" for split in ("test", "val") for name in table.conditions]
+    named = report_matrices(table, EvaluateConfig(report={"matrix_metrics": ["psnr"]}))
+    assert [each.stem for each in named] == ["matrix_psnr", "matrix_psnr_val_matlab-bicubic"]
+    assert (named[1].matrix.values() - named[0].matrix.values()).to_numpy() == pytest.approx(np.ones((3, 4)))
+
+
 def test_pooled_row_is_shown_but_not_counted_twice_over_degradations(table_maker):
     table = table_maker(kernels=("matlab-bicubic", "nearest"))
     pooled = table.images["condition"].str.endswith("/general")

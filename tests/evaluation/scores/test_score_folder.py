@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
-from skimage.color import rgb2ycbcr
+from skimage.color import rgb2lab, rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from evaluation.score_folder import print_scores, score_folders, write_json
@@ -60,6 +60,18 @@ def test_rgb_measures_all_channels_and_mse_is_for_values_from_minus_one_to_one(f
         *levels, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, channel_axis=2
     )
     assert result["images"]["000"]["ssim"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_mse_leaves_out_the_border_and_the_colour_shift_is_that_of_scikit_images_lab(
+    folders: tuple[Path, Path],
+) -> None:
+    scores = score_folders(*folders, crop_border=5, metrics=("mse", "color-shift"))["images"]["001"]
+    sr, hr = (read(folder / "001.png") for folder in folders)
+    inner = [image[5:-5, 5:-5].astype(float) / 127.5 - 1 for image in (sr, hr)]
+    assert scores["mse"] == pytest.approx(np.mean((inner[0] - inner[1]) ** 2))
+    tints = [rgb2lab(image)[..., 1:].mean(axis=(0, 1)) for image in (sr, hr)]
+    assert scores["color-shift"] == pytest.approx(np.hypot(*(tints[0] - tints[1])), abs=1e-3)
+    assert min(abs(tints[0] - tints[1])) > 0.05, "both axes count"
 
 
 @pytest.mark.parametrize("sr_mode", ["L", "RGB"])
@@ -199,7 +211,8 @@ def test_a_metric_without_its_network_says_how_to_get_it_and_the_others_are_meas
 def test_fid_and_kid_of_folders_come_with_the_warning_about_small_sets(
     folders: tuple[Path, Path], inception_file: Path
 ) -> None:
-    result = score_folders(*folders, metrics=("fid", "kid"), find=lambda name: inception_file)
+    result = score_folders(*folders, metrics=("fid", "kid", "kid-paired"), find=lambda name: inception_file)
+    assert result["mean"]["kid-paired"] > result["mean"]["kid"], "an image is most like its own restoration"
     assert result["mean"]["fid"] > 0 and math.isfinite(result["mean"]["kid"]) and result["deviation"]["kid"] > 0
     assert "FID on 3 images" in result["notes"][0]
     console = Console(record=True, width=120)

@@ -277,6 +277,8 @@ def test_r1_of_a_linear_discriminator_is_half_its_squared_weight():
         ({"real_label": [1.0, 0.9]}, "real_label"),
         ({"instance_noise_std": 1.0}, "needs instance_noise_steps above 0"),
         ({"form": "hinge", "real_label": [0.9, 0.9]}, "hinge has margins, not labels"),
+        ({"form": "hinge", "fake_label": [0.0, 0.1]}, "hinge has margins, not labels"),
+        ({"form": "hinge", "label_noise_std": 0.1}, "hinge has margins, not labels"),
     ],
 )
 def test_contradictory_settings_are_refused(values, message):
