@@ -161,7 +161,8 @@ def mean_of_models(cells: Sequence[Cell], what: str, remark: str = "") -> Cell:
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 and np.isfinite(values).all() else None
     comparable = all(cell.comparable for cell in cells)
     note = "; ".join(notes[:3])
-    return Cell(float(np.mean(values)), deviation, cells[0].num_images, note, comparable, len(values))
+    num_images = max(cell.num_images for cell in cells)
+    return Cell(float(np.mean(values)), deviation, num_images, note, comparable, len(values))
 
 
 def explain_deviation(cells: Iterable[Cell], metric: Metric, models: str) -> str:

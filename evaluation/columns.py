@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 BASELINE_KINDS = ("method",)
@@ -45,8 +45,17 @@ def build_columns(models: Iterable[ModelFacts]) -> list[Column]:
     groups: dict[tuple[object, ...], list[ModelFacts]] = {}
     for model in models:
         groups.setdefault(_group_key(model), []).append(model)
-    columns = [_column(group) for group in groups.values()]
+    columns = _told_apart([_column(group) for group in groups.values()])
     return sorted(columns, key=lambda column: (column.baseline, class_place(column.own_class)))
+
+
+def _told_apart(columns: Sequence[Column]) -> list[Column]:
+    """The columns; of several with one title, those of seeds are called by all their models' names."""
+    titles = [column.title for column in columns]
+    return [
+        replace(column, title=", ".join(column.models)) if titles.count(column.title) > 1 else column
+        for column in columns
+    ]
 
 
 def class_place(name: str | None) -> int:

@@ -44,6 +44,8 @@ class Comparison:
     num_images: int
     num_sources: int
     """Images that these were cut from: fewer where they are tiles."""
+    num_left_out: int
+    """Images (or tiles) of the condition without a finite number of both models."""
     difference: float
     low: float
     high: float
@@ -164,7 +166,7 @@ def _answer(
         values = np.stack([differences[number] for number in numbers], axis=1)
         used = np.isfinite(values[:, 0])
         if len(np.unique(sources[used])) > 1:
-            tested = _test(values[used], sources[used], resamples, stream)
+            tested = _test(values, sources, resamples, stream)
             asked = [pairs[number] for number in numbers]
             for number, (metric, question), answer in zip(numbers, asked, _comparisons(asked, tested)):
                 answers[number] = _with_seeds(answer, metric, wide[metric.name][used], question)
@@ -203,18 +205,22 @@ class _Tested:
 
     num_images: int
     num_sources: int
+    num_left_out: int
     difference_K: np.ndarray
     means_MK: np.ndarray
     """See `subset_means`."""
 
 
 def _test(values_NK: np.ndarray, source_N: np.ndarray, resamples: int, stream: int) -> _Tested:
-    """Tests differences over N images, those of one source together."""
-    _, unit_N, counts_U = np.unique(source_N, return_inverse=True, return_counts=True)
-    sums_UK = np.zeros((len(counts_U), values_NK.shape[1]))
-    np.add.at(sums_UK, unit_N, values_NK)
+    """Tests differences over N images, those of one source together; images without finite ones are left out of all."""
+    used_N = np.isfinite(values_NK[:, 0])
+    used_NK = values_NK[used_N]
+    _, unit_N, counts_U = np.unique(source_N[used_N], return_inverse=True, return_counts=True)
+    sums_UK = np.zeros((len(counts_U), used_NK.shape[1]))
+    np.add.at(sums_UK, unit_N, used_NK)
     means_MK = subset_means(sums_UK, counts_U, resamples, stream)
-    return _Tested(len(values_NK), len(counts_U), values_NK.mean(axis=0), means_MK)
+    num_left_out = len(values_NK) - len(used_NK)
+    return _Tested(len(used_NK), len(counts_U), num_left_out, used_NK.mean(axis=0), means_MK)
 
 
 def _comparisons(asked: Sequence[tuple[Metric, Question]], tested: _Tested) -> Iterator[Comparison]:
@@ -232,6 +238,7 @@ def _comparisons(asked: Sequence[tuple[Metric, Question]], tested: _Tested) -> I
             second=question.second.title,
             num_images=tested.num_images,
             num_sources=tested.num_sources,
+            num_left_out=tested.num_left_out,
             difference=difference,
             low=low,
             high=high,

@@ -10,7 +10,7 @@ from evaluation.compare import Comparison
 from evaluation.grid import Entry, Grid, Head, Line
 from evaluation.metrics import METRICS
 from evaluation.scores import ScoreTable
-from evaluation.sentences import place, show_difference
+from evaluation.sentences import compared_of_all, place, show_difference
 from evaluation.sign_flips import LEVEL
 
 LEDGER_LABELS = {
@@ -60,7 +60,8 @@ def _compare_line(comparison: Comparison) -> Line:
 
 def _images(comparison: Comparison) -> str:
     is_tiled = comparison.num_sources < comparison.num_images
-    return f"{comparison.num_sources} ({comparison.num_images} tiles)" if is_tiled else str(comparison.num_images)
+    compared = compared_of_all(comparison)
+    return f"{comparison.num_sources} ({compared} tiles)" if is_tiled else compared
 
 
 def _signed(comparison: Comparison, value: float) -> str:

@@ -61,21 +61,22 @@ def _entries(matrix: Matrix, cells: Sequence[Cell], notes: Footnotes, own: Seque
     ]
     ranks = rank_values(ranked, metric.higher_is_better, metric.digits)
     places = shades(ranked, metric.higher_is_better)
+    rivals = [cell.value for cell, column in zip(cells, matrix.columns) if not column.baseline]
     entries = []
     for cell, column, rank, place, is_own in zip(cells, matrix.columns, ranks, places, own):
         note = cell.note
         is_judged = metric.name not in NOISE_METRICS  # reacting more to noise is no merit
-        if is_judged and column.baseline and _beats_all(cell, ranked, metric):
+        if is_judged and column.baseline and _beats_all(cell, rivals, metric):
             note = "; ".join(filter(None, [note, f"{column.title} is better than every model here"]))
         text = show_number(cell.value, metric.digits, cell.deviation)
         entries.append(Entry(text, cell.value, rank, is_own, place, notes.mark(note)))
     return entries
 
 
-def _beats_all(cell: Cell, ranked: Sequence[float | None], metric: Metric) -> bool:
-    """Whether the cell is better than all that are ranked, at the digits shown."""
-    own, *rivals = rank_values([cell.value, *ranked], metric.higher_is_better, metric.digits)
-    return own == BEST and BEST not in rivals
+def _beats_all(cell: Cell, rivals: Sequence[float | None], metric: Metric) -> bool:
+    """Whether a complete cell is better than all numbers of models, incomplete ones too, at the digits shown."""
+    own, *ranks = rank_values([cell.value, *rivals], metric.higher_is_better, metric.digits)
+    return cell.comparable and own == BEST and BEST not in ranks
 
 
 def _plain(cell: Cell, matrix: Matrix, notes: Footnotes) -> Entry:
@@ -104,24 +105,28 @@ def diagonal_summary(matrix: Matrix) -> str:
 def baseline_summary(matrix: Matrix) -> list[str]:
     """For each baseline, how many models beat it, at the digits shown, on the row that they were made for.
 
-    Empty without such models.
+    Numbers of incomplete cells do not count. Empty without such models.
     """
     own = [
         (row, column)
         for row in range(len(matrix.rows))
         for column in range(len(matrix.columns))
-        if matrix.is_own(row, column) and matrix.cells[row][column].value is not None
+        if matrix.is_own(row, column)
     ]
     metric = matrix.metric
     noun = f"their own {row_kind_label(matrix.row_kind)}"
     sentences = []
     for number, baseline in enumerate(matrix.columns):
-        pairs = [(matrix.cells[row][column].value, matrix.cells[row][number].value) for row, column in own]
-        known = [pair for pair in pairs if None not in pair]
+        pairs = [(matrix.cells[row][column], matrix.cells[row][number]) for row, column in own]
+        known = [[cell.value for cell in pair] for pair in pairs if all(map(_is_complete, pair))]
         if baseline.baseline and known:
             won = sum(rank_values(pair, metric.higher_is_better, metric.digits) == [BEST, SECOND] for pair in known)
             sentences.append(f"By {matrix.label}, {won} of {len(known)} models beat {baseline.title} on {noun}.")
     return sentences
+
+
+def _is_complete(cell: Cell) -> bool:
+    return cell.comparable and cell.value is not None
 
 
 def absent_measures(matrices: Sequence[Matrix]) -> dict[str, str]:

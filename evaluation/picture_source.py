@@ -83,14 +83,13 @@ class PictureSource:
         return (window[0], window[1]), found
 
     def _window(self, hr_image: np.ndarray, lr_image: np.ndarray) -> tuple[int, int, int, int]:
-        """Top, left, bottom and right in HR pixels, multiples of the scale."""
+        """Top, left, bottom and right in HR pixels."""
         height, width = hr_image.shape[:2]
         if max(height, width) <= WINDOW_PX:
             return 0, 0, height, width
         bicubic = upscale_image(lr_image, self.scale, "bicubic")
         top, left, size_px = choose_crop([hr_image, bicubic], WINDOW_PX)
-        top, left = (place // self.scale * self.scale for place in (top, left))
-        return top, left, min(height, top + size_px), min(width, left + size_px)
+        return top, left, top + size_px, left + size_px
 
     def _upscale(
         self, upsampler: Upsampler, name: str, lr_image: np.ndarray, window: tuple[int, int, int, int], key: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,20 +163,38 @@ def same_point(label: str) -> object:
         return text
 
 
-def find_line(published: Published, labels: Iterable[str]) -> dict[str, str] | None:
-    """The published line whose labels all occur among those of a run, as metric -> printed text."""
-    own = [same_point(label) for label in labels]
-    for row in published.frame.to_dict("records"):
-        if all(any(_equal(same_point(row[axis]), label) for label in own) for axis in published.axes):
-            return {metric: row[metric] for metric in published.metrics}
-    return None
+def match_lines(published: Published, rows: Sequence[Sequence[str]]) -> list[dict[str, str] | None]:
+    """For each row of a sweep's labels (one an axis) the published line with the same, as metric -> printed text.
+
+    A published axis is held against the one axis of the sweep that has most of its values: another's 1.0 is no 100%.
+    """
+    points = [[same_point(label) for label in labels] for labels in rows]
+    places = {axis: _place_of(dict.fromkeys(published.frame[axis]), points) for axis in published.axes}
+    lines = published.frame.to_dict("records")
+    return [next((_figures(line, published) for line in lines if _fits(line, places, row)), None) for row in points]
+
+
+def _place_of(texts: Iterable[str], points: Sequence[Sequence[object]]) -> int | None:
+    """Which column of the points has most of the values; None where none has any, or several have as many."""
+    values = [same_point(text) for text in texts]
+    found = [sum(any(_equal(value, point) for point in column) for value in values) for column in zip(*points)]
+    most = max(found, default=0)
+    return found.index(most) if most and found.count(most) == 1 else None
+
+
+def _fits(line: Mapping[str, str], places: Mapping[str, int | None], point: Sequence[object]) -> bool:
+    return all(place is not None and _equal(same_point(line[axis]), point[place]) for axis, place in places.items())
+
+
+def _figures(line: Mapping[str, str], published: Published) -> dict[str, str]:
+    return {metric: line[metric] for metric in published.metrics}
 
 
 def _equal(left: object, right: object) -> bool:
     return type(left) is type(right) and left == right
 
 
-def published_entry(found: dict[str, str] | None, metric: str) -> Entry:
+def published_entry(found: Mapping[str, str] | None, metric: str) -> Entry:
     """A cell that quotes a published figure as it was printed."""
     text = (found or {}).get(metric, "")
     return Entry(text, _number(text)) if text else Entry(show_number(None, 0))

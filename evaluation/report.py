@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from evaluation.cell_scores import small_set_warning
 from evaluation.compare import Comparison, compare_all, specialisation_questions, to_frame
 from evaluation.config import EvaluateConfig
 from evaluation.curves import read_curves
@@ -22,8 +23,8 @@ from evaluation.exports import (
 )
 from evaluation.grid import Grid
 from evaluation.matrix import Condition, conditions_of
-from evaluation.matrix_grid import baseline_summary, diagonal_summary
-from evaluation.metrics import METRICS, NOISE_METRICS
+from evaluation.matrix_grid import absent_measures, baseline_summary, diagonal_summary
+from evaluation.metrics import FEW_IMAGES_FOR_FID, METRICS, NOISE_METRICS, Metric
 from evaluation.page import Page, Section, write_page
 from evaluation.picture_source import PictureSource
 from evaluation.published import Published, load_published, published_grid
@@ -94,7 +95,7 @@ def write_report(
             reproduce_section(table, commands or _commands(out), _config_files(out, runs)),
         ],
         sentences=_sentences(results),
-        warnings=_warnings(table),
+        warnings=_warnings(table, absent_measures([named.matrix for named in results.matrices])),
     )
     write_page(page, out / "report.html")
     return out / "report.html"
@@ -156,17 +157,24 @@ def _subtitle(table: ScoreTable) -> str:
     return ", ".join(f"{n:,} {noun}{'' if n == 1 else 's'}" for n, noun in counts) + f"; measures: {measures}"
 
 
-def _warnings(table: ScoreTable) -> list[str]:
-    """What a reader must know before the numbers: the evaluation's own notes, and how much is missing."""
+def _warnings(table: ScoreTable, absent: Mapping[str, str]) -> list[str]:
+    """What a reader must know before the numbers: which measures have none, the evaluation's notes, what is missing.
+
+    absent: see `absent_measures`. Each reason is told once.
+    """
+    told = [f"{labels}: no numbers. {reason}" for reason, labels in absent.items()]
+    told += [note for note in table.notes if not (absent and note.endswith(tuple(absent)))]
+    few = table.sets["num_images"][(table.sets["metric"] == "fid") & (table.sets["num_images"] < FEW_IMAGES_FOR_FID)]
+    told += [small_set_warning("fid", int(few.max()))] if len(few) else []
     reasons: dict[str, int] = {}
     for reason in table.missing.values():
-        if not any(note.endswith(reason) for note in table.notes):
+        if reason not in absent and not any(note.endswith(reason) for note in table.notes):
             reasons[reason] = reasons.get(reason, 0) + 1
     most = sorted(reasons.items(), key=lambda item: -item[1])
     lines = [f"{count} cell{'s' if count > 1 else ''} without a number: {reason}" for reason, count in most[:5]]
     if len(most) > 5:
         lines.append(f"{len(most) - 5} more reasons for missing cells stand below the matrices.")
-    return [*table.notes, *lines]
+    return [*told, *lines]
 
 
 def _write_tables(table: ScoreTable, config: EvaluateConfig, reference: Published | None, out: Path) -> list[Grid]:
@@ -192,10 +200,11 @@ def _write_published(reference: Published | None, out: Path) -> list[Grid]:
 
 
 def _write_table(axis_table: AxisTable, out: Path, stem: str) -> Grid:
+    """Writes the table's files; returns it without empty columns, which the page has given the reason of."""
     grid = table_grid(axis_table)
     write_frame(axis_table.frame(), out / f"{stem}.csv")
     write_grid_files(grid, out, stem)
-    return grid
+    return table_grid(axis_table.measured())
 
 
 def _write_comparisons(table: ScoreTable, config: EvaluateConfig, out: Path) -> tuple[list[Comparison], list[str]]:
@@ -204,11 +213,17 @@ def _write_comparisons(table: ScoreTable, config: EvaluateConfig, out: Path) -> 
     questions = specialisation_questions(table, conditions, config.pool)
     if not questions:
         return [], [why_unasked(table, config.pool)]
-    metrics = [METRICS[name] for name in table.metrics]
+    metrics = _compared(table)
     answers = compare_all(table, metrics, questions, config.report.resamples, config.report.seed)
     for name in dict.fromkeys(answer.metric for answer in answers):
         write_frame(to_frame([answer for answer in answers if answer.metric == name]), out / f"compare_{name}.csv")
     return answers, merge_by_measure(why_unanswered(metrics, questions, answers))
+
+
+def _compared(table: ScoreTable) -> list[Metric]:
+    """The measures of single images that have a number; all measures where none has."""
+    metrics = [METRICS[name] for name in table.metrics]
+    return [m for m in metrics if m.name in table.images and table.images[m.name].notna().any()] or metrics
 
 
 def _commands(out: Path) -> list[str]:

@@ -33,8 +33,9 @@ class Entry:
 def model_of(text: str) -> Model:
     """A model from the command line: `bicubic`, `PATH` or `NAME=PATH`.
 
-    A folder with a run or a checkpoint is one, any other folder holds finished SR images; a file that this project
-    exported is a checkpoint, any other is left to spandrel.
+    Without NAME it is called as the folder, or as the file without its suffix. A folder with a run or a checkpoint is
+    one, any other folder holds finished SR images; a file that this project exported is a checkpoint, any other is left
+    to spandrel.
 
     Raises:
         InputError: the path does not exist.
@@ -42,8 +43,10 @@ def model_of(text: str) -> Model:
     if text in METHODS:
         return baseline(text)
     name, named, rest = text.partition("=")
-    path = Path(rest if named else text)
-    name = name if named else path.stem
+    if not named or Path(text).exists():
+        name, rest = "", text
+    path = Path(rest)
+    name = name or (path.absolute().name if path.is_dir() else path.stem)
     if path.is_dir():
         own = any((path / file).exists() for file in ("config.yaml", "manifest.json", FINAL_WEIGHTS))
         return Model(name, "checkpoint" if own else "folder", str(path))

@@ -16,7 +16,6 @@ from evaluation.curves import NUM_COLOURS, Curve, text_alternative
 from evaluation.exports import NamedMatrix
 from evaluation.facts_grids import compare_grid, ledger_grid, models_grid, runs_grid
 from evaluation.grid import Grid
-from evaluation.matrix_grid import absent_measures
 from evaluation.metrics import METRICS
 from evaluation.page import Section
 from evaluation.picture_source import PictureSource, open_picture_source
@@ -82,11 +81,10 @@ class Reproduction:
 
 
 def matrix_section(named: Sequence[NamedMatrix], grids: Sequence[Grid], published: Sequence[Grid] = ()) -> Section:
-    """All matrices, then a published one; measures without any number are one sentence instead of empty matrices."""
-    shown = [grid for item, grid in zip(named, grids) if not item.matrix.is_empty]
-    absent = absent_measures([item.matrix for item in named])
-    intro = tuple(f"{labels}: no numbers. {reason}" for reason, labels in absent.items())
-    return Section("matrices", "Matrices", intro=intro, grids=(*shown, *published))
+    """All matrices that have a number, then a published one; why the others have none is among the page's warnings."""
+    shown = (*(grid for item, grid in zip(named, grids) if not item.matrix.is_empty), *published)
+    intro = () if shown else ("No measure has a number, for the reasons above.",)
+    return Section("matrices", "Matrices", intro=intro, grids=shown)
 
 
 def table_section(grids: Sequence[Grid]) -> list[Section]:

@@ -65,9 +65,15 @@ def show_difference(comparison: Comparison, value: float) -> str:
 
 
 def count_images(comparison: Comparison) -> str:
-    """How many images were compared, and of how many these are tiles."""
-    num_images, num_sources = comparison.num_images, comparison.num_sources
-    return f"{num_images} images" if num_images == num_sources else f"{num_images} tiles of {num_sources} images"
+    """How many images were compared, of how many, and of how many these are tiles."""
+    what = "images" if comparison.num_images == comparison.num_sources else f"tiles of {comparison.num_sources} images"
+    return f"{compared_of_all(comparison)} {what}"
+
+
+def compared_of_all(comparison: Comparison) -> str:
+    """The number of images (or tiles) that were compared, and of how many where some were left out."""
+    num_images, num_left_out = comparison.num_images, comparison.num_left_out
+    return f"{num_images} of {num_images + num_left_out}" if num_left_out else str(num_images)
 
 
 def _amount(comparison: Comparison, value: float) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from evaluation.collect import with_others
 from evaluation.config import EvaluateConfig
-from evaluation.images import DatasetImages
+from evaluation.images import Condition, DatasetImages, ImageSource, conditions_of
 from evaluation.model import Model
 from evaluation.networks import locate
 from evaluation.roster import Entry, dataset_of, roster_of, scale_of
@@ -19,10 +19,15 @@ from harness.errors import InputError
 def mark_stale(table: ScoreTable, models: Sequence[Model], config: EvaluateConfig) -> ScoreTable:
     """The table with a reason for each cell whose dataset, weights or measure have changed since it was measured.
 
-    For a report that is written without measuring anew: its numbers are then absent instead of wrong.
+    For a report that is written without measuring anew: its numbers are then absent instead of wrong. Where others are
+    asked for than were measured, a note says so.
+
+    Raises:
+        InputError: no dataset can be opened, or it lacks a class that is asked for.
     """
     roster = {entry.model.name: entry for entry in roster_of(with_others(models, config), config.latest)}
-    fingerprint = DatasetImages(dataset_of(list(roster.values()), config)).fingerprint
+    source = DatasetImages(dataset_of(list(roster.values()), config))
+    fingerprint = source.fingerprint
     otherwise = _measured_otherwise(table, list(roster.values()), config)
     missing = dict(table.missing)
     measured = table.images.drop_duplicates(["model", "condition"])
@@ -32,7 +37,32 @@ def mark_stale(table: ScoreTable, models: Sequence[Model], config: EvaluateConfi
             missing |= {(model, condition, metric): reason for metric in table.metrics}
         else:
             missing = {(model, condition, metric): why for metric, why in otherwise.items()} | missing
-    return replace(table, missing=missing)
+    return replace(table, missing=missing, notes=[*table.notes, *_asked_otherwise(table, list(roster), config, source)])
+
+
+def _asked_otherwise(
+    table: ScoreTable, models: Sequence[str], config: EvaluateConfig, source: ImageSource
+) -> Iterator[str]:
+    """What is asked for now and is not what the table holds, in a sentence."""
+    conditions = {condition.name: condition for condition in conditions_of(config, source)}
+    changed = {
+        "models": not set(models) <= {model.name for model in table.models},
+        "conditions": set(conditions) != set(table.conditions),
+        "images": any(
+            set(images) != _images_of(conditions[str(name)], config, source)
+            for name, images in table.images.groupby("condition", sort=False)["image"]
+            if name in conditions
+        ),
+        "measures": not set(config.metrics) <= set(table.metrics),
+    }
+    asked = [what for what, is_changed in changed.items() if is_changed]
+    if asked:
+        yield f"Other {' and '.join(asked)} are asked for now than these numbers are of; run `harness evaluate` again."
+
+
+def _images_of(condition: Condition, config: EvaluateConfig, source: ImageSource) -> set[str]:
+    listed = (source.images(condition.split, name)[: config.max_images] for name in condition.classes)
+    return {image.key for images in listed for image in images}
 
 
 def _stale(entry: Entry | None, sha: str, data: str, fingerprint: str) -> str | None:

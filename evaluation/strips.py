@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from evaluation.columns import Column, build_columns
+from evaluation.compare import is_general
 from evaluation.grid import show_number
 from evaluation.images import name_of_image
 from evaluation.matrix import Condition, Matrix, build_matrix, conditions_of
@@ -50,10 +51,16 @@ def _class_strip(source: PictureSource, matrix: Matrix, condition: Condition) ->
     scores = _image_scores(source.table, condition, matrix.metric, [column.models[0] for column in columns])
     if not scores:
         return None
-    key = median_image({image: float(np.mean(list(by_model.values()))) for image, by_model in scores.items()})
     names = [column.models[0] for column in columns]
+    key = median_image({image: _mean_over(names, by_model) for image, by_model in scores.items()})
     caption = f"{name_of_image(key)}: the image of median {matrix.metric.label} over these models"
     return _strip(source, condition.image_class, caption, condition, key, names, scores[key], matrix.metric)
+
+
+def _mean_over(names: Sequence[str], by_model: Mapping[str, float]) -> float:
+    """The mean over the models of these names; where none has a number, over those that have one."""
+    shown = [by_model[name] for name in names if name in by_model]
+    return float(np.mean(shown or list(by_model.values())))
 
 
 def _shown_columns(matrix: Matrix, row: int, pool: str | None) -> list[Column]:
@@ -64,7 +71,7 @@ def _shown_columns(matrix: Matrix, row: int, pool: str | None) -> list[Column]:
     values = {c.title: cell.value for c, cell in zip(matrix.columns, matrix.cells[row]) if cell.value is not None}
     ranked = sorted((c for c in trained if c.title in values), key=lambda column: values[column.title])
     own = [c for c in trained if c.own_class == matrix.rows[row]]
-    general = [c for c in trained if c.own_class in (None, "general", pool)]
+    general = [c for c in trained if is_general(c, pool)]
     wanted = dict.fromkeys([*own[:1], *general[:1], *ranked[:1], *ranked[-1:], *trained])
     kept = list(wanted)[:MAX_MODELS]
     return [column for column in trained if column in kept]

@@ -6,7 +6,7 @@ The form is that of SupeRAuGAN's tables: dataset percentage and augmentation aga
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
@@ -15,7 +15,7 @@ from evaluation.columns import Column, build_columns, is_seed
 from evaluation.grid import Entry, Footnotes, Grid, Head, Line, rank_values, show_number
 from evaluation.matrix import Condition, names_to_average
 from evaluation.metrics import METRICS
-from evaluation.published import Published, find_line, published_entry
+from evaluation.published import Published, match_lines, published_entry
 from evaluation.scores import ScoreTable
 from harness.errors import InputError
 
@@ -27,6 +27,8 @@ class TableLine:
     labels: tuple[str, ...]
     cells: Mapping[str, Cell]
     baseline: bool = False
+    published: Mapping[str, str] | None = None
+    """The figures, as printed, of the published line that it stands for."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class AxisTable:
     how: Mapping[str, str] = field(default_factory=dict)
     """Measure -> the colour and the border that it was taken with, in words."""
 
+    def measured(self) -> AxisTable:
+        """The table without the measures that no row has a number of; the whole where that is all."""
+        kept = [name for name in self.metrics if any(line.cells[name].value is not None for line in self.lines)]
+        return replace(self, metrics=tuple(kept) or self.metrics)
+
     def frame(self) -> pd.DataFrame:
         """Axes, then each measure with its deviation over seeds and number of images, then the published figures."""
         return pd.DataFrame([self._row(line) for line in self.lines])
@@ -52,7 +59,7 @@ class AxisTable:
             cell = line.cells[metric]
             row |= {metric: cell.value, f"{metric}_deviation": cell.deviation, f"{metric}_images": cell.num_images}
         if self.published is not None:
-            found = find_line(self.published, line.labels) or {}
+            found = line.published or {}
             row |= {f"{metric}_published": found.get(metric) for metric in self.published.metrics}
         return row
 
@@ -79,11 +86,12 @@ def build_table(
     groups: dict[tuple[str, ...], list[Column]] = {}
     for column in columns:
         groups.setdefault(_labels(column, chosen), []).append(column)
+    quoted = match_lines(published, list(groups)) if published is not None else [None] * len(groups)
     lines = [
-        TableLine(labels, {name: _cell(scores[name], names, group) for name in metrics}, group[0].baseline)
-        for labels, group in groups.items()
+        TableLine(labels, {name: _cell(scores[name], names, group) for name in metrics}, group[0].baseline, figures)
+        for (labels, group), figures in zip(groups.items(), quoted)
     ]
-    if published is not None and not any(find_line(published, line.labels) for line in lines if not line.baseline):
+    if not any(line.published for line in lines if not line.baseline):
         published = None
     caption = f"mean over {len(names)} conditions" if len(names) > 1 else names[0] if names else "nothing was measured"
     how = {name: table.how_measured(name) for name in metrics}
@@ -124,7 +132,9 @@ def table_grid(table: AxisTable) -> Grid:
     ]
     if table.published is not None:
         heads += [Head(METRICS[metric].label, True, "published") for metric in table.published.metrics]
-        columns += [_published_column(table, table.published, metric) for metric in table.published.metrics]
+        columns += [
+            [published_entry(line.published, metric) for line in table.lines] for metric in table.published.metrics
+        ]
         for note in table.published.notes:
             notes.mark(note)
     lines = [
@@ -162,7 +172,3 @@ def _column(table: AxisTable, name: str, notes: Footnotes) -> list[Entry]:
         Entry(show_number(cell.value, metric.digits, cell.deviation), cell.value, rank, mark=notes.mark(cell.note))
         for cell, rank in zip(cells, ranks)
     ]
-
-
-def _published_column(table: AxisTable, published: Published, metric: str) -> list[Entry]:
-    return [published_entry(find_line(published, line.labels), metric) for line in table.lines]

@@ -79,9 +79,9 @@ def score(
     with progress_bar(console, "scoring") as progress:
         names = tuple(name.strip() for name in metrics.split(",") if name.strip())
         result = score_folders(sr, hr, color, crop_border, names, progress)
+    print_scores(console, result)  # first: a file that cannot be written takes no scores with it
     if json is not None:
         write_json(result, json)
-    print_scores(console, result)
     if not is_anything_measured(result):
         complain("error: nothing could be measured, for the reasons above; give other images or --metrics.")
         return EXIT_FAILURE

@@ -36,11 +36,11 @@ class LossTerms(nn.Module):
 
 
 def build_losses(configs: Sequence[LossConfig], device: torch.device | str) -> LossTerms:
-    """The terms that a phase asks for, on `device`, with nothing to learn in them.
+    """The terms that a phase asks for, on `device`.
 
     Raises:
         InputError: a term's pretrained weights are missing.
     """
     terms: dict[str, nn.Module] = {config.name: LOSSES[config.name](config) for config in configs}
     weights: dict[str, float] = {config.name: config.weight for config in configs}
-    return LossTerms(terms, weights).to(device).requires_grad_(False)
+    return LossTerms(terms, weights).to(device)

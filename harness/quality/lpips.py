@@ -134,11 +134,7 @@ class LPIPS(nn.Module):
         """The features of the places that belong to a tile's core, described with the halo around it."""
         top, left = (max(0, edge.start - _HALO_PX) for edge in (rows, columns))
         seen = image_BCHW[..., top : rows.stop + _HALO_PX, left : columns.stop + _HALO_PX]
-        height, width = image_BCHW.shape[-2:]
-        places = [
-            (_places(rows, top, height, stride), _places(columns, left, width, stride))
-            for stride in _STRIDES[self.network]
-        ]
+        places = [(_places(rows, top, stride), _places(columns, left, stride)) for stride in _STRIDES[self.network]]
         return self.describe(seen, places)
 
 
@@ -147,9 +143,9 @@ def _cores(edge_px: int) -> list[range]:
     return [range(start, min(start + _TILE_PX, edge_px)) for start in range(0, edge_px, _TILE_PX)]
 
 
-def _places(core: range, first_px: int, edge_px: int, stride: int) -> slice:
-    """Which places of a layer belong to the core, counted from pixel `first_px`; the last core has all that follow."""
-    return slice((core.start - first_px) // stride, None if core.stop == edge_px else (core.stop - first_px) // stride)
+def _places(core: range, first_px: int, stride: int) -> slice:
+    """Which places of a layer belong to the core, counted from pixel `first_px`; an edge has at most edge / stride."""
+    return slice((core.start - first_px) // stride, (core.stop - first_px) // stride)
 
 
 def packaged_linear_file(network: LPIPSNetwork) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from evaluation.compare import (
     specialisation_questions,
     to_frame,
 )
+from evaluation.facts_grids import compare_grid
 from evaluation.matrix import conditions_of
 from evaluation.metrics import METRICS
 from evaluation.model import Model
@@ -65,12 +67,14 @@ def test_specialised_models_that_are_better_by_construction_win(table):
 def test_lower_is_better_measures_turn_the_sign(table):
     answers = specialised(table, "mse")
     assert all(c.difference < 0 < c.improvement and c.probability > 0.99 for c in answers)
+    assert all(c.low < c.difference < c.high for c in [*answers, *specialised(table)])
 
 
 def test_equal_models_are_not_told_apart(table):
     table.images["psnr"] = 25.0
     answers = specialised(table)
     assert all(c.probability == 0.5 and c.p_holm == 1.0 and not c.is_decided for c in answers)
+    assert all(c.seed_pairs_better == 0 for c in answers)
     assert "do not show which is better" in sentence(answers[0])
 
 
@@ -78,7 +82,10 @@ def test_sentence_names_classes_models_amount_and_unit(table):
     text = sentence(specialised(table)[0])
     assert text.startswith("On beach, model beach beats general: its PSNR is ")
     assert "dB higher (95% interval" in text and "8 images" in text
-    assert "lower (95% interval" in sentence(specialised(table, "mse")[0])
+    by_mse = specialised(table, "mse")[0]
+    low, high = f"{-by_mse.high:.7f}", f"{-by_mse.low:.7f}"
+    assert sentence(by_mse).startswith("On beach, model beach beats general: its MSE is ")
+    assert f"lower (95% interval {low} to {high}, 8 images, corrected p = 0.0" in sentence(by_mse)
     assert summary(specialised(table)).startswith("By PSNR, 2 of 2 specialised models beat general")
 
 
@@ -93,7 +100,11 @@ def test_losing_specialised_model_is_said_to_lose(table):
 def test_images_without_a_number_for_one_model_are_left_out_of_the_pairs(table):
     failed = (table.images["model"] == "beach") & (table.images["image"] == "beach_003")
     table.images.loc[failed, "psnr"] = np.nan
-    assert specialised(table)[0].num_images == 7
+    first, second = specialised(table)
+    assert (first.num_images, first.num_left_out, second.num_left_out) == (7, 1, 0)
+    assert ", 7 of 8 images, " in sentence(first) and ", 8 images, " in sentence(second)
+    counts = [line.entries[5].text for line in compare_grid([first, second], "PSNR").lines]
+    assert counts == ["7 of 8", "8"]
 
 
 def test_seeds_are_averaged_per_image_before_the_resampling(table_maker):
@@ -123,17 +134,24 @@ def test_an_image_that_one_seed_failed_on_is_left_out_of_the_pairs(table_maker):
     assert specialised(table)[0].num_images == 7
 
 
-def test_unequal_numbers_of_tiles_are_tested_as_if_all_signs_were_turned_one_by_one(table_maker):
+@pytest.mark.parametrize("num_failed", [0, 2])
+def test_unequal_numbers_of_tiles_are_tested_as_if_all_signs_were_turned_one_by_one(table_maker, num_failed):
+    """In whatever order the rows stand, and where tiles have no number."""
     table = table_maker(num_images=16)
     cut = ["a", "b", "b", "c", "c", "c", "d", "e", "e", "f", "g", "g", "g", "g", "h", "h"]
     table.images["source_hash"] = [cut[int(name[-3:])] for name in table.images["image"]]
-    table.images.loc[table.images["model"] == "beach", "psnr"] -= 0.45
+    is_beach = table.images["model"] == "beach"
+    table.images.loc[is_beach, "psnr"] -= 0.45
+    failed = [f"beach_{number:03d}" for number in (1, 5)[:num_failed]]
+    table.images.loc[is_beach & table.images["image"].isin(failed), "psnr"] = np.nan
+    table.images = table.images.sample(frac=1, random_state=0)
     answer = specialised(table)[0]
     wide = table.images[table.images["condition"] == "beach"].pivot(index="image", columns="model", values="psnr")
     difference = (wide["beach"] - wide["general"]).to_numpy()
-    units = [difference[[source == name for source in cut]].sum() for name in sorted(set(cut))]
+    units = [np.nansum(difference[[source == name for source in cut]]) for name in sorted(set(cut))]
     sums = [abs(np.dot(signs, units)) for signs in itertools.product((-1, 1), repeat=len(units))]
-    assert answer.difference == pytest.approx(difference.mean()) and answer.num_sources == 8
+    assert answer.difference == pytest.approx(np.nanmean(difference)) and answer.num_sources == 8
+    assert (answer.num_images, answer.num_left_out) == (16 - num_failed, num_failed)
     assert answer.p_value == pytest.approx(np.mean(np.array(sums) >= abs(sum(units)) - 1e-12))
     assert 0.02 < answer.p_value < 0.98
 
@@ -158,6 +176,74 @@ def test_seeds_that_disagree_are_told_beside_the_test_over_images(table_maker):
         )
         (section,) = compare_section([answer], 10_000)
         assert section.content[0].grid.lines[0].entries[-1].text == "1 of 2"
+
+
+@pytest.mark.parametrize("metric", ["psnr", "mse"])
+@pytest.mark.parametrize(("sign", "num_better"), [(1, 2), (-1, 1)])
+def test_pairs_of_seeds_are_counted_whichever_way_is_better_and_whoever_wins(table_maker, metric, sign, num_better):
+    models = [Model(f"beach-seed{s}", "checkpoint", "x", {"class": "beach", "seed": str(s)}, "beach") for s in range(3)]
+    table = table_maker([*models, Model("general", "checkpoint", "x")])
+    general = table.values("general", "beach", metric)
+    for model, gain in zip(models, (0.02, 0.03, -0.01)):
+        gains = sign * gain * np.linspace(0.9, 1.1, 8)
+        rows = (table.images["model"] == model.name) & (table.images["condition"] == "beach")
+        table.images.loc[rows, metric] = general.to_numpy() + gains * (1 if metric == "psnr" else -1)
+    (answer,) = specialised(table, metric)
+    assert answer.is_decided and answer.improvement * sign > 0
+    assert (answer.seed_pairs, answer.seed_pairs_better) == (3, num_better)
+    winner = "beach beats general" if sign > 0 else "general beats beach"
+    assert winner in sentence(answer) and sentence(answer).endswith("), but in 2 of 3 pairs of seeds.")
+
+
+def test_pairs_of_seeds_are_counted_over_the_images_of_the_test(table_maker):
+    models = [Model(f"beach-seed{s}", "checkpoint", "x", {"class": "beach", "seed": str(s)}, "beach") for s in range(2)]
+    table = table_maker([*models, Model("general", "checkpoint", "x")])
+    at = table.images["image"] == "beach_003"
+    table.images.loc[at & (table.images["model"] == "general"), "psnr"] = np.nan
+    table.images.loc[at & (table.images["model"] == "beach-seed0"), "psnr"] = -1000
+    (answer,) = specialised(table)
+    assert (answer.num_images, answer.seed_pairs_better) == (7, 2)
+
+
+def test_a_model_of_the_pooled_row_is_a_general_one_and_a_baseline_is_none(table_maker):
+    special, pooled = (Model(name, "checkpoint", "x", {}, name) for name in ("beach", "everything"))
+    table = table_maker([special, pooled, Model("bicubic", "method")])
+    (question,) = specialisation_questions(table, conditions_of(table), "everything")
+    assert (question.first.title, question.second.title) == ("beach", "everything")
+    assert specialisation_questions(table, conditions_of(table)) == []
+
+
+def test_a_class_without_images_is_not_compared_and_the_others_are(table_maker):
+    models = [Model(name, "checkpoint", "x", {}, name) for name in ("beach", "desert", "general")]
+    table = table_maker(models, classes=("beach", "general"))
+    table.conditions.insert(0, "desert")
+    assert [answer.image_class for answer in specialised(table)] == ["beach"]
+
+
+def test_answers_stand_in_the_order_of_the_questions(table):
+    failed = (table.images["model"] == "mountain") & (table.images["image"] == "beach_003")
+    table.images.loc[failed, "psnr"] = np.nan
+    pairs = [("beach", "general"), ("mountain", "general"), ("beach", "bicubic")]
+    answers = compare(table, METRICS["psnr"], pair_questions(table, conditions_of(table)[:1], pairs))
+    assert [(answer.first, answer.second) for answer in answers] == pairs
+
+
+def test_a_summary_counts_what_is_decided_alone(table):
+    won, other = specialised(table)
+    lost = replace(other, first="sea", difference=-1.0)
+    unsure = replace(lost, first="desert", p_holm=0.3, seed_pairs=4, seed_pairs_better=1)
+    assert summary([won, lost, unsure]) == (
+        "By PSNR, 1 of 3 specialised models beat general on their own class, 1 loses to it, 1 cannot be told apart "
+        "from it (paired sign-flip test at 5%, Holm's correction)."
+    )
+
+
+def test_the_table_says_which_sign_is_the_better_one(table):
+    captions = [compare_grid(specialised(table, metric), "x").caption for metric in ("psnr", "mse")]
+    assert [caption.split("; ")[1] for caption in captions] == [
+        "positive means that the first is better",
+        "negative means that the first is better",
+    ]
 
 
 def test_any_pair_can_be_compared_and_an_unknown_name_is_refused(table):

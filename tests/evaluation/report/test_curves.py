@@ -51,6 +51,14 @@ def test_shared_phase_is_one_line_and_each_run_goes_on_from_it(tmp_path):
     assert curve.phases == (("pretrain", 0), ("finetune", 2))
 
 
+def test_a_phase_begins_where_the_first_run_begins_it(tmp_path):
+    runs = []
+    for name, last in (("a", 4), ("b", 9)):
+        first = write_rows(tmp_path / f"p-{name}", [{"step": last, "phase": "pretrain", "x": 1.0}])
+        runs.append((name, [first, write_rows(tmp_path / name, [{"step": 20, "phase": "finetune", "x": 1.0}])]))
+    assert read_curves(runs)[0].phases == (("pretrain", 0), ("finetune", 4))
+
+
 def test_phases_of_one_run_are_one_line(tmp_path):
     folders = [
         write_rows(tmp_path / f"p{n}", [{"step": 10 * n + s, "phase": f"p{n}", "loss/total": 1.0} for s in (1, 2)])

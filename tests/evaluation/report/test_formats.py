@@ -22,7 +22,7 @@ from evaluation.facts_grids import compare_grid
 from evaluation.figures import draw_grid
 from evaluation.fonts import font_of, is_drawable
 from evaluation.formats import latex, latex_escape, markdown
-from evaluation.grid import Entry, Grid, Head, Line
+from evaluation.grid import BEST, SECOND, Entry, Grid, Head, Line
 from evaluation.matrix import build_matrix, conditions_of
 from evaluation.matrix_grid import matrix_grid
 from evaluation.metrics import METRICS
@@ -69,6 +69,16 @@ def test_several_degradations_give_a_matrix_each_and_one_over_degradations(table
     assert stems == ["degradations_psnr", "matrix_psnr", "matrix_psnr_test_nearest"]
 
 
+def test_each_split_has_a_matrix_of_its_own_numbers(table):
+    other = table.images.assign(split="val", condition="val/" + table.images["condition"])
+    other["psnr"] += 1
+    table.images = pd.concat([table.images.assign(condition="test/" + table.images["condition"]), other])
+    table.conditions = [f"{split}/{name}" for split in ("test", "val") for name in table.conditions]
+    named = report_matrices(table, EvaluateConfig(report={"matrix_metrics": ["psnr"]}))
+    assert [each.stem for each in named] == ["matrix_psnr", "matrix_psnr_val_matlab-bicubic"]
+    assert (named[1].matrix.values() - named[0].matrix.values()).to_numpy() == pytest.approx(np.ones((3, 4)))
+
+
 def test_pooled_row_is_shown_but_not_counted_twice_over_degradations(table_maker):
     table = table_maker(kernels=("matlab-bicubic", "nearest"))
     pooled = table.images["condition"].str.endswith("/general")
@@ -89,6 +99,46 @@ def test_markdown_marks_best_second_and_own_and_escapes_names(grid):
     nasty = Grid("t", "c", ("a|b",), (Head("x|<y>*"),), (Line(("p|q",), (Entry("1"),)),))
     assert all(line.count("|") - line.count("\\|") == 3 for line in markdown(nasty).splitlines() if line[:1] == "|")
     assert "<y>" not in markdown(nasty)
+
+
+def test_latex_and_markdown_hold_every_mark():
+    heads = (Head("a"), Head("b"), Head("mean", apart=True), Head("a", apart=True, group="published"))
+    first = (Entry("1", 1.0, BEST, own=True), Entry("2", 2.0, SECOND, mark="a"), Entry("1.5"), Entry("–"))
+    second = (Entry("3", 3.0), Entry("4", 4.0, SECOND, own=True), Entry("3.5", mark="b"), Entry("0.9"))
+    notes = (("a", "of 7 images"), ("b", "50% of them"))
+    lines = (Line(("sea",), first), Line(("mean",), second, apart=True))
+    grid = Grid("MSE", "levels", ("class",), heads, lines, notes, "column")
+    assert latex(grid).splitlines()[1:] == [
+        r"\begin{table}",
+        r"\centering",
+        r"\caption{MSE: levels (green: best of the column; underlined: second; framed: the model's own class).}",
+        r"\begin{tabular}{lrr@{\hspace{2em}}rr}",
+        r"\toprule",
+        r"class & a & b & mean & a (published) \\",
+        r"\midrule",
+        r"sea & \cellcolor{green!25}\fboxsep=1.5pt\fbox{\textbf{1}} & \underline{2}\textsuperscript{a} & 1.5 & -- \\",
+        r"\midrule",
+        r"mean & 3 & \fboxsep=1.5pt\fbox{\underline{4}} & 3.5\textsuperscript{b} & 0.9 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\par\smallskip\footnotesize\raggedright",
+        r"\textsuperscript{a}~of 7 images.\\",
+        r"\textsuperscript{b}~50\% of them.\\",
+        r"\end{table}",
+    ]
+    assert markdown(grid).splitlines() == [
+        "### MSE",
+        "",
+        "levels (**bold**: best of the column; <ins>underlined</ins>: second; [brackets]: the model's own class).",
+        "",
+        "| class | a | b | mean | a (published) |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        r"| sea | \[**1**\] | <ins>2</ins> <sup>a</sup> | 1.5 | – |",
+        r"| mean | 3 | \[<ins>4</ins>\] | 3.5 <sup>b</sup> | 0.9 |",
+        "",
+        "- <sup>a</sup> of 7 images",
+        "- <sup>b</sup> 50% of them",
+    ]
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex (Debian package texlive-latex-base)")

@@ -60,6 +60,13 @@ def test_shades_run_from_the_worst_to_the_best_whichever_way_is_better():
     assert shades([2.0, None, 3.0, 6.0], False) == [1.0, None, 0.75, 0.0]
 
 
+def test_a_number_is_shown_with_its_digits_and_its_deviation():
+    values = [(25.126, 0.514), (-1.0, 0.0), (math.inf, None), (-math.inf, None), (math.nan, None), (None, None)]
+    assert [show_number(*each) for each in ((value, 2, deviation) for value, deviation in values)] == [
+        *("25.13 ± 0.51", "-1.00 ± 0.00", "∞", "−∞", "–", "–")
+    ]
+
+
 def test_values_alike_at_the_digits_shown_rank_alike_and_leave_no_second():
     assert rank_values([25.001, 25.004, 24.0], True, 2) == [BEST, BEST, 0]
     assert rank_values([25.001, 25.004, 24.0], True, 3) == [SECOND, BEST, 0]
@@ -196,6 +203,8 @@ def test_models_that_differ_in_more_than_the_seed_stay_apart():
         Model("b-seed0", "checkpoint", "x", {"augment": "ada", "train.seed": "0"}),
     ]
     assert [column.models for column in build_columns(models)] == [("a-seed0", "a-seed1"), ("b-seed0",)]
+    of_classes = [Model(f"{name}-s", "checkpoint", "x", {"seed": "0"}, name) for name in ("beach", "sea")]
+    assert [column.models for column in build_columns(of_classes)] == [("beach-s",), ("sea-s",)]
 
 
 @pytest.mark.parametrize(
@@ -210,6 +219,15 @@ def test_models_that_differ_in_more_than_the_seed_stay_apart():
 )
 def test_the_name_of_several_seeds_is_what_they_share(names, common):
     assert common_name(names) == common
+
+
+def test_seeds_that_share_the_name_of_another_model_are_called_by_their_own():
+    seeds = [Model(f"srgan-seed{s}", "checkpoint", "x", {"seed": str(s)}) for s in range(2)]
+    columns = build_columns([*seeds, Model("srgan", "spandrel", "x")])
+    assert [(column.title, column.models) for column in columns] == [
+        ("srgan-seed0, srgan-seed1", ("srgan-seed0", "srgan-seed1")),
+        ("srgan", ("srgan",)),
+    ]
 
 
 def test_degradation_matrix_weighs_classes_alike_and_frames_the_trained_kernel(table_maker):
@@ -342,6 +360,17 @@ def test_summary_counts_the_classes_whose_own_model_is_the_best(table):
     assert diagonal_summary(matrix_of(table)) == whole.replace("3 of", "2 of")
 
 
+def test_a_class_whose_own_model_has_no_number_is_not_counted(table):
+    table.missing["beach", "beach", "psnr"] = "stale"
+    assert " on 2 of 2 classes " in diagonal_summary(matrix_of(table))
+
+
+def test_a_summary_names_the_degradation_where_there_are_several(table):
+    matrix = matrix_of(table, detail="test, area")
+    assert diagonal_summary(matrix).startswith("By PSNR (test, area), on 3 of 3")
+    assert baseline_summary(matrix)[0].startswith("By PSNR (test, area), 3 of 3")
+
+
 def test_a_tie_is_no_win_of_the_models_made_for_a_class(table):
     table.images["psnr"] = 25.0
     sentence = "By PSNR, on 0 of 3 classes the best model is one that was made for it; on 3 it ties with another."
@@ -359,6 +388,26 @@ def test_summary_counts_the_models_that_beat_each_baseline_on_their_own_class(ta
     assert baseline_summary(matrix_of(table, "mse")) == ["By MSE, 2 of 3 models beat bicubic on their own class."]
     table.images["psnr"] = np.where(table.images["model"] == "bicubic", 25.0, 25.001)
     assert baseline_summary(matrix_of(table)) == ["By PSNR, 0 of 3 models beat bicubic on their own class."]
+
+
+def test_an_incomplete_number_neither_beats_a_baseline_nor_is_passed_over_by_one(table):
+    """The model's one image that gave a number is an easy one; the baseline beats the others, but not that."""
+    own = (table.images["model"] == "beach") & (table.images["condition"] == "beach")
+    table.images.loc[own, "psnr"] += 50
+    table.images.loc[own & (table.images["image"] != "beach_000"), "psnr"] = np.nan
+    assert baseline_summary(matrix_of(table)) == ["By PSNR, 2 of 2 models beat bicubic on their own class."]
+    table.images.loc[table.images["model"] == "bicubic", "psnr"] += 10
+    grid = matrix_grid(matrix_of(table))
+    better = {mark for mark, text in grid.footnotes if text == "bicubic is better than every model here"}
+    assert [line.entries[3].mark in better for line in grid.lines] == [False, True, True, True]
+
+
+def test_an_incomplete_number_of_a_baseline_beats_nobody(table):
+    failed = (table.images["model"] == "bicubic") & (table.images["image"] == "beach_000")
+    table.images.loc[table.images["model"] == "bicubic", "psnr"] += 10
+    table.images.loc[failed, "psnr"] = np.nan
+    notes = dict(matrix_grid(matrix_of(table)).footnotes)
+    assert notes[matrix_grid(matrix_of(table)).lines[0].entries[3].mark] == "1 of 8 images gave no number"
 
 
 def test_an_empty_table_gives_a_matrix_of_reasons():
@@ -392,6 +441,8 @@ def test_a_pooled_row_is_shown_but_not_counted_again_in_the_mean_over_classes(ta
     table.conditions.append("all")
     conditions = conditions_of(table)
     assert [condition.pooled for condition in conditions] == [False, False, False, True]
+    only_beach = replace(table, images=table.images[table.images["image_class"] == "beach"])
+    assert [condition.pooled for condition in conditions_of(only_beach)] == [False, False, False, True]
     matrix = build_matrix(table, METRICS["psnr"], conditions)
     assert matrix.rows[-1] == "all"
     matrix = replace(matrix, cells=(*matrix.cells[:-1], tuple(Cell(99.0) for _ in matrix.columns)))

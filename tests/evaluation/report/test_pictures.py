@@ -58,6 +58,19 @@ def test_strip_shows_the_same_lossless_crop_of_every_candidate_and_the_original_
     assert all(picture.alt.startswith("sea: ") for picture in (strip.whole, *strip.crops))
 
 
+def test_the_whole_image_frames_the_crop_which_lies_where_the_asked_ones_differ():
+    hr_image = np.full((320, 640, 3), 90, np.uint8)
+    images = {name: hr_image.copy() for name in ("a", "b", "nearest")}
+    images["a"][200:264, 400:464] = 120
+    images["nearest"][:64, :64] = 0
+    strip = build_strip("t", "c", hr_image, [Candidate(*item) for item in images.items()], ["a", "b"])
+    assert (pixels(strip.crops[0].uri) == 120).all()
+    whole = pixels(strip.whole.uri)
+    rows, columns = (np.flatnonzero((whole > 200).all(axis=2).any(axis=axis)) for axis in (1, 0))
+    assert whole.shape == (160, 320, 3)
+    assert [rows[0], rows[-1], columns[0], columns[-1]] == pytest.approx([100, 131, 200, 231], abs=2)
+
+
 def test_png_uri_keeps_every_pixel():
     image = np.random.default_rng(2).integers(0, 255, (7, 5, 3)).astype(np.uint8)
     assert np.array_equal(pixels(png_uri(image)), image)
@@ -84,17 +97,20 @@ def test_outputs_are_those_of_the_models_on_the_degraded_image(source, drawn_ima
     assert list(outputs) == ["nearest", "bicubic"]
 
 
-@pytest.mark.parametrize("detail", [(0, 0), (300, 500), (596, 796)])
-def test_window_of_a_large_image_is_what_the_whole_image_gives_there(source, detail):
-    hr_image = np.full((600, 800, 3), 120, np.uint8)
+@pytest.mark.parametrize("detail", [(0, 0), (301, 502), (596, 796)])
+def test_window_of_a_large_image_is_what_the_whole_image_gives_there(source, detail, tmp_path):
+    hr_image = np.random.default_rng(1).integers(110, 130, (600, 800, 3)).astype(np.uint8)
     top, left = detail
     noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3))
     hr_image[max(0, top - 40) : top + 40, max(0, left - 40) : left + 40][:40, :40] = noise
-    (top, left), outputs = source.outputs(hr_image, "matlab-bicubic", "beach_000", ["bicubic"])
     whole = upscale_image(degrade_image(hr_image, 4, "matlab-bicubic"), 4, "bicubic")
+    Image.fromarray(whole).save(tmp_path / "beach_000.png")
+    source._models["finished"] = Model("finished", "folder", str(tmp_path))
+    (top, left), outputs = source.outputs(hr_image, "matlab-bicubic", "beach_000", ["bicubic", "finished"])
     height, width = outputs["bicubic"].shape[:2]
     assert (height, width) == (384, 384)
     assert np.array_equal(outputs["bicubic"], whole[top : top + height, left : left + width])
+    assert np.array_equal(outputs["bicubic"], outputs["finished"])
     assert np.abs(outputs["bicubic"].astype(int) - 120).max() > 20
 
 

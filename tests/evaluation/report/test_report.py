@@ -61,13 +61,30 @@ def test_numbers_of_compare_csv_are_those_of_compare(table, tmp_path, pictures):
     assert list(frame["p_holm"]) == pytest.approx([answer.p_holm for answer in answers], rel=1e-14)
 
 
-def test_measure_without_numbers_is_one_sentence_with_its_reason(table, tmp_path, pictures):
+def test_measures_without_numbers_are_one_sentence_with_its_reason_on_the_page(table, tmp_path):
+    """Whether the evaluation noted it, or only the cells know it; the files, which stand alone, have their columns."""
+    weights = "weights absent; run `harness weights fetch alexnet`"
+    table.images["lpips-alex"] = float("nan")
     for model in table.models:
         for condition in table.conditions:
-            table.missing[model.name, condition, "lpips-alex"] = "weights absent; run `harness weights fetch alexnet`"
-    text = text_of(write_report("demo", table, EvaluateConfig(), [], tmp_path, None, (), pictures))
-    assert "LPIPS (Alex): no numbers. weights absent; run `harness weights fetch alexnet`" in text
-    assert "12 cells without a number: weights absent" in text
+            table.missing |= {(model.name, condition, name): weights for name in ("lpips-alex", "lpips-vgg")}
+            table.missing[model.name, condition, "fid"] = "needs at least 2 images, the class has 1"
+    table.notes = [f"LPIPS (Alex), LPIPS (VGG): {weights}", "beach: not finished; its newest checkpoint is used."]
+    config = EvaluateConfig(report={"num_strips": 0})
+    text = text_of(write_report("demo", table, config, [], tmp_path))
+    assert "<p>LPIPS (Alex), LPIPS (VGG): no numbers. weights absent; run `harness weights fetch alexnet`</p>" in text
+    assert "<p>FID: no numbers. needs at least 2 images, the class has 1</p><p>beach: not finished" in text
+    assert text.count("weights absent") == text.count("needs at least 2 images") == 1
+    assert "cells without a number" not in text and "cannot be compared" not in text
+    assert "lpips-alex" in text_of(tmp_path / "table.csv") and "weights absent" in text_of(tmp_path / "table.md")
+
+
+@pytest.mark.parametrize(("counts", "warned"), [((50, 2047), "FID on 2047 images: "), ((2048, 3000), None)])
+def test_a_fid_on_few_images_is_warned_of_before_what_is_said_by_it(table, tmp_path, counts, warned):
+    rows = [(m.name, c, "fid", 9.0, None, n, "") for m in table.models for c, n in zip(table.conditions, counts)]
+    table.sets = pd.DataFrame(rows, columns=list(SET_KEYS))
+    text = text_of(write_report("demo", table, EvaluateConfig(report={"num_strips": 0}), [], tmp_path))
+    assert (f"<p>{warned}" in text.split("<section")[0]) if warned else ("FID on" not in text)
 
 
 def test_report_of_models_that_could_not_be_scored_at_all_gives_the_reasons(tmp_path):

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evaluation.grid import BEST, show_number
+from evaluation.grid import BEST, SECOND, show_number
 from evaluation.matrix import conditions_of
 from evaluation.model import Model
-from evaluation.published import REFERENCE, find_line, load_published, published_grid, same_point
+from evaluation.published import REFERENCE, Published, load_published, match_lines, published_grid, same_point
 from evaluation.tables import build_table, table_grid
 from harness.errors import InputError
 
@@ -24,6 +24,10 @@ def fractions(seeds: int = 1) -> list[Model]:
         for ada in ("no", "yes")
         for seed in range(seeds)
     ]
+
+
+def find_line(published: Published, labels: list[str]) -> dict[str, str] | None:
+    return match_lines(published, [labels])[0]
 
 
 def test_rows_are_the_points_of_the_axes_and_cells_the_means_over_classes(table_maker):
@@ -48,6 +52,7 @@ def test_several_seeds_give_mean_and_deviation(table_maker):
     assert (cell.value, cell.deviation) == (pytest.approx(np.mean(means)), pytest.approx(np.std(means, ddof=1)))
     assert table_grid(axis_table).lines[0].entries[0].text == show_number(cell.value, 2, cell.deviation)
     assert axis_table.frame().loc[0, "psnr_deviation"] == pytest.approx(np.std(means, ddof=1))
+    assert not table_grid(axis_table).footnotes
 
 
 def test_the_caption_says_what_a_deviation_is_of(table_maker):
@@ -80,6 +85,13 @@ def test_a_mean_over_conditions_is_of_all_their_images_together(table_maker):
     assert set(frame["psnr_images"]) == {8 + 5 + 8}
 
 
+def test_images_are_those_of_the_seeds_that_have_a_number(table_maker):
+    table = table_maker(fractions(2), num_images=8)
+    table.missing |= {("p1.0-no-s0", condition, "psnr"): "diverged" for condition in table.conditions}
+    row = build_table(table, conditions_of(table), ["psnr"]).frame().iloc[0]
+    assert row["psnr"] > 0 and row["psnr_images"] == 3 * 8
+
+
 def test_a_condition_that_nothing_was_scored_on_is_no_lack_of_a_table(table_maker):
     table = table_maker(fractions())
     empty = replace(conditions_of(table)[0], name="rare", image_class="rare")
@@ -110,6 +122,8 @@ def test_best_of_each_column_is_marked_and_baselines_take_no_part(table_maker):
     ranks = [line.entries[0].rank for line in grid.lines]
     assert ranks.index(BEST) == int(np.argmax(values)) and ranks[-1] == 0
     assert grid.lines[-1].apart and grid.lines[-1].heads == ("bicubic", "")
+    errors = [line.entries[1].value for line in grid.lines[:-1]]
+    assert [line.entries[1].rank for line in grid.lines].index(BEST) == int(np.argmin(errors))
 
 
 def test_published_figures_stand_beside_the_rows_that_they_belong_to(table_maker):
@@ -122,6 +136,9 @@ def test_published_figures_stand_beside_the_rows_that_they_belong_to(table_maker
     assert [head.title for head in grid.heads if head.group == "published"] == ["FID", "LPIPS (Alex)", "PSNR", "SSIM"]
     assert "SupeRAuGAN" in grid.caption
     assert any("82.94 is 26.42 dB" in text for _, text in grid.footnotes)
+    table = table_maker([*fractions(), Model("bicubic", "method")])
+    last = table_grid(build_table(table, conditions_of(table), ["psnr"], None, published)).lines[-1]
+    assert [entry.text for entry in last.entries[1:]] == ["–"] * 4
 
 
 def test_published_figures_that_fit_no_row_stay_out(table):
@@ -198,6 +215,15 @@ def test_a_published_table_that_could_be_read_wrongly_is_refused(tmp_path, conte
         load_published(str(path))
 
 
+def test_a_published_axis_is_held_against_the_one_that_has_most_of_its_values():
+    """The weight 1.0 is no 100 %, and a run without pretraining is none without augmentation."""
+    ffhq = load_published("superaugan_ffhq")
+    rows = [(part, "1.0", ada, "none") for part in ("1.0", "0.05", "0.02") for ada in ("ada", "none")]
+    assert [line and line["fid"] for line in match_lines(ffhq, rows)] == ["2.87", "2.62", "2.81", "2.71", None, None]
+    several = [(part, weight, "ada") for part in ("1.0", "0.5") for weight in ("1.0", "0.5")]
+    assert match_lines(ffhq, several) == [None] * 4, "either could be the percentage"
+
+
 def test_a_number_sign_in_a_published_label_is_a_part_of_it(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text('# source: x\nmodel,psnr\nno. #2 of ours,25.1\n"C#, large",26.2\n')
@@ -209,6 +235,9 @@ def test_own_table_is_read_from_a_path_and_mistakes_are_named(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("# source: my paper\nmodel,psnr\na,25.1\nb,\n")
     assert [line.entries[0].text for line in published_grid(load_published(str(path))).lines] == ["25.1", "–"]
+    path.write_text("# source: my paper\nmodel,psnr\na,25.123\nb,25.124\nc,25.12\n")
+    ranks = [line.entries[0].rank for line in published_grid(load_published(str(path))).lines]
+    assert ranks == [SECOND, BEST, 0], "by the digits that are printed"
     path.write_text("model,psnr\na,25.1\n")
     with pytest.raises(InputError, match="says no source"):
         load_published(str(path))

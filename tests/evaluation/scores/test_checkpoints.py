@@ -145,6 +145,10 @@ def test_a_model_on_the_command_line_is_recognised_by_what_lies_there(tmp_path: 
     }
     assert list(kinds.values()) == ["method", *["checkpoint"] * 3, "folder", "spandrel"]
     assert model_of(f"mine={run}").name == "mine" and model_of(str(tmp_path / "theirs.pth")).name == "theirs"
+    for name in ("srgan-v1.5", "rate=0.1"):
+        (tmp_path / name).mkdir()
+        model = model_of(str(tmp_path / name))
+        assert (model.name, model.path, model_of(f"a={tmp_path / name}").path) == (name, model.path, model.path)
     with pytest.raises(InputError, match="no such file or folder, nor a method"):
         model_of(str(tmp_path / "nothing"))
 

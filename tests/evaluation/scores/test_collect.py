@@ -575,6 +575,26 @@ def test_scores_that_were_measured_in_another_way_are_stale(
     assert all("stale: measured as" in reason for reason in missing.values())
 
 
+@pytest.mark.parametrize(
+    ("changes", "asked"),
+    [
+        ({"workers": 2, "report": {"num_strips": 0}}, None),
+        ({"max_images": 1}, "images"),
+        ({"classes": ["calm"]}, "conditions"),
+        ({"metrics": ["psnr", "mse"], "kernels": ["area", "nearest"]}, "conditions and measures"),
+        ({"models": ["nearest"]}, "models"),
+    ],
+)
+def test_scores_of_other_things_than_are_asked_for_now_say_so(
+    packed: str, tmp_path: Path, changes: dict[str, object], asked: str | None
+) -> None:
+    table = evaluate([baseline("bicubic")], on(packed), tmp_path)
+    changed = EvaluateConfig.model_validate(on(packed).model_dump() | changes)
+    notes = mark_stale(table, [baseline("bicubic")], changed).notes
+    again = "are asked for now than these numbers are of; run `harness evaluate` again."
+    assert notes == ([f"Other {asked} {again}"] if asked else [])
+
+
 def test_scores_of_an_older_version_of_a_measure_are_stale(packed: str, tmp_path: Path) -> None:
     table = evaluate([baseline("bicubic")], on(packed), tmp_path / "out")
     table.images["metric_version"] = table.images["metric_version"].str.replace("psnr:1", "psnr:0")

@@ -43,6 +43,19 @@ def test_the_cost_is_the_psnr_that_scikit_image_finds_lost() -> None:
         assert psnr_lost(outputs, sr, hr)[n] == pytest.approx(clean - np.mean(noisy))
 
 
+def test_the_noise_has_the_deviation_that_is_asked_for_and_moves_no_mean() -> None:
+    image = np.full((200, 200, 3), 128, np.uint8)
+    for std in (0.002, 0.03):
+        moved = with_noise(image, "a", 0, std).astype(float) - image
+        assert moved.mean() == pytest.approx(0, abs=4 * 255 * std / math.sqrt(moved.size))
+        assert moved.std() == pytest.approx(math.hypot(255 * std, math.sqrt(1 / 12)), rel=0.03)
+
+
+def test_a_perfect_output_costs_what_an_error_of_a_thousandth_would() -> None:
+    perfect = np.full((1, 8, 8, 3), 100, np.uint8)
+    assert psnr_lost((perfect + 2)[None], perfect, perfect)[0] == pytest.approx(10 * math.log10(4 / 0.001))
+
+
 def measured(method: str, lr_NHWC: np.ndarray, keys: list[str], config: DiversityConfig) -> dict[str, np.ndarray]:
     upsampler = MethodUpsampler(method, 2)  # type: ignore[arg-type]
     sr_NHWC, _ = upsampler.batch(lr_NHWC, keys)

@@ -74,6 +74,13 @@ def test_frechet_distance_equals_the_reference_formula(count: int, kept: int, mo
     assert frechet_distance(statistics(real), statistics(fake)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_features_that_span_few_dimensions_have_a_distance(monkeypatch) -> None:
+    real, fake = (features(100, 3, seed) @ np.random.default_rng(9).normal(size=(3, 16)) for seed in (0, 1))
+    exact = frechet_distance(statistics(real), statistics(fake))
+    monkeypatch.setattr(frechet, "ROWS_KEPT", 20)
+    assert frechet_distance(statistics(real, 30), statistics(fake, 30)) == pytest.approx(exact, rel=1e-6)
+
+
 def test_a_set_has_no_distance_to_itself() -> None:
     real = features(50, 32, 0)
     assert frechet_distance(statistics(real), statistics(real)) == pytest.approx(0, abs=1e-9)
@@ -174,6 +181,18 @@ def test_kid_of_a_large_set_is_the_mean_over_subsets_read_some_at_a_time(monkeyp
     assert (value, deviation) == pytest.approx((np.mean(alone), np.std(alone)), rel=1e-12)
     assert value == pytest.approx(squared_mmd(real, fake, sources, paired)[0], rel=0.1)
     assert kernel_distance(sources, rows, fake.__getitem__, paired) == (value, deviation)
+
+
+def test_kid_of_as_many_images_as_a_subset_holds_is_over_all(monkeypatch) -> None:
+    monkeypatch.setattr(frechet, "KID_SUBSET_SIZE", 30)
+    real, fake, sources = features(30, 8, 0), features(30, 8, 1), np.arange(30)
+    assert kernel_distance(sources, real.__getitem__, fake.__getitem__) == squared_mmd(real, fake, sources)
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_kid_of_two_sources_has_no_deviation(paired: bool) -> None:
+    value, deviation = squared_mmd(features(4, 8, 0), features(4, 8, 1), np.array([0, 0, 1, 1]), paired)
+    assert np.isfinite(value) and np.isnan(deviation)
 
 
 def test_one_image_has_no_distance_and_the_sentence_says_so() -> None:

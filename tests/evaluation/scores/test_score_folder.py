@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
-from skimage.color import rgb2ycbcr
+from skimage.color import rgb2lab, rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from evaluation.score_folder import print_scores, score_folders, write_json
@@ -62,6 +62,18 @@ def test_rgb_measures_all_channels_and_mse_is_for_values_from_minus_one_to_one(f
     assert result["images"]["000"]["ssim"] == pytest.approx(expected, abs=1e-4)
 
 
+def test_mse_leaves_out_the_border_and_the_colour_shift_is_that_of_scikit_images_lab(
+    folders: tuple[Path, Path],
+) -> None:
+    scores = score_folders(*folders, crop_border=5, metrics=("mse", "color-shift"))["images"]["001"]
+    sr, hr = (read(folder / "001.png") for folder in folders)
+    inner = [image[5:-5, 5:-5].astype(float) / 127.5 - 1 for image in (sr, hr)]
+    assert scores["mse"] == pytest.approx(np.mean((inner[0] - inner[1]) ** 2))
+    tints = [rgb2lab(image)[..., 1:].mean(axis=(0, 1)) for image in (sr, hr)]
+    assert scores["color-shift"] == pytest.approx(np.hypot(*(tints[0] - tints[1])), abs=1e-3)
+    assert min(abs(tints[0] - tints[1])) > 0.05, "both axes count"
+
+
 @pytest.mark.parametrize("sr_mode", ["L", "RGB"])
 def test_a_grey_image_is_compared_as_grey(folders: tuple[Path, Path], sr_mode: str) -> None:
     sr, hr = folders
@@ -84,7 +96,7 @@ def test_other_suffixes_match_and_equal_images_are_infinitely_good(folders: tupl
     Image.open(hr / "000.png").save(tmp_path / "x" / "one.bmp")
     Image.open(hr / "000.png").save(tmp_path / "y" / "one.png")
     result = score_folders(tmp_path / "x", tmp_path / "y")
-    assert math.isinf(result["mean"]["psnr"])
+    assert math.isinf(result["mean"]["psnr"]) and result["notes"] == []
     write_json(result, tmp_path / "scores.json")
     assert json.loads((tmp_path / "scores.json").read_text())["mean"] == {"psnr": "inf", "ssim": 1.0}
 
@@ -114,11 +126,19 @@ def test_folders_that_do_not_match_are_refused_with_both_lists(folders: tuple[Pa
         score_folders(sr, hr)
 
 
-def test_a_size_mismatch_names_the_file_and_both_sizes(folders: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize(("width", "height"), [(48, 47), (47, 48)])
+def test_a_size_mismatch_names_the_file_and_both_sizes(folders: tuple[Path, Path], width: int, height: int) -> None:
     sr, hr = folders
-    Image.open(sr / "001.png").crop((0, 0, 48, 47)).save(sr / "001.png")
-    with pytest.raises(InputError, match=r"001\.png: is 48 x 47 px, but .*001\.png is 48 x 48"):
+    Image.open(sr / "001.png").crop((0, 0, width, height)).save(sr / "001.png")
+    with pytest.raises(InputError, match=rf"001\.png: is {width} x {height} px, but .*001\.png is 48 x 48"):
         score_folders(sr, hr)
+
+
+def test_suffixes_may_be_capital_and_hidden_files_are_no_images(folders: tuple[Path, Path]) -> None:
+    sr, hr = folders
+    (sr / "001.png").rename(sr / "001.PNG")
+    (sr / "._001.png").write_bytes(b"what a Mac leaves")
+    assert set(score_folders(sr, hr)["images"]) == {"000", "001", "002"}
 
 
 @pytest.mark.parametrize(
@@ -168,6 +188,14 @@ def test_where_nothing_can_be_measured_the_reason_stands_and_the_exit_code_is_1(
     assert "nothing could be measured" in capsys.readouterr().err
 
 
+def test_scores_are_shown_where_their_file_cannot_be_written(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError, match="cannot be written"):
+        score(*folders, json=tmp_path, metrics="psnr")
+    assert "mean" in capsys.readouterr().out
+
+
 def test_a_metric_without_its_network_says_how_to_get_it_and_the_others_are_measured(
     folders: tuple[Path, Path],
 ) -> None:
@@ -183,9 +211,13 @@ def test_a_metric_without_its_network_says_how_to_get_it_and_the_others_are_meas
 def test_fid_and_kid_of_folders_come_with_the_warning_about_small_sets(
     folders: tuple[Path, Path], inception_file: Path
 ) -> None:
-    result = score_folders(*folders, metrics=("fid", "kid"), find=lambda name: inception_file)
+    result = score_folders(*folders, metrics=("fid", "kid", "kid-paired"), find=lambda name: inception_file)
+    assert result["mean"]["kid-paired"] > result["mean"]["kid"], "an image is most like its own restoration"
     assert result["mean"]["fid"] > 0 and math.isfinite(result["mean"]["kid"]) and result["deviation"]["kid"] > 0
     assert "FID on 3 images" in result["notes"][0]
+    console = Console(record=True, width=120)
+    print_scores(console, result)
+    assert f"{result['mean']['kid']:.5f} ± {result['deviation']['kid']:.5f}" in console.export_text()
 
 
 def test_names_are_printed_as_they_are_and_cut_no_number(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -91,6 +91,32 @@ def test_generator_loss_equals_its_formula(form):
     )
 
 
+def slopes(loss, *logits):
+    """By differences of the loss in each logit."""
+    found = []
+    for number, values in enumerate(logits):
+        for place in range(len(values)):
+            moved = [[side.clone() for side in logits] for _ in range(2)]
+            for sign, sides in zip((1, -1), moved):
+                sides[number][place] += sign * 1e-2
+            found.append((loss(*moved[0]) - loss(*moved[1])).item() / 2e-2)
+    return found
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_logit_of_a_loss_has_its_gradient(form):
+    """Of a relativistic difference, too, both sides have one."""
+    ones = torch.ones(3, 1)
+    losses = [lambda real, fake: discriminator_loss(form, real, fake, ones, 0 * ones)]
+    losses.append(lambda real, fake: generator_loss(form, fake, real if needs_real_logits(form) else None))
+    for loss in losses:
+        real, fake = (torch.tensor(side, dtype=torch.float32, requires_grad=True) for side in (REAL, FAKE))
+        loss(real, fake).backward()
+        gradients = [torch.zeros(3, 1) if side.grad is None else side.grad for side in (real, fake)]
+        expected = slopes(loss, real.detach(), fake.detach())
+        assert torch.cat(gradients).flatten().tolist() == pytest.approx(expected, abs=2e-4)
+
+
 def test_relativistic_discriminator_loss_is_esrdgans_formula():
     """The text's L_D is a likelihood; both its halves are log sigmoid(D(hr) - D(sr))."""
     ones, zeros = torch.ones(3, 1), torch.zeros(3, 1)
@@ -251,6 +277,8 @@ def test_r1_of_a_linear_discriminator_is_half_its_squared_weight():
         ({"real_label": [1.0, 0.9]}, "real_label"),
         ({"instance_noise_std": 1.0}, "needs instance_noise_steps above 0"),
         ({"form": "hinge", "real_label": [0.9, 0.9]}, "hinge has margins, not labels"),
+        ({"form": "hinge", "fake_label": [0.0, 0.1]}, "hinge has margins, not labels"),
+        ({"form": "hinge", "label_noise_std": 0.1}, "hinge has margins, not labels"),
     ],
 )
 def test_contradictory_settings_are_refused(values, message):

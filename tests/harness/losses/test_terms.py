@@ -86,6 +86,15 @@ def test_feature_loss_equals_a_computation_by_hand(pair, layer, distance, power)
     torch.testing.assert_close(terms(*pair)["features"], (sr - hr).abs().pow(power).mean())
 
 
+def test_features_of_images_that_are_not_normalised_are_of_the_images_as_they_are(pair):
+    values = {**RANDOM_VGG, "layers": {"conv1_1": 1.0}, "distance": "l1"}
+    terms = terms_of({**values, "normalize": False})
+    conv = terms.terms["features"].layers.get_submodule("conv1_1")
+    sr, hr = (F.conv2d(image, conv.weight, conv.bias, padding=1) for image in pair)
+    torch.testing.assert_close(terms(*pair)["features"], (sr - hr).abs().mean())
+    assert not torch.allclose(terms_of(values)(*pair)["features"], (sr - hr).abs().mean(), rtol=0.1)
+
+
 def test_layers_are_weighed_and_added(pair):
     each = [value_of({**RANDOM_VGG, "layers": {layer: 1.0}}, *pair) for layer in ("conv1_2", "relu1_2", "relu2_1")]
     layers = {"conv1_2": 2.0, "relu1_2": 0.5, "relu2_1": 1.0}
