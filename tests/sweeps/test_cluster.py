@@ -169,18 +169,21 @@ def test_job_that_left_the_queue_unfinished_is_submitted_again(
     assert queue.cancelled == ["4"], "the evaluation that waited for the lost job can never start"
 
 
+@pytest.mark.parametrize("script", ["submission.sh", "99_submission.sh", "the_sites_own.sh"])
 def test_job_that_a_killed_submitter_could_not_note_is_found_and_not_submitted_again(
-    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue, script: str
 ) -> None:
+    """submitit renames its file after sbatch, and a site's sbatch may send a copy from the same folder."""
     plan = plan_of()
     first, second = plan.phases
     store(sweep_of(), plan, sweep_folder)
     own = make_private(make_private(sweep_folder.jobs) / "stamp")
     (own / NOTED).touch()
-    (own / "submission.sh").write_text("srun python -u -m slurm.task payload_0.json\n")
+    there = "submission.sh" if script == "submission.sh" else "99_submission.sh"
+    (own / there).write_text("srun python -u -m slurm.task payload_0.json\n")
     job = Job(first, sweep_folder.runs.phase(first), "")
     write_payload(own / "payload_0.json", Payload({0: job}, {}, max_requeues=1, max_deaths=1, threads=1))
-    queue.jobs["99"] = QueuedJob("99", "PENDING", "None", "", 0, "", "", str(own / "submission.sh"))
+    queue.jobs["99"] = QueuedJob("99", "PENDING", "None", "", 0, "", "", str(own / script))
     submitted = submit_plan(plan, sweep_folder, PROFILE, fresh())
     assert submitted.phases == (second,) and states(plan, sweep_folder) == ["queued"] * 2
     jobs, known = queue.submitted[0]
@@ -230,6 +233,22 @@ def test_job_of_another_cluster_is_not_waited_for_by_its_number(
     submitted = submit_plan(plan, sweep_folder, PROFILE, fresh())
     assert set(submitted.elsewhere) == {pretrain} and submitted.phases == ()
     assert all(job.after == () for job in queue.submitted[-1][0]), "job 1 of this cluster is another one"
+
+
+def test_jobs_of_a_queue_that_does_not_answer_are_neither_submitted_again_nor_waited_for(
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(slurm_conf: str | None) -> dict[str, QueuedJob]:
+        raise ClusterError("`squeue` did not answer within 60 s")
+
+    plan, more = plan_of(SEEDS), plan_of({**SEEDS, "values": [1, 2, 3]})
+    store(sweep_of(SEEDS), plan, sweep_folder)
+    submit_plan(plan, sweep_folder, PROFILE, fresh())
+    monkeypatch.setattr(queues_module, "queue", silent)
+    store(sweep_of(SEEDS), more, sweep_folder)
+    again = submit_plan(more, sweep_folder, PROFILE, fresh())
+    assert again.phases == () and again.evaluation is None and queue.submitted[1:] == [([], {})]
+    assert set(again.elsewhere) == set(plan.phases), "sbatch refuses to wait for a job that may be gone"
 
 
 def test_jobs_are_cancelled_in_their_own_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
