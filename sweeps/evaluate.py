@@ -14,7 +14,7 @@ from rich.console import Console
 
 from evaluation.config import EvaluateConfig
 from evaluation.model import Model, baseline
-from harness.errors import EXIT_DONE, EXIT_WRONG_INPUT, InputError
+from harness.errors import EXIT_DONE, InputError
 from harness.screen import progress_bar, still_working
 from slurm.profile import ClusterProfile
 from slurm.profile_file import load_profile
@@ -257,6 +257,6 @@ def main(sweep_folder: str) -> int:
         report = evaluation.write_report(score_sweep(evaluation))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        return EXIT_WRONG_INPUT
+        return error.exit_code
     print(f"report: {report}", flush=True)
     return EXIT_DONE
