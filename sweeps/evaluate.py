@@ -26,7 +26,7 @@ from sweeps.plan import Plan, read_plan
 from sweeps.queues import Queues
 from sweeps.shares import evaluation_error, measure_on_cluster
 from sweeps.state import phase_states
-from sweeps.status import sweep_status
+from sweeps.status import mixed_versions, sweep_status
 
 if TYPE_CHECKING:
     from evaluation.scores import ScoreTable
@@ -84,6 +84,7 @@ class Evaluation:
             for r in self.plan.runs
         ]
         states = phase_states(self.folder.runs, self.plan, Queues())
+        table = replace(table, notes=[*table.notes, *mixed_versions(states.values())])
         ledger = asdict(sweep_ledger(self.folder.runs, self.plan, states))
         return write_report(self.title, table, self.config, records, self.folder.report, ledger)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -78,7 +79,16 @@ def sweep_status(runs: RunsFolder, plan: Plan, queues: Queues) -> SweepStatus:
     states = phase_states(runs, plan, queues)
     rows = [_row(run, plan, states, runs, queues) for run in plan.runs]
     done = sum(_steps_in(phase, states[key]) for key, phase in plan.phases.items())
-    return SweepStatus(plan.sweep, rows, done, plan.iterations, states, tuple(queues.errors.values()))
+    warnings = (*queues.errors.values(), *mixed_versions(states.values()))
+    return SweepStatus(plan.sweep, rows, done, plan.iterations, states, warnings)
+
+
+def mixed_versions(states: Iterable[PhaseState]) -> list[str]:
+    """What to say where not all phases were trained by the same version of the code; empty where they were."""
+    found = sorted({text for state in states for text in state.status.get("trained_by") or ()})
+    if len(found) < 2:
+        return []
+    return [f"trained by {len(found)} versions of the code, which may be a part of the differences: {'; '.join(found)}"]
 
 
 def _steps_in(phase: Phase, state: PhaseState) -> int:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from evaluation import report
 from evaluation import stale as stale_cells
 from evaluation.config import EvaluateConfig
 from evaluation.model import Model
@@ -78,6 +79,21 @@ def test_numbers_of_data_that_has_changed_are_not_shown_after_a_sweep(
     assert "30.00" in shown({})
     stale = shown({("early", "c", "psnr"): "stale: the dataset was edited"})
     assert "30.00" not in stale and "stale: the dataset was edited" in stale
+
+
+def test_report_tells_that_runs_were_trained_by_several_versions_of_the_code(
+    plan_of: Callable[..., Plan],
+    sweep_folder: SweepFolder,
+    write_status: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan, tables = plan_of(), []
+    for number, key in enumerate(plan.phases):
+        write_status(sweep_folder.runs.phase(key), state="done", trained_by=[f"harness {number}"])
+    monkeypatch.setattr(report, "write_report", lambda title, table, *rest: tables.append(table))
+    Evaluation("t", sweep_folder, plan, EvaluateConfig()).write_report(replace(table_of("m", {}), notes=["a note"]))
+    before, told = tables[0].notes
+    assert before == "a note" and told.startswith("trained by 2 versions of the code") and "harness 1" in told
 
 
 def test_a_measure_without_any_number_is_one_sentence_in_the_terminal_instead_of_a_table_of_dashes() -> None:

@@ -147,6 +147,18 @@ def test_cluster_that_does_not_answer_is_a_warning_not_a_death(
     assert not sweep_status(sweep_folder.runs, plan, queues).warnings, "it answers again"
 
 
+def test_runs_of_several_versions_of_the_code_are_a_warning(
+    plan_of: PlanOf, sweep_folder: SweepFolder, write_status: WriteStatus
+) -> None:
+    plan = plan_of()
+    first, second = map(sweep_folder.runs.phase, plan.phases)
+    write_status(first, state="done", trained_by=["harness 1"])
+    write_status(second, state="running", trained_by=["harness 1"])
+    assert not sweep_status(sweep_folder.runs, plan, Queues()).warnings
+    write_status(second, state="running", trained_by=["harness 1", "harness 2"])
+    assert "by 2 versions of the code" in shown(status_view(sweep_status(sweep_folder.runs, plan, Queues())))
+
+
 def test_other_job_that_has_the_id_of_one_that_is_gone_is_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     from sweeps.owner import Owner
 
