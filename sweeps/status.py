@@ -10,7 +10,7 @@ from typing import Literal
 from sweeps.layout import RunsFolder
 from sweeps.plan import Phase, Plan, PlannedRun
 from sweeps.queues import Queues
-from sweeps.state import PhaseState, last_error_line, phase_states
+from sweeps.state import PhaseState, last_error_line, needed, phase_states, phases_ahead
 
 RunState = Literal["done", "running", "queued", "saved", "waiting", "failed"]
 ORDER: tuple[RunState, ...] = ("running", "queued", "saved", "failed", "waiting", "done")
@@ -78,9 +78,10 @@ def sweep_status(runs: RunsFolder, plan: Plan, queues: Queues) -> SweepStatus:
     """Reads how every run of a plan stands; the folder of a shared phase is read once."""
     states = phase_states(runs, plan, queues)
     rows = [_row(run, plan, states, runs, queues) for run in plan.runs]
-    done = sum(_steps_in(phase, states[key]) for key, phase in plan.phases.items())
+    ahead = needed(plan, states)
+    left = sum(plan.phases[key].iterations - _steps_in(plan.phases[key], states[key]) for key in ahead)
     warnings = (*queues.errors.values(), *mixed_versions(states.values()))
-    return SweepStatus(plan.sweep, rows, done, plan.iterations, states, warnings)
+    return SweepStatus(plan.sweep, rows, plan.iterations - left, plan.iterations, states, warnings)
 
 
 def mixed_versions(states: Iterable[PhaseState]) -> list[str]:
@@ -100,7 +101,8 @@ def _steps_in(phase: Phase, state: PhaseState) -> int:
 
 def _row(run: PlannedRun, plan: Plan, states: dict[str, PhaseState], runs: RunsFolder, queues: Queues) -> Row:
     own = [(plan.phases[key], states[key]) for key in run.phases]
-    phase, state = next(((p, s) for p, s in own if s.state != "done"), own[-1])
+    key = next(iter(phases_ahead(run, states)), run.phases[-1])
+    phase, state = plan.phases[key], states[key]
     step = phase.first_step + _steps_in(phase, state)
     psnrs = [s.status["val_psnr"] for _, s in own if s.status.get("val_psnr") is not None]
     shown = _run_state(state, queues)

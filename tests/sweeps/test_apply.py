@@ -99,6 +99,13 @@ def test_finished_phases_are_skipped_and_running_ones_left_alone(plan_of: PlanOf
     assert pending(plan, states_of(plan, "done", "done", "done")) == []
 
 
+def test_removed_phase_is_trained_again_only_where_a_run_lacks_what_comes_after_it(plan_of: PlanOf) -> None:
+    plan = plan_of(SEEDS)
+    pretrain, _, second = plan.phases
+    assert pending(plan, states_of(plan, "missing", "done", "done")) == []
+    assert pending(plan, states_of(plan, "missing", "done", "missing")) == [pretrain, second]
+
+
 def test_failed_phases_come_back_on_request_with_what_waits_for_them(plan_of: PlanOf) -> None:
     plan = plan_of(SEEDS)
     states = states_of(plan, "failed", "missing", "done")

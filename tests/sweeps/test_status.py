@@ -84,6 +84,20 @@ def test_shared_phase_counts_once_in_the_progress(
     assert not status.is_done and status.is_at_rest
 
 
+def test_finished_run_is_done_though_a_phase_before_its_last_was_removed(
+    plan_of: PlanOf, sweep_folder: SweepFolder, finish: Callable[[str], None]
+) -> None:
+    plan = plan_of(SEEDS)
+    _, first, second = plan.phases
+    finish(first)
+    done, waiting = sweep_status(sweep_folder.runs, plan, Queues()).rows
+    assert (done.state, done.phase, done.step) == ("done", "adversarial", 150)
+    assert (waiting.state, waiting.phase, waiting.step) == ("waiting", "pretrain", 0)
+    finish(second)
+    status = sweep_status(sweep_folder.runs, plan, Queues())
+    assert status.is_done and status.steps_done == status.steps_total
+
+
 def test_failure_shows_the_trainers_last_word(
     plan_of: PlanOf, sweep_folder: SweepFolder, write_status: WriteStatus
 ) -> None:
