@@ -13,6 +13,8 @@ from sweeps.queues import Queues
 from sweeps.state import PhaseState, last_error_line, needed, phase_states, phases_ahead
 
 RunState = Literal["done", "running", "queued", "saved", "waiting", "failed"]
+_LEAVING = ("COMPLETING", "SIGNALING", "STAGE_OUT", "RESIZING")
+"""SLURM's words for a job of which nobody can tell from outside whether its trainer still works."""
 ORDER: tuple[RunState, ...] = ("running", "queued", "saved", "failed", "waiting", "done")
 
 
@@ -127,13 +129,16 @@ def _row(run: PlannedRun, plan: Plan, states: dict[str, PhaseState], runs: RunsF
 
 
 def _run_state(state: PhaseState, queues: Queues) -> RunState:
-    """A job that has its nodes runs, even where its trainer has not yet said so; a killed one may wait for new ones."""
+    """A job that has its nodes runs, even where its trainer has not yet said so.
+
+    One that was suspended, or killed and waits for other nodes, does not, whatever its trainer said last.
+    """
     if state.state == "missing":
         return "waiting"
     job = queues.job(state.owner) if state.state in ("queued", "running") and state.owner is not None else None
-    if job is not None and job.state in ("RUNNING", "PENDING"):
-        return "running" if job.state == "RUNNING" else "queued"
-    return state.state
+    if job is None or job.state in _LEAVING:
+        return state.state
+    return "running" if job.state == "RUNNING" else "queued"
 
 
 def _nodes(state: PhaseState, queues: Queues) -> str:
@@ -141,8 +146,11 @@ def _nodes(state: PhaseState, queues: Queues) -> str:
         return ""
     if state.owner is not None and state.owner.job_id is not None:
         job = queues.job(state.owner)
+        if job is not None and (job.state == "RUNNING" or job.state in _LEAVING):
+            return job.nodes
         if job is not None:
-            return job.nodes or ("" if job.reason == "None" else f"({job.reason})")
+            why = [word for word in (job.reason, job.state) if word not in ("None", "PENDING")]
+            return f"({why[0]})" if why else ""
     return str(state.status.get("host", "")) if state.state == "running" else ""
 
 

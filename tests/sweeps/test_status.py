@@ -140,6 +140,37 @@ def test_job_in_the_queue_shows_its_nodes_or_what_it_waits_for(
     assert {(row.state, row.nodes) for row in rows} == {("queued", "(Dependency)")}
 
 
+@pytest.mark.parametrize(
+    ("state", "reason", "told"),
+    [
+        ("SUSPENDED", "None", ("queued", "(SUSPENDED)", None)),
+        ("REQUEUE_HOLD", "JobHeldUser", ("queued", "(JobHeldUser)", None)),
+        ("CONFIGURING", "None", ("queued", "(CONFIGURING)", None)),
+        ("COMPLETING", "None", ("running", "n1", 2.0)),
+        ("RUNNING", "None", ("running", "n1", 2.0)),
+    ],
+)
+def test_job_that_does_not_compute_does_not_run_whatever_its_trainer_said_last(
+    plan_of: PlanOf,
+    sweep_folder: SweepFolder,
+    write_status: WriteStatus,
+    monkeypatch: pytest.MonkeyPatch,
+    state: str,
+    reason: str,
+    told: tuple[str, str, float | None],
+) -> None:
+    from sweeps.lock import claim
+    from sweeps.owner import Owner
+
+    monkeypatch.setattr(queues_module, "queue", lambda conf: {"5": QueuedJob("5", state, reason, "n1", 0, "", "")})
+    plan = plan_of()
+    folder = sweep_folder.runs.phase(next(iter(plan.phases)))
+    claim(folder, Owner("", 0, "", "5"))
+    write_status(folder, state="running", step=1, steps_per_s=2.0)
+    (row,) = sweep_status(sweep_folder.runs, plan, Queues()).rows
+    assert (row.state, row.nodes, row.steps_per_s) == told
+
+
 def test_cluster_that_does_not_answer_is_a_warning_not_a_death(
     plan_of: PlanOf, sweep_folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
