@@ -251,6 +251,25 @@ def test_jobs_of_a_queue_that_does_not_answer_are_neither_submitted_again_nor_wa
     assert set(again.elsewhere) == set(plan.phases), "sbatch refuses to wait for a job that may be gone"
 
 
+def test_phase_whose_job_is_gone_is_told_of_as_long_as_its_trainer_may_work(
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue, write_status: Callable[..., None]
+) -> None:
+    plan = plan_of()
+    first, second = plan.phases
+    store(sweep_of(), plan, sweep_folder)
+    submit_plan(plan, sweep_folder, PROFILE, fresh())
+    queue.jobs.clear()
+    write_status(sweep_folder.runs.phase(first), state="running", updated=time.time())
+    submitted = submit_plan(plan, sweep_folder, PROFILE, fresh())
+    assert (submitted.phases, submitted.orphaned) == ((), (first,))
+    console = Console(file=io.StringIO(), width=160)
+    run._tell_submitted(submitted, console)
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"{first}: left the queue, but its trainer spoke a moment ago; run the same command again in 5 min" in told
+    write_status(sweep_folder.runs.phase(first), state="running", updated=time.time() - 301)
+    assert submit_plan(plan, sweep_folder, PROFILE, fresh()).phases == (first, second)
+
+
 def test_jobs_are_cancelled_in_their_own_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
     cancelled: list[tuple[list[str], str | None]] = []
     monkeypatch.setattr(queues_module, "cancel", lambda ids, slurm_conf: cancelled.append((ids, slurm_conf)))
