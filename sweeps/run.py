@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -207,9 +208,12 @@ def _on_slurm(planned: Planned, profile: ClusterProfile, detach: bool, retry_fai
         retry_failed=retry_failed,
         on_wait=lambda other: say(console, f"waiting for {other.shown}, which is submitting to {folder.runs.root}"),
     )
+    for error in queues.errors.values():
+        say(console, f"warning: {error} Until then what was submitted before counts as queued.")
     _tell_submitted(submitted, console)
     if detach:
-        console.print(f"follow with: harness status --watch --runs {folder.runs.root}", markup=False, soft_wrap=True)
+        runs = shlex.quote(str(folder.runs.root))
+        console.print(f"follow with: harness status --watch --runs {runs}", markup=False, soft_wrap=True)
         return EXIT_DONE
     try:
         status = follow_sweep(folder, plan, console)

@@ -251,6 +251,24 @@ def test_jobs_of_a_queue_that_does_not_answer_are_neither_submitted_again_nor_wa
     assert set(again.elsewhere) == set(plan.phases), "sbatch refuses to wait for a job that may be gone"
 
 
+def test_queue_that_does_not_answer_is_told_by_a_sweep_that_leaves_its_jobs_alone(
+    plan_of: PlanOf, sweep_of: SweepOf, tmp_path: Path, queue: FakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(slurm_conf: str | None) -> dict[str, QueuedJob]:
+        raise ClusterError("`squeue` did not answer within 60 s; ask whether the cluster is up.")
+
+    plan, folder = plan_of(), RunsFolder(tmp_path / "my runs").sweep("s")
+    store(sweep_of(), plan, folder)
+    submit_plan(plan, folder, PROFILE, fresh())
+    monkeypatch.setattr(queues_module, "queue", silent)
+    console = Console(file=io.StringIO(), width=160)
+    planned = run.Planned(sweep_of(), plan, folder, run.Changes())
+    assert run._on_slurm(planned, PROFILE, True, False, console) == 0
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "warning: `squeue` did not answer within 60 s" in told and "submitted before counts as queued" in told
+    assert f"harness status --watch --runs '{folder.runs.root}'" in told, "a folder's name may have a space"
+
+
 def test_phase_whose_job_is_gone_is_told_of_as_long_as_its_trainer_may_work(
     plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue, write_status: Callable[..., None]
 ) -> None:
