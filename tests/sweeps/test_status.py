@@ -320,6 +320,20 @@ def test_each_reason_is_told_once_and_in_full(
     assert f"a and 2 more failed: {error[:-1]}; so" in stream.getvalue()
 
 
+def test_live_view_fits_the_terminal_and_tells_how_many_reasons_it_leaves_out(
+    plan_of: PlanOf, sweep_folder: SweepFolder, write_status: WriteStatus
+) -> None:
+    plan = plan_of({"name": "seed", "key": "seed", "values": list(range(30))})
+    for number, run in enumerate(plan.runs[:5]):
+        versions = [f"harness {number} (code 12345678), torch 2.8.0"]
+        write_status(sweep_folder.runs.phase(run.phases[0]), state="failed", error=f"{number}", trained_by=versions)
+    status = sweep_status(sweep_folder.runs, plan, Queues())
+    console = Console(file=io.StringIO(), width=80, height=24, force_terminal=True)
+    view = Follower(console, lambda: status)._view(status)
+    assert "and 2 more reasons" in shown(view, width=80)
+    assert shown(view, width=80).count("\n") <= 23, "the last lines would be cut off"
+
+
 def test_live_table_shows_the_most_telling_runs_first(
     plan_of: PlanOf, sweep_folder: SweepFolder, write_status: WriteStatus
 ) -> None:
