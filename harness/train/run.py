@@ -76,7 +76,10 @@ class Run:
         if checkpoint is None and self.stretch.parent is not None:
             checkpoint = read_newest(self.stretch.parent / "checkpoints", self._complain)
             if checkpoint is None:
-                raise CheckpointError(f"{self.stretch.parent}: holds no good checkpoint; train that phase first.")
+                raise CheckpointError(
+                    f"{self.stretch.parent}: holds no good checkpoint to go on from; remove that folder, and "
+                    "`harness sweep --retry-failed` trains it again."
+                )
         if checkpoint is not None:
             self._take_over(checkpoint)
             if self.step < self.first_step:

@@ -95,6 +95,14 @@ def test_run_tells_every_version_of_the_code_that_trained_it(launcher, recipe, t
     assert f"note: trained by several versions of the code: {both[0]}; {both[1]}\n" in capsys.readouterr().out
 
 
+def test_phase_before_without_a_checkpoint_is_told_with_what_trains_it_again(launcher, recipe, tmp_path, capsys):
+    (tmp_path / "first").mkdir()
+    run_file = launcher.run_file(recipe, tmp_path / "second", phase=1, parent=str(tmp_path / "first"))
+    assert job.main(run_file) == EXIT_WRONG_INPUT
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'first'}: holds no good checkpoint" in said and "harness sweep --retry-failed" in said
+
+
 def test_edited_file_is_another_version_of_the_code(tmp_path):
     (tmp_path / "model.py").write_text("width = 64\n")
     before = version.code_of(tmp_path)
