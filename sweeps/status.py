@@ -98,7 +98,7 @@ def _steps_in(phase: Phase, state: PhaseState) -> int:
     """Iterations of a phase that are done."""
     if state.state == "done":
         return phase.iterations
-    return min(max((state.step or 0) - phase.first_step, 0), phase.iterations)
+    return max((state.step or 0) - phase.first_step, 0)
 
 
 def _row(run: PlannedRun, plan: Plan, states: dict[str, PhaseState], runs: RunsFolder, queues: Queues) -> Row:
@@ -144,13 +144,12 @@ def _run_state(state: PhaseState, queues: Queues) -> RunState:
 def _nodes(state: PhaseState, queues: Queues) -> str:
     if state.state not in ("running", "queued"):
         return ""
-    if state.owner is not None and state.owner.job_id is not None:
-        job = queues.job(state.owner)
-        if job is not None and (job.state == "RUNNING" or job.state in _LEAVING):
-            return job.nodes
-        if job is not None:
-            why = [word for word in (job.reason, job.state) if word not in ("None", "PENDING")]
-            return f"({why[0]})" if why else ""
+    job = None if state.owner is None else queues.job(state.owner)
+    if job is not None and (job.state == "RUNNING" or job.state in _LEAVING):
+        return job.nodes
+    if job is not None:
+        why = [word for word in (job.reason, job.state) if word not in ("None", "PENDING")]
+        return f"({why[0]})" if why else ""
     return str(state.status.get("host", "")) if state.state == "running" else ""
 
 

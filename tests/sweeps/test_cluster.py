@@ -251,6 +251,16 @@ def test_jobs_of_a_queue_that_does_not_answer_are_neither_submitted_again_nor_wa
     assert set(again.elsewhere) == set(plan.phases), "sbatch refuses to wait for a job that may be gone"
 
 
+def test_cancelling_one_run_leaves_the_others_and_the_evaluation_in_the_queue(
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue
+) -> None:
+    plan = plan_of(SEEDS)
+    store(sweep_of(SEEDS), plan, sweep_folder)
+    submit_plan(plan, sweep_folder, PROFILE, fresh())
+    cancel_sweep(sweep_folder, [plan.runs[0].name], QUIET)
+    assert queue.cancelled == ["2"] and set(queue.jobs) == {"1", "3", "4"}
+
+
 def test_queue_that_does_not_answer_is_told_by_a_sweep_that_leaves_its_jobs_alone(
     plan_of: PlanOf, sweep_of: SweepOf, tmp_path: Path, queue: FakeQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ import yaml
 from rich.console import Console
 
 from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SAVED, EXIT_WRONG_INPUT, InputError
+from harness.process import process_start
 from slurm.errors import ClusterError
 from slurm.profile import ClusterProfile
 from sweeps import apply, control, run
@@ -30,7 +31,7 @@ from sweeps.follow import print_status
 from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.lock import claim
 from sweeps.logs import NewestLogs, find_logs, read_logs
-from sweeps.owner import Owner, this_process
+from sweeps.owner import Owner, this_machine, this_process
 from sweeps.plan import read_plan
 from sweeps.run import plan_sweep, preflight_sweep, resume_sweep, run_sweep
 from sweeps.status import Row, RunState, SweepStatus
@@ -484,3 +485,14 @@ def test_one_run_of_a_process_cannot_be_cancelled_alone(sweep_file: Path, tmp_pa
         cancel_sweep(planned.folder, ["hill"], Printed())
     with pytest.raises(InputError, match="has no run 'hil'"):
         cancel_sweep(planned.folder, ["hil"], Printed())
+
+
+def test_only_the_very_process_that_trains_is_stopped_and_only_on_its_own_machine() -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        control._stop_process(Owner(this_machine(), child.pid, "an earlier start of this number"))
+        with pytest.raises(InputError, match="is on another machine; run `harness cancel` on far"):
+            control._stop_process(Owner("far/boot/pid", child.pid, str(process_start(child.pid))))
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.1)
+        control._stop_process(Owner(this_machine(), child.pid, str(process_start(child.pid))))
+        assert child.wait(10) == -signal.SIGTERM
