@@ -430,7 +430,7 @@ def test_run_that_left_the_file_goes_on_until_the_sweep_is_applied_with_cancel_g
 
     assert apply_with([1, 2], False) == [] and set(queue.jobs) == {"1", "2", "3", "4"}
     assert apply_with([1], False) == [], "nothing new is trained, so even the evaluation waits as it did"
-    assert "what left the file is left alone" in said.getvalue()
+    assert "phases that left the file are left alone" in said.getvalue()
     assert apply_with([1], True) == ["3"], "the second run's own phase; the first is the other run's too"
     assert apply_with([1], True) == [], "it has left the queue"
     assert apply_with([2], True) == ["2", "4"], "and the evaluation, which has something new to wait for"

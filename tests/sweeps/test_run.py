@@ -245,6 +245,9 @@ def test_edited_file_reports_what_is_new_and_gone(
     assert run_sweep(sweep_file, cluster="local", runs_dir=runs, overrides=only, console=console) == EXIT_DONE
     assert "gone: hill, general" in console.text
     assert os.listdir(runs / "mine" / "models") == ["lake"]
+    console = Printed()
+    run_sweep(sweep_file, cluster="local", runs_dir=runs, overrides=[*only, "phases.1.iterations=9"], console=console)
+    assert "changed: lake\nphases that left the file are left alone" in console.text, "they may be training still"
 
 
 def test_evaluation_is_found_by_name_and_by_an_edited_file(
