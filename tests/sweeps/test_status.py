@@ -18,6 +18,7 @@ from slurm.ending import Ending, note_ending
 from slurm.errors import ClusterError
 from slurm.queue import QueuedJob
 from slurm.submission import NOTE
+from sweeps import follow
 from sweeps import queues as queues_module
 from sweeps.follow import Follower, follower_of, reasons, show_status
 from sweeps.layout import SweepFolder
@@ -318,6 +319,24 @@ def test_each_reason_is_told_once_and_in_full(
     stream = io.StringIO()
     show_status(Console(file=stream, width=60), status, sweep_folder, plan)
     assert f"a and 2 more failed: {error[:-1]}; so" in stream.getvalue()
+
+
+def test_sweep_is_followed_over_a_moment_in_which_a_requeued_job_is_in_no_list(
+    plan_of: PlanOf, sweep_folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of()
+    given: list[RunState] = []
+    told: tuple[RunState, ...] = ("queued", "saved", "running", "done")
+
+    def status(runs: object, plan: Plan, queues: object) -> SweepStatus:
+        given.append(told[len(given)])
+        row = Row("s", {}, given[-1], "pretrain", 0, 150, 0)
+        return SweepStatus("s", [row], 0, 150, {})
+
+    monkeypatch.setattr(follow, "sweep_status", status)
+    monkeypatch.setattr(follow, "_REFRESH_S", 0)
+    assert follow.follow_sweep(sweep_folder, plan, Console(file=io.StringIO()), poll_s=0).is_done
+    assert tuple(given) == told
 
 
 def test_live_view_fits_the_terminal_and_tells_how_many_reasons_it_leaves_out(
