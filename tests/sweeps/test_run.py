@@ -30,7 +30,7 @@ from sweeps.evaluate import Evaluation, find_evaluation, models_of
 from sweeps.follow import print_status
 from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.lock import claim
-from sweeps.logs import NewestLogs, find_logs, read_logs
+from sweeps.logs import NewestLogs, _added, find_logs, read_logs
 from sweeps.owner import Owner, this_machine, this_process
 from sweeps.plan import read_plan
 from sweeps.run import plan_sweep, preflight_sweep, resume_sweep, run_sweep
@@ -355,6 +355,18 @@ def test_log_tells_the_losses_of_each_step_once_it_is_written_whole(tmp_path: Pa
     assert next(lines) == "step 1,300  pretrain  loss/l1 0.04508  val/psnr 24.57  d/loss 1\n"
     path.write_text("")
     assert "".join(read_logs(lambda: [path, tmp_path / "out"], follow=False)) == "it has begun\n"
+
+
+def test_followed_log_goes_on_where_a_run_went_back_to_its_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n')
+    shown, place = _added(path, 0)
+    assert shown.count("step") == 3
+    path.write_text('{"step": 1}\n')
+    shown, place = _added(path, place)
+    assert shown == ""
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    assert _added(path, place)[0].startswith("step 2")
 
 
 def _sweep_in_a_process(sweep_file: Path, runs: Path) -> subprocess.Popen[bytes]:
