@@ -179,7 +179,8 @@ def content_identity(path: str) -> str:
 
 
 def _weights_hash(folder: Path) -> str:
-    for name in ("generator.safetensors", "generator_ema.safetensors"):
+    """Of the weights that a training takes: the averaged ones of a checkpoint, or what a finished run exported."""
+    for name in ("generator_ema.safetensors", "generator.safetensors"):
         if (folder / name).is_file():
             return _file_hash(folder / name)
     raise InputError(f"{folder}: holds neither a packed dataset nor a trained generator; run `harness pack` or train.")

@@ -172,3 +172,12 @@ def test_weights_are_told_apart_by_content_not_by_name(tmp_path: Path) -> None:
     a, b, c = (content_identity(str(tmp_path / name)) for name in "abc")
     assert a == b != c
     assert a == content_identity(str(tmp_path / "a" / "generator.safetensors"))
+
+
+def test_checkpoint_is_known_by_its_averaged_weights_which_are_what_a_training_takes(tmp_path: Path) -> None:
+    for name, averaged in (("a", b"decay 0.9"), ("b", b"decay 0.999"), ("c", b"decay 0.9")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "generator.safetensors").write_bytes(b"the same, as averages change no training")
+        (tmp_path / name / "generator_ema.safetensors").write_bytes(averaged)
+    first, second, third = (content_identity(str(tmp_path / name)) for name in "abc")
+    assert first == third != second
