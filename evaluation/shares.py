@@ -14,7 +14,7 @@ from typing import Any
 
 from evaluation.config import EvaluateConfig
 from evaluation.model import Model
-from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_WRONG_INPUT, InputError
+from harness.errors import EXIT_DONE, EXIT_FAILURE, InputError
 from harness.schema import parse
 
 RUN_SHARE_TARGET = "evaluation.shares:run_share"
@@ -58,7 +58,7 @@ def run_share(share_file: str) -> int:
         failures = measure_share(models, config, Path(content["out_dir"]) / CACHE_FOLDER, first, step)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        return EXIT_WRONG_INPUT
+        return error.exit_code
     except OSError as error:  # a full disk: what was measured is kept
         print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr, flush=True)
         return EXIT_FAILURE

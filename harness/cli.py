@@ -35,10 +35,10 @@ def main() -> None:
     try:
         refuse_empty(sys.argv[1:])
         code = app(prog_name="harness", standalone_mode=False)
-    except (InputError, ClusterError) as error:
+    except (InputError, TrainingError) as error:
+        _leave(f"error: {error}", error.exit_code)
+    except ClusterError as error:
         _leave(f"error: {error}", EXIT_WRONG_INPUT)
-    except TrainingError as error:
-        _leave(f"error: {error}", EXIT_FAILURE)
     except (typer.Exit, typer.Abort, KeyboardInterrupt) as stop:
         sys.exit(getattr(stop, "exit_code", 130))
     except OSError as error:

@@ -13,8 +13,10 @@ EXIT_LOST_RANK = 76
 class InputError(ValueError):
     """A user's mistake, told in one sentence: what was given, what is allowed, what to do.
 
-    The command line prints the sentence and leaves with exit code 2.
+    The command line prints the sentence and leaves with the exit code.
     """
+
+    exit_code = EXIT_WRONG_INPUT
 
 
 class NotWritten(InputError):
@@ -31,6 +33,8 @@ class UnreachableError(DataError):
     No sample is to blame, and none is replaced on its account.
     """
 
+    exit_code = EXIT_FAILURE
+
 
 class CacheFullError(UnreachableError):
     """No room in the cache: files that somebody has open fill it."""
@@ -41,7 +45,9 @@ class CheckpointError(InputError):
 
 
 class TrainingError(RuntimeError):
-    """Training went wrong by itself (non-finite numbers, a collapse); exit code 1."""
+    """Training went wrong by itself (non-finite numbers, a collapse)."""
+
+    exit_code = EXIT_FAILURE
 
 
 class NetworksTooLarge(TrainingError):

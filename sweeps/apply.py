@@ -17,7 +17,7 @@ from sweeps.lock import Claim, claim
 from sweeps.owner import JobAlive, Owner
 from sweeps.paths import absolute_within, with_absolute_paths
 from sweeps.plan import Plan, plan_json, read_plan
-from sweeps.state import PhaseState, blocked, phase_state, unless_ended
+from sweeps.state import PhaseState, blocked, needed, phase_state, unless_ended
 
 RUN_FILE = "run.yaml"
 TRAIN_TARGET = "harness.train.job:main"
@@ -122,12 +122,13 @@ def _write_run_file(runs: RunsFolder, plan: Plan, key: str, config: RunConfig) -
 def pending(plan: Plan, states: dict[str, PhaseState], *, retry_failed: bool = False) -> list[str]:
     """Keys of the phases that have to be trained, parents before children.
 
-    Finished ones are skipped and those that somebody has are left alone. Failed ones, and what depends on them, only
-    come with `retry_failed`.
+    Finished ones are skipped, as are removed ones that nothing needs any more, and those that somebody has are left
+    alone. Failed ones, and what depends on them, only come with `retry_failed`.
     """
+    ahead = needed(plan, states)
     wanted = {"missing", "saved", "failed"} if retry_failed else {"missing", "saved"}
     out_of_reach = set() if retry_failed else blocked(plan, states)
-    return [key for key in plan.phases if states[key].state in wanted and key not in out_of_reach]
+    return [key for key in plan.phases if key in ahead and states[key].state in wanted and key not in out_of_reach]
 
 
 def claim_phases(runs: RunsFolder, keys: Iterable[str], job_alive: JobAlive) -> Claims:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 from rich.console import Console
 
@@ -14,30 +16,37 @@ from sweeps.plan import read_plan
 
 def serve(folder: SweepFolder, port: int, console: Console) -> int:
     """Serves the curves of every run of a sweep under the run's own name, until interrupted."""
-    spec = log_dirs(folder)
-    if not spec:
+    found = log_dirs(folder)
+    if not found:
         raise InputError(f"{folder.path}: no run has written curves yet; start it with `harness sweep`.")
-    console.print(f"http://localhost:{port} shows {len(spec)} phases; Ctrl-C ends it", markup=False, highlight=False)
-    named = ",".join(f"{name}:{path}" for name, path in spec.items())
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir_spec", named, "--port", str(port)]
-    try:
-        ended = subprocess.run(command, check=False).returncode
-    except KeyboardInterrupt:
-        return EXIT_DONE
+    console.print(f"http://localhost:{port} shows {len(found)} phases; Ctrl-C ends it", markup=False, highlight=False)
+    with tempfile.TemporaryDirectory(prefix="harness-board-") as links:
+        _link(found, Path(links))
+        command = [sys.executable, "-m", "tensorboard.main", "--logdir", links, "--port", str(port)]
+        try:
+            ended = subprocess.run(command, check=False).returncode
+        except KeyboardInterrupt:
+            return EXIT_DONE
     return EXIT_FAILURE if ended else EXIT_DONE  # it has said why
 
 
-def log_dirs(folder: SweepFolder) -> dict[str, str]:
+def _link(found: dict[str, Path], folder: Path) -> None:
+    """Links the curves under their names: a list of a thousand paths would be longer than a command may be."""
+    for name, path in found.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(path.absolute())
+
+
+def log_dirs(folder: SweepFolder) -> dict[str, Path]:
     """Readable name -> folder of TensorBoard's files; a phase that several runs share stands once, by its own name."""
     plan = read_plan(folder.plan)
     users: dict[str, list[str]] = {}
     for run in plan.runs:
         for key in run.phases:
             users.setdefault(key, []).append(run.name)
-    found = {}
+    found: dict[str, Path] = {}
     for key, runs in users.items():
         path = folder.runs.phase(key) / "tensorboard"
         if path.is_dir():
-            title = runs[0] if len(runs) == 1 else "shared"
-            found[f"{title}/{plan.phases[key].name}" if len(runs) == 1 else f"{title}/{key}"] = str(path)
+            found[f"{runs[0]}/{plan.phases[key].name}" if len(runs) == 1 else f"shared/{key}"] = path
     return found

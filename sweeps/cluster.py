@@ -31,6 +31,8 @@ class Submitted:
     """SLURM id of the job that gathers the scores; None where it was in the queue already, or nothing is trained."""
     elsewhere: dict[str, Owner]
     """Phases that a process, or a job in another queue, has: nothing can wait for them here."""
+    orphaned: tuple[str, ...] = ()
+    """Phases whose trainer spoke a short while ago, though its job is in no queue: it may work still."""
 
 
 def submit_plan(
@@ -83,7 +85,8 @@ def _submit(
             claimed.release()
     ids = [submissions[job.name].job_id for job in evaluation]
     others = {key: owner for key, owner in (_held(states) | claims.others).items() if key not in queued}
-    return Submitted(tuple(mine), ids[-1] if ids else None, others)
+    orphaned = tuple(key for key, state in states.items() if state.state == "running" and state.owner is None)
+    return Submitted(tuple(mine), ids[-1] if ids else None, others, orphaned)
 
 
 def _held(states: dict[str, PhaseState]) -> dict[str, Owner]:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from evaluation.config import EvaluateConfig
 from evaluation.model import Model, baseline
-from harness.errors import EXIT_DONE, EXIT_WRONG_INPUT, InputError
+from harness.errors import EXIT_DONE, InputError
 from harness.screen import progress_bar, still_working
 from slurm.profile import ClusterProfile
 from slurm.profile_file import load_profile
@@ -26,7 +26,7 @@ from sweeps.plan import Plan, read_plan
 from sweeps.queues import Queues
 from sweeps.shares import evaluation_error, measure_on_cluster
 from sweeps.state import phase_states
-from sweeps.status import sweep_status
+from sweeps.status import mixed_versions, sweep_status
 
 if TYPE_CHECKING:
     from evaluation.scores import ScoreTable
@@ -84,6 +84,7 @@ class Evaluation:
             for r in self.plan.runs
         ]
         states = phase_states(self.folder.runs, self.plan, Queues())
+        table = replace(table, notes=[*table.notes, *mixed_versions(states.values())])
         ledger = asdict(sweep_ledger(self.folder.runs, self.plan, states))
         return write_report(self.title, table, self.config, records, self.folder.report, ledger)
 
@@ -257,6 +258,6 @@ def main(sweep_folder: str) -> int:
         report = evaluation.write_report(score_sweep(evaluation))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        return EXIT_WRONG_INPUT
+        return error.exit_code
     print(f"report: {report}", flush=True)
     return EXIT_DONE

@@ -73,8 +73,9 @@ class Follower:
         return status
 
     def _view(self, status: SweepStatus) -> RenderableType:
-        why = [Text(line, no_wrap=True, overflow="ellipsis") for line in reasons(status)[:_MAX_LIVE_REASONS]]
-        table = status_view(status, max(5, min(MAX_LIVE_LINES, self._console.height - 9 - len(why))))
+        why = [Text(line, no_wrap=True, overflow="ellipsis") for line in _first(reasons(status))]
+        warnings = sum(-(-len(f"warning: {text}") // self._console.width) for text in status.warnings)
+        table = status_view(status, max(5, min(MAX_LIVE_LINES, self._console.height - 9 - len(why) - warnings)))
         return Group(table, *why, *([] if self._count is None else [Text(ledger_line(self._count(status)))]))
 
     def _print_changes(self, status: SweepStatus) -> None:
@@ -127,6 +128,12 @@ def reasons(status: SweepStatus) -> list[str]:
         if row.why:
             runs.setdefault((row.state, row.why), []).append(row.run)
     return [f"{_first_of(names)} {state}: {why}" for (state, why), names in runs.items()]
+
+
+def _first(found: list[str]) -> list[str]:
+    """As many of the reasons as a live table has room for, and how many there are besides."""
+    more = len(found) - _MAX_LIVE_REASONS
+    return found[:_MAX_LIVE_REASONS] + ([f"and {more} more reasons"] if more > 0 else [])
 
 
 def _first_of(names: list[str]) -> str:

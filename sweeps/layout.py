@@ -98,10 +98,18 @@ def create_private(folder: Path) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces a small text file so that a reader sees the old or the new one, never half of it."""
+    """Replaces a small text file so that a reader sees the old or the new one, never half of it.
+
+    Raises:
+        OSError: it cannot be written; names the file, which a full disk does not.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -16,8 +16,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from harness.errors import InputError
 from sweeps.layout import create_private, read_json, write_atomically
@@ -206,8 +207,11 @@ def _text(owner: Owner | None) -> str:
 
 
 def _read(lock: Path, number: int) -> Owner | None:
-    """The owner named by a claim; None where it is free."""
+    """The owner named by a claim; None where it is free, or damaged. What a later version says besides is left out."""
     if number == 0:
         return None
-    values = (read_json(lock / _name(number)) or {}).get("owner")
-    return Owner(**values) if isinstance(values, dict) else None
+    values: Any = (read_json(lock / _name(number)) or {}).get("owner")
+    try:
+        return Owner(**{key.name: values[key.name] for key in fields(Owner) if key.name in values})
+    except TypeError:
+        return None

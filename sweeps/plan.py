@@ -179,7 +179,8 @@ def content_identity(path: str) -> str:
 
 
 def _weights_hash(folder: Path) -> str:
-    for name in ("generator.safetensors", "generator_ema.safetensors"):
+    """Of the weights that a training takes: the averaged ones of a checkpoint, or what a finished run exported."""
+    for name in ("generator_ema.safetensors", "generator.safetensors"):
         if (folder / name).is_file():
             return _file_hash(folder / name)
     raise InputError(f"{folder}: holds neither a packed dataset nor a trained generator; run `harness pack` or train.")
@@ -221,8 +222,17 @@ def read_plan(path: Path) -> Plan:
         raise InputError(f"{path}: no such sweep here; run `harness sweep` or give another --runs.") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error}); run `harness sweep` again.") from None
-    if not isinstance(values, dict) or values.get("version") != PLAN_VERSION:
+    plan = _plan_of(values) if isinstance(values, dict) and values.get("version") == PLAN_VERSION else None
+    if plan is None:
         raise InputError(f"{path}: was written by another version of the project; run `harness sweep` again.")
-    runs = [PlannedRun(**{**run, "phases": tuple(run["phases"])}) for run in values["runs"]]
-    phases = {key: Phase(**{**phase, "runs": tuple(phase["runs"])}) for key, phase in values["phases"].items()}
-    return Plan(values["sweep"], tuple(runs), phases)
+    return plan
+
+
+def _plan_of(values: dict[str, Any]) -> Plan | None:
+    """The plan that `plan_json` wrote; None where another version wrote more or less."""
+    try:
+        runs = [PlannedRun(**{**run, "phases": tuple(run["phases"])}) for run in values["runs"]]
+        phases = {key: Phase(**{**phase, "runs": tuple(phase["runs"])}) for key, phase in values["phases"].items()}
+        return Plan(values["sweep"], tuple(runs), phases)
+    except (AttributeError, KeyError, TypeError):
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from sweeps.local import train_here
 from sweeps.plan import Identify, Plan, make_plan
 from sweeps.preflight import evaluation_reasons, preflight
 from sweeps.queues import Queues
-from sweeps.state import submitted_job
+from sweeps.state import SILENT_AFTER_S, submitted_job
 from sweeps.status import SweepStatus, sweep_status
 from sweeps.table import print_changes, print_plan, savings, summary
 
@@ -207,9 +208,12 @@ def _on_slurm(planned: Planned, profile: ClusterProfile, detach: bool, retry_fai
         retry_failed=retry_failed,
         on_wait=lambda other: say(console, f"waiting for {other.shown}, which is submitting to {folder.runs.root}"),
     )
+    for error in queues.errors.values():
+        say(console, f"warning: {error} Until then what was submitted before counts as queued.")
     _tell_submitted(submitted, console)
     if detach:
-        console.print(f"follow with: harness status --watch --runs {folder.runs.root}", markup=False, soft_wrap=True)
+        runs = shlex.quote(str(folder.runs.root))
+        console.print(f"follow with: harness status --watch --runs {runs}", markup=False, soft_wrap=True)
         return EXIT_DONE
     try:
         status = follow_sweep(folder, plan, console)
@@ -228,6 +232,11 @@ def _tell_submitted(submitted: Submitted, console: Console) -> None:
         count, owner = len(submitted.elsewhere), next(iter(submitted.elsewhere.values()))
         again = "run the same command again when it is through"
         say(console, f"{count} phases are being trained by {owner.shown}; {again}")
+    if submitted.orphaned:
+        more = f" and {len(submitted.orphaned) - 1} more" if len(submitted.orphaned) > 1 else ""
+        why = "left the queue, but its trainer spoke a moment ago"
+        again = f"run the same command again in {SILENT_AFTER_S / 60:.0f} min"
+        say(console, f"{submitted.orphaned[0]}{more}: {why}; {again}")
 
 
 def _report(folder: SweepFolder, status: SweepStatus, profile: ClusterProfile, console: Console) -> int:

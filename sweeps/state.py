@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +16,7 @@ from slurm.submission import Submission, read_submission
 from sweeps.layout import RunsFolder, read_json, write_atomically
 from sweeps.lock import holder
 from sweeps.owner import JobAlive, Owner, job_of
-from sweeps.plan import Plan
+from sweeps.plan import Plan, PlannedRun
 
 State = Literal["missing", "queued", "running", "saved", "failed", "done"]
 """missing: never started; queued: somebody will train it; saved: it left before the end, or died, and can go on."""
@@ -80,6 +79,23 @@ def phase_states(runs: RunsFolder, plan: Plan, job_alive: JobAlive) -> dict[str,
     return {key: phase_state(runs.phase(key), job_alive) for key in plan.phases}
 
 
+def needed(plan: Plan, states: dict[str, PhaseState]) -> set[str]:
+    """Phases that are still to be trained: of each run those after the last one that is finished.
+
+    So the folder of a phase may be removed once what comes after it is there.
+    """
+    found: set[str] = set()
+    for run in plan.runs:
+        found.update(phases_ahead(run, states))
+    return found
+
+
+def phases_ahead(run: PlannedRun, states: dict[str, PhaseState]) -> tuple[str, ...]:
+    """Keys of a run's phases after the last one that is finished."""
+    num_behind = max((number for number, key in enumerate(run.phases, 1) if states[key].state == "done"), default=0)
+    return run.phases[num_behind:]
+
+
 def blocked(plan: Plan, states: dict[str, PhaseState]) -> set[str]:
     """Phases that cannot be trained because a phase before them failed."""
     found: set[str] = set()
@@ -88,10 +104,6 @@ def blocked(plan: Plan, states: dict[str, PhaseState]) -> set[str]:
         if parent is not None and (parent in found or states[parent].state == "failed"):
             found.add(key)
     return found - {key for key, state in states.items() if state.state == "done"}
-
-
-def unfinished(states: Iterable[PhaseState]) -> int:
-    return sum(state.state != "done" for state in states)
 
 
 def submitted_job(folder: Path, job_alive: JobAlive) -> Owner | None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from sweeps.layout import RunsFolder
 from sweeps.plan import Phase, Plan, PlannedRun
 from sweeps.queues import Queues
-from sweeps.state import PhaseState, last_error_line, phase_states
+from sweeps.state import PhaseState, last_error_line, needed, phase_states, phases_ahead
 
 RunState = Literal["done", "running", "queued", "saved", "waiting", "failed"]
+_LEAVING = ("COMPLETING", "SIGNALING", "STAGE_OUT", "RESIZING")
+"""SLURM's words for a job of which nobody can tell from outside whether its trainer still works."""
 ORDER: tuple[RunState, ...] = ("running", "queued", "saved", "failed", "waiting", "done")
 
 
@@ -77,20 +80,31 @@ def sweep_status(runs: RunsFolder, plan: Plan, queues: Queues) -> SweepStatus:
     """Reads how every run of a plan stands; the folder of a shared phase is read once."""
     states = phase_states(runs, plan, queues)
     rows = [_row(run, plan, states, runs, queues) for run in plan.runs]
-    done = sum(_steps_in(phase, states[key]) for key, phase in plan.phases.items())
-    return SweepStatus(plan.sweep, rows, done, plan.iterations, states, tuple(queues.errors.values()))
+    ahead = needed(plan, states)
+    left = sum(plan.phases[key].iterations - _steps_in(plan.phases[key], states[key]) for key in ahead)
+    warnings = (*queues.errors.values(), *mixed_versions(states.values()))
+    return SweepStatus(plan.sweep, rows, plan.iterations - left, plan.iterations, states, warnings)
+
+
+def mixed_versions(states: Iterable[PhaseState]) -> list[str]:
+    """What to say where not all phases were trained by the same version of the code; empty where they were."""
+    found = sorted({text for state in states for text in state.status.get("trained_by") or ()})
+    if len(found) < 2:
+        return []
+    return [f"trained by {len(found)} versions of the code, which may be a part of the differences: {'; '.join(found)}"]
 
 
 def _steps_in(phase: Phase, state: PhaseState) -> int:
     """Iterations of a phase that are done."""
     if state.state == "done":
         return phase.iterations
-    return min(max((state.step or 0) - phase.first_step, 0), phase.iterations)
+    return max((state.step or 0) - phase.first_step, 0)
 
 
 def _row(run: PlannedRun, plan: Plan, states: dict[str, PhaseState], runs: RunsFolder, queues: Queues) -> Row:
     own = [(plan.phases[key], states[key]) for key in run.phases]
-    phase, state = next(((p, s) for p, s in own if s.state != "done"), own[-1])
+    key = next(iter(phases_ahead(run, states)), run.phases[-1])
+    phase, state = plan.phases[key], states[key]
     step = phase.first_step + _steps_in(phase, state)
     psnrs = [s.status["val_psnr"] for _, s in own if s.status.get("val_psnr") is not None]
     shown = _run_state(state, queues)
@@ -115,22 +129,27 @@ def _row(run: PlannedRun, plan: Plan, states: dict[str, PhaseState], runs: RunsF
 
 
 def _run_state(state: PhaseState, queues: Queues) -> RunState:
-    """A job that has its nodes runs, even where its trainer has not yet said so; a killed one may wait for new ones."""
+    """A job that has its nodes runs, even where its trainer has not yet said so.
+
+    One that was suspended, or killed and waits for other nodes, does not, whatever its trainer said last.
+    """
     if state.state == "missing":
         return "waiting"
     job = queues.job(state.owner) if state.state in ("queued", "running") and state.owner is not None else None
-    if job is not None and job.state in ("RUNNING", "PENDING"):
-        return "running" if job.state == "RUNNING" else "queued"
-    return state.state
+    if job is None or job.state in _LEAVING:
+        return state.state
+    return "running" if job.state == "RUNNING" else "queued"
 
 
 def _nodes(state: PhaseState, queues: Queues) -> str:
     if state.state not in ("running", "queued"):
         return ""
-    if state.owner is not None and state.owner.job_id is not None:
-        job = queues.job(state.owner)
-        if job is not None:
-            return job.nodes or ("" if job.reason == "None" else f"({job.reason})")
+    job = None if state.owner is None else queues.job(state.owner)
+    if job is not None and (job.state == "RUNNING" or job.state in _LEAVING):
+        return job.nodes
+    if job is not None:
+        why = [word for word in (job.reason, job.state) if word not in ("None", "PENDING")]
+        return f"({why[0]})" if why else ""
     return str(state.status.get("host", "")) if state.state == "running" else ""
 
 

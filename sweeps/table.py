@@ -56,15 +56,16 @@ def savings(plan: Plan) -> str:
 
 
 def print_changes(console: Console, changes: Changes, cancels_gone: bool = False) -> None:
-    """What is new, changed and gone against the last plan of this sweep; a hint unless what is gone is cancelled."""
+    """What is new, changed and gone against the last plan of this sweep; a hint unless what was before is cancelled."""
     if not (changes.kept or changes.changed or changes.gone):
         return
     for word, names in (("new", changes.new), ("changed", changes.changed), ("gone", changes.gone)):
         if names:
             shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
             console.print(f"{word}: {shown}", markup=False)
-    if changes.gone and not cancels_gone:
-        console.print("what left the file is left alone; the same command with --cancel-gone stops it", markup=False)
+    if (changes.gone or changes.changed) and not cancels_gone:
+        hint = "phases that left the file are left alone; the same command with --cancel-gone stops them"
+        console.print(hint, markup=False, soft_wrap=True)
 
 
 def status_view(status: SweepStatus, max_lines: int | None = None) -> RenderableType:

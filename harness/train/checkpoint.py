@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 import safetensors.torch
 import torch
 
-from harness import __version__
 from harness.errors import CheckpointError
 from harness.files import sha256_of, whole
 from harness.train.durable import HashedFile, safetensors_pieces, sync_folder, write_durably
+from harness.train.version import versions
 
 T = TypeVar("T")
 MANIFEST = "manifest.json"
@@ -63,7 +63,7 @@ class Snapshot:
     weights: dict[str, dict[str, torch.Tensor]]
     training: dict[str, Any]
     facts: dict[str, Any] = field(default_factory=dict)
-    """For the manifest: phase, config, dataset_fingerprint."""
+    """For the manifest: phase, config, dataset_fingerprint, trained_by."""
 
 
 def step_folder(folder: Path, step: int) -> Path:
@@ -86,7 +86,7 @@ def write_checkpoint(folder: Path, snapshot: Snapshot) -> Path:
             file = f"{name}.safetensors"
             files[file] = write_durably(temporary / file, partial(_fill, safetensors_pieces(weights)))
         files[TRAINING_STATE] = write_durably(temporary / TRAINING_STATE, partial(torch.save, snapshot.training))
-        manifest = {"step": snapshot.step, **snapshot.facts, "versions": _versions(), "files": files}
+        manifest = {"step": snapshot.step, **snapshot.facts, "versions": versions(), "files": files}
         write_durably(temporary / MANIFEST, partial(_fill, [json.dumps(manifest, indent=1).encode()]))
         sync_folder(temporary)
         shutil.rmtree(final, ignore_errors=True)
@@ -255,7 +255,3 @@ def write_weights(path: Path, weights: dict[str, torch.Tensor], metadata: dict[s
 def _fill(pieces: Iterable[bytes | memoryview], file: HashedFile) -> None:
     for piece in pieces:
         file.write(piece)
-
-
-def _versions() -> dict[str, str]:
-    return {"harness": __version__, "torch": torch.__version__}

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from harness.alone import alone_in
 from harness.config import RunConfig, dump_yaml
-from harness.errors import EXIT_FAILURE, EXIT_LOST_RANK, EXIT_WRONG_INPUT, InputError, NetworksTooLarge, TrainingError
+from harness.errors import EXIT_FAILURE, EXIT_LOST_RANK, InputError, NetworksTooLarge, TrainingError
 from harness.files import not_written, write_text
 from harness.identity import check_same_result
 from harness.schema import Section, parse, read_yaml
@@ -151,12 +151,9 @@ def leave(code: int) -> NoReturn:
 def _coded(train: Callable[[], int]) -> int:
     try:
         return train()
-    except InputError as error:
+    except (InputError, TrainingError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        return EXIT_WRONG_INPUT
-    except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return EXIT_FAILURE
+        return error.exit_code
     except Exception as error:
         sentence = _told_of_machine(error)
         if sentence is None:

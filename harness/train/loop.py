@@ -45,11 +45,12 @@ def train(stretch: Stretch) -> int:
             run = Run(stretch, ranks, flag)
             run.restore()
         check_phases(run.config, run.phases_ahead, run.nets, ranks)
-        for note in notes_of(stretch.config, ranks) if ranks.is_main else ():
+        for note in notes_of(stretch.config, ranks, run.trained_by) if ranks.is_main else ():
             print(f"note: {note}", flush=True)
         run.log.start_trackers(run.step, stretch.config)
         run.log.started(run.step)
-        run.log.status(state="running", step=run.step, total_steps=run.last_step, first_step=run.first_step)
+        steps = {"step": run.step, "total_steps": run.last_step, "first_step": run.first_step}
+        run.log.status(state="running", **steps, trained_by=run.trained_by)
         with _failures_told(run):
             return _train_phases(run)
     finally:

@@ -15,6 +15,7 @@ from harness.train.nets import Nets
 from harness.train.phase import Phase
 from harness.train.ranks import Ranks
 from harness.train.stop import StopAgreement, StopFlag
+from harness.train.version import told, trained_by, versions
 from harness.train.watch import NonFinite, all_finite
 from harness.train.writer import CheckpointWriter
 
@@ -51,6 +52,8 @@ class Run:
         self.last_step = self.config.first_step(stretch.last_phase + 1)
         self.restored: Checkpoint | None = None
         """Where the run goes on from, until its phase has taken over its part."""
+        self.trained_by = [told(versions())]
+        """Every version that has trained it, in their order, the phases before included."""
         self.rollbacks = 0
         self.blocked_s = self.blocked_cpu_s = 0.0
         self.has_checkpoint = False
@@ -73,7 +76,10 @@ class Run:
         if checkpoint is None and self.stretch.parent is not None:
             checkpoint = read_newest(self.stretch.parent / "checkpoints", self._complain)
             if checkpoint is None:
-                raise CheckpointError(f"{self.stretch.parent}: holds no good checkpoint; train that phase first.")
+                raise CheckpointError(
+                    f"{self.stretch.parent}: holds no good checkpoint to go on from; remove that folder, and "
+                    "`harness sweep --retry-failed` trains it again."
+                )
         if checkpoint is not None:
             self._take_over(checkpoint)
             if self.step < self.first_step:
@@ -102,6 +108,7 @@ class Run:
                 "phase": phase.config.name,
                 "config": self.config.model_dump(mode="json"),
                 "dataset_fingerprint": phase.loader.fingerprint,
+                "trained_by": self.trained_by,
             }
             weights = self.writer.copier.copy(self.nets.weights(), "weights")
             training = self.writer.copier.copy({**training, "rollbacks": self.rollbacks}, "training")
@@ -167,6 +174,7 @@ class Run:
         self.step = self.saved_step = checkpoint.step
         self.restored = checkpoint
         self.rollbacks = checkpoint.training["rollbacks"]
+        self.trained_by = [*dict.fromkeys([*trained_by(checkpoint.manifest), told(versions())])]
 
     def _complain(self, message: str) -> None:
         if self.ranks.is_main:

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import harness.cli
-from harness.errors import EXIT_SAVED, DataError, TrainingError
+from harness.errors import EXIT_SAVED, DataError, TrainingError, UnreachableError
 from slurm.errors import ClusterError
 
 
@@ -86,6 +86,7 @@ def test_user_without_a_home_is_told_to_set_one(answer, monkeypatch: pytest.Monk
     ("error", "code", "sentence"),
     [
         (DataError("x: is torn; pack it anew."), 2, "error: x: is torn; pack it anew.\n"),
+        (UnreachableError("s3://x: does not answer."), 1, "error: s3://x: does not answer.\n"),
         (ClusterError("sbatch failed; ask."), 2, "error: sbatch failed; ask.\n"),
         (TrainingError("the loss is NaN; lower the rate."), 1, "error: the loss is NaN; lower the rate.\n"),
         (OSError(errno.ENOSPC, "No space left", "f"), 1, "error: f: No space left; free space or mend its rights.\n"),

@@ -139,3 +139,11 @@ def test_dependency_text_names_whole_arrays_and_single_places():
     assert dependency_text(batches[2], batches, {0: "7", 1: "8"}, ids) == "afterok:7:8_0:3"
     assert dependency_text(batches[0], batches, {}, {}) == ""
     assert dependency_text(Batch({0: job("f", "a")}, (), 0), batches, {0: "7"}, ids) == "aftercorr:7"
+
+
+def test_single_child_at_its_parents_place_is_an_array_still():
+    """Else SLURM would give it another place than the one that it waits for."""
+    jobs = [*map(job, "abc"), job("a1", "a"), job("b1", "b"), job("c1", "c"), job("b2", "b")]
+    *_, last = plan_batches(jobs, 1001)
+    assert shape([last]) == [({1: "b2"}, (), 0)]
+    assert last.is_array and array_text(list(last.jobs), 5) == "1%1"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from slurm.errors import ClusterError
-from slurm.job import Job, Payload, read_payload, write_payload
+from slurm.job import Job, Payload, read_payload, write_payload, write_private
 
 
 @pytest.fixture
@@ -59,3 +60,15 @@ def test_a_payload_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
         monkeypatch.setattr(os, name, lambda *words, name=name, real=real: (done.append(name), real(*words)))
     write_payload(tmp_path / "payload.json", Payload({}, {}, 9, 3, 2))
     assert done == ["fsync", "replace"]
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file_and_leaves_the_old_one(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as of a write, which names no file
+
+    write_private(tmp_path / "note", "old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        write_private(tmp_path / "note", "new")
+    assert raised.value.filename == str(tmp_path / "note") and raised.value.errno == errno.ENOSPC
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]

@@ -64,6 +64,15 @@ def test_sbatch_text_equals_the_golden_file(monkeypatch):
     subprocess.run(["bash", "-n"], input=text, text=True, check=True)
 
 
+def test_gpus_of_a_type_switched_off_options_and_names_reach_sbatch_as_they_are_meant(sbatch, tmp_path):
+    profile = full_profile(gpu_type="a100", options={"exclusive": False, "mail-type": "END"})
+    launch.submit([Job("run-a", tmp_path / "a", "")], profile, tmp_path / "slurm", label="sweep", hold=True)
+    said = (tmp_path / "a" / "sbatch.sh").read_text()
+    assert "#SBATCH --gpus-per-node=a100:4\n" in said and "#SBATCH --hold\n" in said
+    assert "#SBATCH --job-name=run-a\n" in said, "the label is for arrays"
+    assert "exclusive" not in said and "#SBATCH --mail-type=END\n" in said
+
+
 def test_no_secret_reaches_the_sbatch_file_or_a_command_line(sbatch, tmp_path):
     jobs = [Job(name, tmp_path / name, f"argument {name}") for name in "ab"]
     submissions = launch.submit(jobs, full_profile(), tmp_path / "slurm")

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from slurm.errors import ClusterError
 from slurm.job import Job
 from slurm.local import Supervisor
+from slurm.local_ranks import LocalRanks
 from slurm.profile import ClusterProfile
 from slurm.submission import read_submission
 
@@ -72,7 +74,7 @@ def test_ranks_are_told_their_place(tmp_path):
     assert [rank["RANK"] for rank in (zero, one)] == [rank["LOCAL_RANK"] for rank in (zero, one)] == ["0", "1"]
     for rank in (zero, one):
         assert (rank["WORLD_SIZE"], rank["MASTER_ADDR"], rank["OMP_NUM_THREADS"]) == ("2", "127.0.0.1", "3")
-        assert rank["COLOUR"] == "blue; $HOME"
+        assert (rank["COLOUR"], rank["HARNESS_GPUS_PER_NODE"]) == ("blue; $HOME", "0")
     assert zero["MASTER_PORT"] == one["MASTER_PORT"]
     assert [path.name[-10:] for path in read_submission(job.folder).log_files(rank=1)] == ["_1_log.out", "_1_log.err"]
 
@@ -111,6 +113,15 @@ def test_children_of_a_failed_job_are_blocked(tmp_path):
     states = Supervisor(jobs, ClusterProfile(), tmp_path / "slurm").run()
     assert [state.state for state in states.values()] == ["failed", "blocked", "blocked"]
     assert not starts(tmp_path, "b")
+
+
+@pytest.mark.parametrize("code", [0, 75])
+def test_rank_that_stays_long_after_another_has_left_is_killed(tmp_path, monkeypatch, code):
+    commands = iter([f"exit {code}", "exec sleep 60"])
+    start = partial(subprocess.Popen, shell=True, stdin=subprocess.PIPE, start_new_session=True)
+    monkeypatch.setattr(LocalRanks, "_start", lambda self, rank, port: start(next(commands)))
+    ranks = LocalRanks(tmp_path, ClusterProfile(tasks_per_node=2), slot=0)
+    wait_for(lambda: ranks.poll(patience_s=0.1) == 128 + signal.SIGKILL)
 
 
 def test_one_dead_rank_ends_all_and_the_job_starts_again(tmp_path):

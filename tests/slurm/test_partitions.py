@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +32,13 @@ def test_no_grace_is_refused_only_where_nothing_would_come_back(
     reasons = list(preflight._preemption(PROFILE, "low", partition, PREEMPTS, save_s))
     assert len(reasons) == bool(said)
     assert said in "".join(reasons)
+
+
+@pytest.mark.parametrize(("mode", "refused"), [("REQUEUE", True), ("SUSPEND", False), ("GANG", False), ("OFF", False)])
+def test_jobs_that_may_not_be_requeued_are_refused_where_preemption_would_end_them(mode: str, refused: bool) -> None:
+    profile = PROFILE.model_copy(update={"max_requeues": 0})
+    reasons = list(preflight._preemption(profile, "low", {"PreemptMode": mode}, PREEMPTS, None))
+    assert len(reasons) == refused and all("max_requeues 0" in reason for reason in reasons)
 
 
 @pytest.mark.parametrize(
@@ -140,3 +148,21 @@ def test_each_of_several_partitions_is_looked_at(
     profile = ClusterProfile(name="site", executor="slurm", partition=partition, time_min=1440)
     reasons = preflight._slurm(profile, 1, None, (), None)
     assert len(reasons) == len(said) and all(part in reason for part, reason in zip(said, reasons))
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_sbatch_is_asked_itself_where_nothing_else_speaks_against_a_job(
+    refuses: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text(f"#!/bin/sh\n[ $1 = --test-only ] && echo 'Invalid qos' >&2 && exit {int(refuses)}\n")
+    sbatch.chmod(0o755)
+    for tool in ("srun", "scontrol", "squeue"):
+        (tmp_path / tool).symlink_to(sbatch)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(preflight, "read_partitions", lambda: {"low": {}})
+    monkeypatch.setattr(preflight, "read_config", dict)
+    monkeypatch.setattr(preflight, "read_nodes", lambda name, gpu_type: [preflight.Node(8, 1000, 0)])
+    monkeypatch.setattr(preflight, "unseen", lambda *words: [])
+    reasons = preflight._slurm(PROFILE.model_copy(update={"partition": "low"}), 1, None, (), None)
+    assert reasons == (["sbatch would refuse a job with the profile 'site' (Invalid qos); mend the profile."] * refuses)

@@ -49,6 +49,25 @@ def test_folder_in_this_machines_memory_is_refused(elsewhere, monkeypatch):
     assert reasons == ["/dev/shm/runs: lies on tmpfs of this machine, which no compute node sees; use a shared folder."]
 
 
+def test_nodes_that_are_this_machine_see_its_memory(elsewhere, monkeypatch):
+    monkeypatch.setattr(reach, "_nodes_are_here", lambda partition: True)
+    monkeypatch.setattr(reach, "read_mounts", lambda: [Mount(Path("/"), "tmpfs")])
+    assert not list(unseen(ClusterProfile(executor="slurm"), [], Path("/dev/shm/runs"), "low"))
+
+
+def test_node_is_asked_for_a_gpu_where_jobs_take_some(monkeypatch):
+    """Partitions of GPUs may refuse a job without."""
+    asked = []
+    done = subprocess.CompletedProcess((), 0, stdout='harness-probe {"unread": [], "unwritten": []}\n', stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda words, **options: asked.append(words) or done)
+    for gpus in (4, 0):
+        profile = ClusterProfile(executor="slurm", partition="gpu", account="lab", gpus_per_node=gpus)
+        assert reach._run_probe(profile, [], []) == {"unread": [], "unwritten": []}
+    with_gpus, without = asked
+    assert {"--partition=gpu", "--account=lab", "--gpus-per-node=1"} <= set(with_gpus)
+    assert not any(word.startswith("--gpus") for word in without)
+
+
 def test_what_the_profile_does_not_call_shared_is_refused(elsewhere, monkeypatch):
     monkeypatch.setattr(reach, "read_mounts", lambda: [Mount(Path("/"), "ext4")])
     profile = ClusterProfile(name="site", executor="slurm", shared=("/home", "/scratch"))

@@ -13,6 +13,7 @@ LIMITS = Payload({}, {}, max_requeues=5, max_deaths=2, threads=1)
 TIMEOUT = "reached its time limit"
 UNSAVED = "reached its time limit before it had saved (raise signal_s)"
 RUNNING = {"JobState": "RUNNING", "Restarts": "1", "Requeue": "1"}
+PREEMPTED = {"StartTime": "2026-01-01T11:00:00", "PreemptTime": "2026-01-01T12:00:00"}
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,8 @@ def test_fields_of_scontrol_are_read():
         (143, {"JobState": "COMPLETING", "RunTime": "01:00:05", "TimeLimit": "01:00:00"}, 1, "failed", UNSAVED),
         (76, {}, 1, "back", "lost a rank (exit code 76)"),
         (75, {}, 0, "back", "saved and left before its end"),
+        (75, PREEMPTED, 0, "back", "was preempted, and had saved"),
+        (137, PREEMPTED, 1, "back", "was killed by SIGKILL"),
     ],
 )
 def test_what_is_said_of_an_end(code, changes, deaths, outcome, reason):
@@ -141,9 +144,11 @@ def ended(tmp_path, monkeypatch):
     return end
 
 
-def test_job_that_saved_is_put_back_once_its_ending_is_noted(ended, tmp_path):
+@pytest.mark.parametrize("srun_code", [0, 1, 137])
+def test_job_that_saved_is_put_back_once_its_ending_is_noted(ended, tmp_path, srun_code):
+    """Whatever happened to its ranks while they left."""
     write_private(tmp_path / "7_3.saved", "2")
-    code, ((shown, _), (put_back, noted)) = ended(0)
+    code, ((shown, _), (put_back, noted)) = ended(srun_code)
     assert code == 75 and shown[:4] == ("scontrol", "show", "job", "7_3")
     assert put_back == ("scontrol", "requeue", "7_3") and (noted.job_id, noted.outcome) == ("7_3", "back")
 

@@ -38,3 +38,11 @@ def test_logs_are_found_where_the_phases_lie_on_another_disk(tmp_path):
     (tmp_path / "runs/phases").symlink_to(tmp_path / "disk")
     submission = submitted(tmp_path / "runs")
     assert read_submission(tmp_path / "runs/phases/a") == submission
+
+
+def test_what_a_rank_said_comes_before_its_errors(tmp_path):
+    submission = submitted(tmp_path)
+    for name in ("17_0_log.err", "17_1_log.out", "17_10_log.out"):
+        (tmp_path / "sweep/jobs/stamp" / name).touch()
+    assert [path.name for path in submission.log_files(0)] == ["17_0_log.out", "17_0_log.err"]
+    assert [path.name for path in submission.log_files()][-1] == "17_0_log.err"

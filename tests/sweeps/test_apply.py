@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from harness.train.job import RunFile
 from slurm.ending import Ending, note_ending
 from sweeps.apply import claim_phases, compare, jobs_for, last_plan, pending, ready, store
 from sweeps.config import SweepConfig
-from sweeps.layout import SweepFolder
+from sweeps.layout import SweepFolder, write_atomically
 from sweeps.lock import claim
 from sweeps.owner import Owner, this_process
 from sweeps.plan import Plan
@@ -90,6 +91,21 @@ def test_unwritable_runs_folder_is_one_sentence(plan_of: PlanOf, sweep_of: Sweep
         store(sweep_of(), plan_of(), RunsFolder(tmp_path / "file").sweep("s"))
 
 
+def test_full_disk_is_told_with_the_name_of_the_file_and_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str, encoding: str) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")  # as of a write, which names no file
+
+    write_atomically(tmp_path / "plan.json", "old")
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left") as raised:
+        patch.setattr(Path, "write_text", full)
+        write_atomically(tmp_path / "plan.json", "new")
+    assert raised.value.filename == str(tmp_path / "plan.json") and raised.value.errno == errno.ENOSPC
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
 def test_finished_phases_are_skipped_and_running_ones_left_alone(plan_of: PlanOf) -> None:
     plan = plan_of(SEEDS)
     _, first, second = plan.phases
@@ -97,6 +113,13 @@ def test_finished_phases_are_skipped_and_running_ones_left_alone(plan_of: PlanOf
     assert pending(plan, states_of(plan, "done", "saved", "running")) == [first]
     assert pending(plan, states_of(plan, "done", "queued", "missing")) == [second]
     assert pending(plan, states_of(plan, "done", "done", "done")) == []
+
+
+def test_removed_phase_is_trained_again_only_where_a_run_lacks_what_comes_after_it(plan_of: PlanOf) -> None:
+    plan = plan_of(SEEDS)
+    pretrain, _, second = plan.phases
+    assert pending(plan, states_of(plan, "missing", "done", "done")) == []
+    assert pending(plan, states_of(plan, "missing", "done", "missing")) == [pretrain, second]
 
 
 def test_failed_phases_come_back_on_request_with_what_waits_for_them(plan_of: PlanOf) -> None:

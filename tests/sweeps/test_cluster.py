@@ -169,18 +169,21 @@ def test_job_that_left_the_queue_unfinished_is_submitted_again(
     assert queue.cancelled == ["4"], "the evaluation that waited for the lost job can never start"
 
 
+@pytest.mark.parametrize("script", ["submission.sh", "99_submission.sh", "the_sites_own.sh"])
 def test_job_that_a_killed_submitter_could_not_note_is_found_and_not_submitted_again(
-    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue, script: str
 ) -> None:
+    """submitit renames its file after sbatch, and a site's sbatch may send a copy from the same folder."""
     plan = plan_of()
     first, second = plan.phases
     store(sweep_of(), plan, sweep_folder)
     own = make_private(make_private(sweep_folder.jobs) / "stamp")
     (own / NOTED).touch()
-    (own / "submission.sh").write_text("srun python -u -m slurm.task payload_0.json\n")
+    there = "submission.sh" if script == "submission.sh" else "99_submission.sh"
+    (own / there).write_text("srun python -u -m slurm.task payload_0.json\n")
     job = Job(first, sweep_folder.runs.phase(first), "")
     write_payload(own / "payload_0.json", Payload({0: job}, {}, max_requeues=1, max_deaths=1, threads=1))
-    queue.jobs["99"] = QueuedJob("99", "PENDING", "None", "", 0, "", "", str(own / "submission.sh"))
+    queue.jobs["99"] = QueuedJob("99", "PENDING", "None", "", 0, "", "", str(own / script))
     submitted = submit_plan(plan, sweep_folder, PROFILE, fresh())
     assert submitted.phases == (second,) and states(plan, sweep_folder) == ["queued"] * 2
     jobs, known = queue.submitted[0]
@@ -230,6 +233,69 @@ def test_job_of_another_cluster_is_not_waited_for_by_its_number(
     submitted = submit_plan(plan, sweep_folder, PROFILE, fresh())
     assert set(submitted.elsewhere) == {pretrain} and submitted.phases == ()
     assert all(job.after == () for job in queue.submitted[-1][0]), "job 1 of this cluster is another one"
+
+
+def test_jobs_of_a_queue_that_does_not_answer_are_neither_submitted_again_nor_waited_for(
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(slurm_conf: str | None) -> dict[str, QueuedJob]:
+        raise ClusterError("`squeue` did not answer within 60 s")
+
+    plan, more = plan_of(SEEDS), plan_of({**SEEDS, "values": [1, 2, 3]})
+    store(sweep_of(SEEDS), plan, sweep_folder)
+    submit_plan(plan, sweep_folder, PROFILE, fresh())
+    monkeypatch.setattr(queues_module, "queue", silent)
+    store(sweep_of(SEEDS), more, sweep_folder)
+    again = submit_plan(more, sweep_folder, PROFILE, fresh())
+    assert again.phases == () and again.evaluation is None and queue.submitted[1:] == [([], {})]
+    assert set(again.elsewhere) == set(plan.phases), "sbatch refuses to wait for a job that may be gone"
+
+
+def test_cancelling_one_run_leaves_the_others_and_the_evaluation_in_the_queue(
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue
+) -> None:
+    plan = plan_of(SEEDS)
+    store(sweep_of(SEEDS), plan, sweep_folder)
+    submit_plan(plan, sweep_folder, PROFILE, fresh())
+    cancel_sweep(sweep_folder, [plan.runs[0].name], QUIET)
+    assert queue.cancelled == ["2"] and set(queue.jobs) == {"1", "3", "4"}
+
+
+def test_queue_that_does_not_answer_is_told_by_a_sweep_that_leaves_its_jobs_alone(
+    plan_of: PlanOf, sweep_of: SweepOf, tmp_path: Path, queue: FakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(slurm_conf: str | None) -> dict[str, QueuedJob]:
+        raise ClusterError("`squeue` did not answer within 60 s; ask whether the cluster is up.")
+
+    plan, folder = plan_of(), RunsFolder(tmp_path / "my runs").sweep("s")
+    store(sweep_of(), plan, folder)
+    submit_plan(plan, folder, PROFILE, fresh())
+    monkeypatch.setattr(queues_module, "queue", silent)
+    console = Console(file=io.StringIO(), width=160)
+    planned = run.Planned(sweep_of(), plan, folder, run.Changes())
+    assert run._on_slurm(planned, PROFILE, True, False, console) == 0
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "warning: `squeue` did not answer within 60 s" in told and "submitted before counts as queued" in told
+    assert f"harness status --watch --runs '{folder.runs.root}'" in told, "a folder's name may have a space"
+
+
+def test_phase_whose_job_is_gone_is_told_of_as_long_as_its_trainer_may_work(
+    plan_of: PlanOf, sweep_of: SweepOf, sweep_folder: SweepFolder, queue: FakeQueue, write_status: Callable[..., None]
+) -> None:
+    plan = plan_of()
+    first, second = plan.phases
+    store(sweep_of(), plan, sweep_folder)
+    submit_plan(plan, sweep_folder, PROFILE, fresh())
+    queue.jobs.clear()
+    write_status(sweep_folder.runs.phase(first), state="running", updated=time.time())
+    submitted = submit_plan(plan, sweep_folder, PROFILE, fresh())
+    assert (submitted.phases, submitted.orphaned) == ((), (first,))
+    console = Console(file=io.StringIO(), width=160)
+    run._tell_submitted(submitted, console)
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"{first}: left the queue, but its trainer spoke a moment ago; run the same command again in 5 min" in told
+    write_status(sweep_folder.runs.phase(first), state="running", updated=time.time() - 301)
+    assert submit_plan(plan, sweep_folder, PROFILE, fresh()).phases == (first, second)
 
 
 def test_jobs_are_cancelled_in_their_own_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,7 +430,7 @@ def test_run_that_left_the_file_goes_on_until_the_sweep_is_applied_with_cancel_g
 
     assert apply_with([1, 2], False) == [] and set(queue.jobs) == {"1", "2", "3", "4"}
     assert apply_with([1], False) == [], "nothing new is trained, so even the evaluation waits as it did"
-    assert "what left the file is left alone" in said.getvalue()
+    assert "phases that left the file are left alone" in said.getvalue()
     assert apply_with([1], True) == ["3"], "the second run's own phase; the first is the other run's too"
     assert apply_with([1], True) == [], "it has left the queue"
     assert apply_with([2], True) == ["2", "4"], "and the evaluation, which has something new to wait for"

@@ -6,17 +6,20 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from rich.console import Console
 
+from evaluation import report
 from evaluation import stale as stale_cells
 from evaluation.config import EvaluateConfig
 from evaluation.model import Model
 from evaluation.scores import IMAGE_KEYS, SET_KEYS, ScoreTable
-from sweeps.evaluate import Evaluation, print_matrices, show_results, why_unfinished, with_reasons
+from harness.errors import EXIT_DONE, EXIT_WRONG_INPUT
+from sweeps.evaluate import Evaluation, main, print_matrices, show_results, why_unfinished, with_reasons
 from sweeps.layout import SweepFolder
 from sweeps.plan import Plan
 
@@ -78,6 +81,30 @@ def test_numbers_of_data_that_has_changed_are_not_shown_after_a_sweep(
     assert "30.00" in shown({})
     stale = shown({("early", "c", "psnr"): "stale: the dataset was edited"})
     assert "30.00" not in stale and "stale: the dataset was edited" in stale
+
+
+def test_report_tells_that_runs_were_trained_by_several_versions_of_the_code(
+    plan_of: Callable[..., Plan],
+    sweep_folder: SweepFolder,
+    write_status: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan, tables = plan_of(), []
+    for number, key in enumerate(plan.phases):
+        write_status(sweep_folder.runs.phase(key), state="done", trained_by=[f"harness {number}"])
+    monkeypatch.setattr(report, "write_report", lambda title, table, *rest: tables.append(table))
+    Evaluation("t", sweep_folder, plan, EvaluateConfig()).write_report(replace(table_of("m", {}), notes=["a note"]))
+    before, told = tables[0].notes
+    assert before == "a note" and told.startswith("trained by 2 versions of the code") and "harness 1" in told
+
+
+def test_of_the_ranks_of_the_gathering_job_the_first_alone_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert main(str(tmp_path / "nothing")) == EXIT_DONE
+    monkeypatch.setenv("RANK", "0")
+    assert main(str(tmp_path / "nothing")) == EXIT_WRONG_INPUT and "no such sweep here" in capsys.readouterr().err
 
 
 def test_a_measure_without_any_number_is_one_sentence_in_the_terminal_instead_of_a_table_of_dashes() -> None:

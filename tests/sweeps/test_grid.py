@@ -108,6 +108,15 @@ def test_setting_that_no_run_would_have_is_refused(
         runs_of(sweep_of(*axes, set=given))
 
 
+def test_setting_of_the_tenth_phase_is_none_of_what_an_axis_gives_the_first(
+    sweep_of: SweepOf, recipe: dict[str, Any]
+) -> None:
+    phases = [{**recipe["phases"][0], "name": f"p{number}"} for number in range(11)]
+    axis = {"name": "length", "key": "phases.1", "values": {"long": {**phases[1], "iterations": 500}}}
+    (run,) = runs_of(sweep_of(axis, base={**recipe, "phases": phases}, set={"phases.10.iterations": 7}))
+    assert [run.config.phases[number].iterations for number in (1, 10)] == [500, 7]
+
+
 def test_data_replaces_the_path_of_every_source_and_keeps_their_filters(
     sweep_of: SweepOf, recipe: dict[str, Any]
 ) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from itertools import pairwise
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -109,6 +111,15 @@ def test_claim_of_a_job_lives_as_long_as_the_job(tmp_path: Path) -> None:
     assert holder(tmp_path, lambda job: job.job_id == "17_3") is not None
     assert holder(tmp_path, lambda job: False) is None
     assert holder(tmp_path, lambda job: None) is not None, "a queue that does not answer frees nothing"
+
+
+def test_claim_that_a_later_version_tells_more_of_holds_and_a_damaged_one_does_not(tmp_path: Path) -> None:
+    path = take(tmp_path, ELSEWHERE).path
+    path.write_text(json.dumps({"owner": {**asdict(ELSEWHERE), "later": 1}}))
+    assert holder(tmp_path) == ELSEWHERE
+    path.write_text('{"owner": {"machine": "another-host/boot/pid"}}')
+    assert holder(tmp_path) is None
+    assert take(tmp_path).holds
 
 
 def test_late_release_does_not_free_what_another_took_over(tmp_path: Path) -> None:

@@ -140,6 +140,16 @@ def test_plan_that_cannot_be_read_is_refused_by_name(tmp_path: Path, content: st
         read_plan(tmp_path / "plan.json")
 
 
+@pytest.mark.parametrize("key", ["runs", "pooled", "iterations"])
+def test_plan_that_another_version_wrote_with_other_keys_is_told_as_that(
+    plan_of: PlanOf, tmp_path: Path, key: str
+) -> None:
+    text = plan_json(plan_of(FRACTION, AUGMENT))
+    (tmp_path / "plan.json").write_text(text.replace(f'"{key}"', '"other"'))
+    with pytest.raises(InputError, match=r"another version .* run `harness sweep` again"):
+        read_plan(tmp_path / "plan.json")
+
+
 def test_missing_data_are_named_and_do_not_stop_the_plan(sweep_of: Callable[..., SweepConfig], tmp_path: Path) -> None:
     sweep = sweep_of(FRACTION, AUGMENT, data=str(tmp_path / "nowhere"))
     plan = make_plan("s", expand(sweep, lambda path: []), Identify())
@@ -162,3 +172,12 @@ def test_weights_are_told_apart_by_content_not_by_name(tmp_path: Path) -> None:
     a, b, c = (content_identity(str(tmp_path / name)) for name in "abc")
     assert a == b != c
     assert a == content_identity(str(tmp_path / "a" / "generator.safetensors"))
+
+
+def test_checkpoint_is_known_by_its_averaged_weights_which_are_what_a_training_takes(tmp_path: Path) -> None:
+    for name, averaged in (("a", b"decay 0.9"), ("b", b"decay 0.999"), ("c", b"decay 0.9")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "generator.safetensors").write_bytes(b"the same, as averages change no training")
+        (tmp_path / name / "generator_ema.safetensors").write_bytes(averaged)
+    first, second, third = (content_identity(str(tmp_path / name)) for name in "abc")
+    assert first == third != second

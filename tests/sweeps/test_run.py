@@ -19,6 +19,7 @@ import yaml
 from rich.console import Console
 
 from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SAVED, EXIT_WRONG_INPUT, InputError
+from harness.process import process_start
 from slurm.errors import ClusterError
 from slurm.profile import ClusterProfile
 from sweeps import apply, control, run
@@ -29,8 +30,8 @@ from sweeps.evaluate import Evaluation, find_evaluation, models_of
 from sweeps.follow import print_status
 from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.lock import claim
-from sweeps.logs import NewestLogs, find_logs, read_logs
-from sweeps.owner import Owner, this_process
+from sweeps.logs import NewestLogs, _added, find_logs, read_logs
+from sweeps.owner import Owner, this_machine, this_process
 from sweeps.plan import read_plan
 from sweeps.run import plan_sweep, preflight_sweep, resume_sweep, run_sweep
 from sweeps.status import Row, RunState, SweepStatus
@@ -244,6 +245,9 @@ def test_edited_file_reports_what_is_new_and_gone(
     assert run_sweep(sweep_file, cluster="local", runs_dir=runs, overrides=only, console=console) == EXIT_DONE
     assert "gone: hill, general" in console.text
     assert os.listdir(runs / "mine" / "models") == ["lake"]
+    console = Printed()
+    run_sweep(sweep_file, cluster="local", runs_dir=runs, overrides=[*only, "phases.1.iterations=9"], console=console)
+    assert "changed: lake\nphases that left the file are left alone" in console.text, "they may be training still"
 
 
 def test_evaluation_is_found_by_name_and_by_an_edited_file(
@@ -351,6 +355,18 @@ def test_log_tells_the_losses_of_each_step_once_it_is_written_whole(tmp_path: Pa
     assert next(lines) == "step 1,300  pretrain  loss/l1 0.04508  val/psnr 24.57  d/loss 1\n"
     path.write_text("")
     assert "".join(read_logs(lambda: [path, tmp_path / "out"], follow=False)) == "it has begun\n"
+
+
+def test_followed_log_goes_on_where_a_run_went_back_to_its_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n')
+    shown, place = _added(path, 0)
+    assert shown.count("step") == 3
+    path.write_text('{"step": 1}\n')
+    shown, place = _added(path, place)
+    assert shown == ""
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    assert _added(path, place)[0].startswith("step 2")
 
 
 def _sweep_in_a_process(sweep_file: Path, runs: Path) -> subprocess.Popen[bytes]:
@@ -484,3 +500,14 @@ def test_one_run_of_a_process_cannot_be_cancelled_alone(sweep_file: Path, tmp_pa
         cancel_sweep(planned.folder, ["hill"], Printed())
     with pytest.raises(InputError, match="has no run 'hil'"):
         cancel_sweep(planned.folder, ["hil"], Printed())
+
+
+def test_only_the_very_process_that_trains_is_stopped_and_only_on_its_own_machine() -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        control._stop_process(Owner(this_machine(), child.pid, "an earlier start of this number"))
+        with pytest.raises(InputError, match="is on another machine; run `harness cancel` on far"):
+            control._stop_process(Owner("far/boot/pid", child.pid, str(process_start(child.pid))))
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.1)
+        control._stop_process(Owner(this_machine(), child.pid, str(process_start(child.pid))))
+        assert child.wait(10) == -signal.SIGTERM

@@ -18,6 +18,7 @@ from slurm.ending import Ending, note_ending
 from slurm.errors import ClusterError
 from slurm.queue import QueuedJob
 from slurm.submission import NOTE
+from sweeps import follow
 from sweeps import queues as queues_module
 from sweeps.follow import Follower, follower_of, reasons, show_status
 from sweeps.layout import SweepFolder
@@ -84,6 +85,20 @@ def test_shared_phase_counts_once_in_the_progress(
     assert not status.is_done and status.is_at_rest
 
 
+def test_finished_run_is_done_though_a_phase_before_its_last_was_removed(
+    plan_of: PlanOf, sweep_folder: SweepFolder, finish: Callable[[str], None]
+) -> None:
+    plan = plan_of(SEEDS)
+    _, first, second = plan.phases
+    finish(first)
+    done, waiting = sweep_status(sweep_folder.runs, plan, Queues()).rows
+    assert (done.state, done.phase, done.step) == ("done", "adversarial", 150)
+    assert (waiting.state, waiting.phase, waiting.step) == ("waiting", "pretrain", 0)
+    finish(second)
+    status = sweep_status(sweep_folder.runs, plan, Queues())
+    assert status.is_done and status.steps_done == status.steps_total
+
+
 def test_failure_shows_the_trainers_last_word(
     plan_of: PlanOf, sweep_folder: SweepFolder, write_status: WriteStatus
 ) -> None:
@@ -126,6 +141,37 @@ def test_job_in_the_queue_shows_its_nodes_or_what_it_waits_for(
     assert {(row.state, row.nodes) for row in rows} == {("queued", "(Dependency)")}
 
 
+@pytest.mark.parametrize(
+    ("state", "reason", "told"),
+    [
+        ("SUSPENDED", "None", ("queued", "(SUSPENDED)", None)),
+        ("REQUEUE_HOLD", "JobHeldUser", ("queued", "(JobHeldUser)", None)),
+        ("CONFIGURING", "None", ("queued", "(CONFIGURING)", None)),
+        ("COMPLETING", "None", ("running", "n1", 2.0)),
+        ("RUNNING", "None", ("running", "n1", 2.0)),
+    ],
+)
+def test_job_that_does_not_compute_does_not_run_whatever_its_trainer_said_last(
+    plan_of: PlanOf,
+    sweep_folder: SweepFolder,
+    write_status: WriteStatus,
+    monkeypatch: pytest.MonkeyPatch,
+    state: str,
+    reason: str,
+    told: tuple[str, str, float | None],
+) -> None:
+    from sweeps.lock import claim
+    from sweeps.owner import Owner
+
+    monkeypatch.setattr(queues_module, "queue", lambda conf: {"5": QueuedJob("5", state, reason, "n1", 0, "", "")})
+    plan = plan_of()
+    folder = sweep_folder.runs.phase(next(iter(plan.phases)))
+    claim(folder, Owner("", 0, "", "5"))
+    write_status(folder, state="running", step=1, steps_per_s=2.0)
+    (row,) = sweep_status(sweep_folder.runs, plan, Queues()).rows
+    assert (row.state, row.nodes, row.steps_per_s) == told
+
+
 def test_cluster_that_does_not_answer_is_a_warning_not_a_death(
     plan_of: PlanOf, sweep_folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +191,18 @@ def test_cluster_that_does_not_answer_is_a_warning_not_a_death(
     assert sweep_status(sweep_folder.runs, plan, queues).warnings
     monkeypatch.setattr(queues_module, "queue", lambda slurm_conf: {})
     assert not sweep_status(sweep_folder.runs, plan, queues).warnings, "it answers again"
+
+
+def test_runs_of_several_versions_of_the_code_are_a_warning(
+    plan_of: PlanOf, sweep_folder: SweepFolder, write_status: WriteStatus
+) -> None:
+    plan = plan_of()
+    first, second = map(sweep_folder.runs.phase, plan.phases)
+    write_status(first, state="done", trained_by=["harness 1"])
+    write_status(second, state="running", trained_by=["harness 1"])
+    assert not sweep_status(sweep_folder.runs, plan, Queues()).warnings
+    write_status(second, state="running", trained_by=["harness 1", "harness 2"])
+    assert "by 2 versions of the code" in shown(status_view(sweep_status(sweep_folder.runs, plan, Queues())))
 
 
 def test_other_job_that_has_the_id_of_one_that_is_gone_is_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,6 +319,38 @@ def test_each_reason_is_told_once_and_in_full(
     stream = io.StringIO()
     show_status(Console(file=stream, width=60), status, sweep_folder, plan)
     assert f"a and 2 more failed: {error[:-1]}; so" in stream.getvalue()
+
+
+def test_sweep_is_followed_over_a_moment_in_which_a_requeued_job_is_in_no_list(
+    plan_of: PlanOf, sweep_folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of()
+    given: list[RunState] = []
+    told: tuple[RunState, ...] = ("queued", "saved", "running", "done")
+
+    def status(runs: object, plan: Plan, queues: object) -> SweepStatus:
+        given.append(told[len(given)])
+        row = Row("s", {}, given[-1], "pretrain", 0, 150, 0)
+        return SweepStatus("s", [row], 0, 150, {})
+
+    monkeypatch.setattr(follow, "sweep_status", status)
+    monkeypatch.setattr(follow, "_REFRESH_S", 0)
+    assert follow.follow_sweep(sweep_folder, plan, Console(file=io.StringIO()), poll_s=0).is_done
+    assert tuple(given) == told
+
+
+def test_live_view_fits_the_terminal_and_tells_how_many_reasons_it_leaves_out(
+    plan_of: PlanOf, sweep_folder: SweepFolder, write_status: WriteStatus
+) -> None:
+    plan = plan_of({"name": "seed", "key": "seed", "values": list(range(30))})
+    for number, run in enumerate(plan.runs[:5]):
+        versions = [f"harness {number} (code 12345678), torch 2.8.0"]
+        write_status(sweep_folder.runs.phase(run.phases[0]), state="failed", error=f"{number}", trained_by=versions)
+    status = sweep_status(sweep_folder.runs, plan, Queues())
+    console = Console(file=io.StringIO(), width=80, height=24, force_terminal=True)
+    view = Follower(console, lambda: status)._view(status)
+    assert "and 2 more reasons" in shown(view, width=80)
+    assert shown(view, width=80).count("\n") <= 23, "the last lines would be cut off"
 
 
 def test_live_table_shows_the_most_telling_runs_first(

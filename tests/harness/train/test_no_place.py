@@ -1,4 +1,4 @@
-"""A run whose folder can no longer be written ends in one sentence and as a failure, told wherever that is possible."""
+"""A run whose folder or data are taken away ends in one sentence and as a failure, told wherever that is possible."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness.config import RunConfig
-from harness.errors import EXIT_FAILURE, EXIT_WRONG_INPUT, TrainingError
+from harness.errors import EXIT_FAILURE, EXIT_WRONG_INPUT, TrainingError, UnreachableError
 from harness.train import loop, validate
 from harness.train.job import train_recipe
 from harness.train.log import RunLog
@@ -66,6 +66,15 @@ def test_what_could_never_be_written_is_wrong_input(recipe, tmp_path, capfd):
     (tmp_path / "run" / "status.json").mkdir(parents=True)
     assert train_recipe(short(recipe, max_images=0), tmp_path / "run") == EXIT_WRONG_INPUT
     assert "name another place" in capfd.readouterr().err
+
+
+def test_data_that_can_no_longer_be_had_are_a_failure_and_no_wrong_input(recipe, tmp_path, monkeypatch, capfd):
+    def cut_off() -> None:
+        raise UnreachableError("s3://bucket/shard.tar: cannot be fetched; check the URL and network.")
+
+    at_step(monkeypatch, 5, cut_off)
+    assert train_recipe(short(recipe, max_images=0), tmp_path / "run") == EXIT_FAILURE
+    assert capfd.readouterr().err.startswith("error: s3://bucket/shard.tar: cannot be fetched")
 
 
 def test_a_reason_is_told_although_the_run_can_no_longer_note_it(recipe, tmp_path, monkeypatch, capfd):

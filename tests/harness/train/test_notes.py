@@ -20,7 +20,7 @@ def notes(
 ) -> list[str]:
     ranks: Any = SimpleNamespace(device=device, world_size=world_size, bf16=bf16, sums_in_order=in_order)
     config: RunConfig = load_run_config(RECIPES / "superaugan-ffhq.yaml").model_copy(update=changes)
-    return notes_of(config, ranks)
+    return notes_of(config, ranks, ["this version"])
 
 
 def test_several_gpus_are_told_that_their_steps_are_not_recorded() -> None:

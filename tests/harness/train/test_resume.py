@@ -14,8 +14,8 @@ from PIL import Image
 
 from harness.data.pack import pack
 from harness.errors import EXIT_DONE, EXIT_SAVED, EXIT_WRONG_INPUT
-from harness.train import job
-from harness.train.checkpoint import checkpoint_folders, verify
+from harness.train import job, version
+from harness.train.checkpoint import checkpoint_folders, read_manifest, verify
 
 TOTAL_STEPS = 60
 
@@ -78,6 +78,37 @@ def test_phases_trained_apart_equal_one_run(launcher, recipe, tmp_path):
     assert job.main(launcher.run_file(recipe, second, phase=1, parent=str(first))) == EXIT_DONE
     assert (second / "generator.safetensors").read_bytes() == (whole / "generator.safetensors").read_bytes()
     assert rows(first) + rows(second) == rows(whole)
+
+
+def test_run_tells_every_version_of_the_code_that_trained_it(launcher, recipe, tmp_path, monkeypatch, capsys):
+    phases = [{**recipe["phases"][0], "name": name, "iterations": 1} for name in ("one", "two")]
+    short = {**recipe, "phases": phases, "validation": {"every": 9, "max_images": 0}}
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert job.main(launcher.run_file(short, first, phase=0)) == EXIT_DONE
+    assert "versions of the code" not in capsys.readouterr().out
+    edited = {**version.versions(), "code": "0123456789ab"}
+    monkeypatch.setattr("harness.train.run.versions", lambda: edited)
+    assert job.main(launcher.run_file(short, second, phase=1, parent=str(first))) == EXIT_DONE
+    both = [version.told(version.versions()), version.told(edited)]
+    manifest = read_manifest(checkpoint_folders(second / "checkpoints")[0])
+    assert manifest["trained_by"] == both == json.loads((second / "status.json").read_text())["trained_by"]
+    assert f"note: trained by several versions of the code: {both[0]}; {both[1]}\n" in capsys.readouterr().out
+
+
+def test_phase_before_without_a_checkpoint_is_told_with_what_trains_it_again(launcher, recipe, tmp_path, capsys):
+    (tmp_path / "first").mkdir()
+    run_file = launcher.run_file(recipe, tmp_path / "second", phase=1, parent=str(tmp_path / "first"))
+    assert job.main(run_file) == EXIT_WRONG_INPUT
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'first'}: holds no good checkpoint" in said and "harness sweep --retry-failed" in said
+
+
+def test_edited_file_is_another_version_of_the_code(tmp_path):
+    (tmp_path / "model.py").write_text("width = 64\n")
+    before = version.code_of(tmp_path)
+    assert version.code_of(tmp_path) == before
+    (tmp_path / "model.py").write_text("width = 96\n")
+    assert version.code_of(tmp_path) != before
 
 
 def test_continuing_with_another_configuration_is_refused(launcher, recipe, tmp_path, capsys):
