@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, get_origin
+from typing import Any, TypeGuard, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
@@ -114,7 +114,7 @@ def _hint(cls: type[BaseModel], key: list[str]) -> str:
 
 def _places(annotation: Any, path: tuple[str, ...], above: tuple[type[BaseModel], ...]) -> Iterator[tuple[str, ...]]:
     """Every key below an annotation as its path, places in lists written as N."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if is_section(annotation):
         if annotation in above:
             return
         for name, field in annotation.model_fields.items():
@@ -124,3 +124,8 @@ def _places(annotation: Any, path: tuple[str, ...], above: tuple[type[BaseModel]
         inside = (*path, "N") if get_origin(annotation) in (list, tuple) else path
         for part in getattr(annotation, "__args__", ()):
             yield from _places(part, inside, above)
+
+
+def is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    """Whether an annotation is a section by itself. For Python 3.10 `tuple[Section, ...]` is a type, too."""
+    return isinstance(annotation, type) and get_origin(annotation) is None and issubclass(annotation, BaseModel)

@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from harness.config import RunConfig
+from harness.mistakes import is_section
 
 HEADER = """# Every key of a recipe
 
@@ -50,7 +51,7 @@ def _find_places(path: str, model: type[BaseModel], places: dict[type[BaseModel]
 
 
 def _sections_of(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if is_section(annotation):
         return [annotation]
     return [model for part in get_args(annotation) for model in _sections_of(part)]
 
@@ -98,7 +99,7 @@ def _type(annotation: Any) -> str:
         return "list [" + "; ".join(_type(part) for part in parts) + "]"
     if origin is dict:
         return f"mapping of {_type(parts[0])} to {_type(parts[1])}"
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if is_section(annotation):
         return "section" + _alternative(annotation)
     return _WORDS[annotation]
 

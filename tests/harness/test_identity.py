@@ -15,6 +15,7 @@ from pydantic_core import to_jsonable_python
 from harness import identity
 from harness.config import RunConfig, load_run_config
 from harness.identity import KEY_VERSION, phase_keys
+from harness.mistakes import is_section
 from sweeps.config import RECIPES
 
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
@@ -43,7 +44,7 @@ def deciding(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
 
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if is_section(annotation):
         yield annotation
     for part in get_args(annotation):
         yield from models_in(part)
