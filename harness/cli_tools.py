@@ -127,7 +127,7 @@ def bench(
     ranks: Annotated[int, typer.Option(help="For ranks: how many.")] = 2,
 ) -> None:
     """Measure the speed figures that the documentation quotes."""
-    from sweeps.bench import Ask, run_bench
+    from sweeps.bench.command import Ask, run_bench
 
     changes = [word for word in recipes or () if "=" in word]
     names = [word for word in recipes or () if "=" not in word]

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from harness import cli
-from sweeps import bench
+from sweeps.bench import command as bench
 
 Harness = Callable[..., Any]
 FORMATS = ("basicsr", "esrgan-old", "safetensors", "onnx")

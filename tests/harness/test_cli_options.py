@@ -94,7 +94,7 @@ COMMANDS: dict[str, tuple[str, list[Any], dict[str, Any], Any, int]] = {
     "weights verify": ("harness.weights.verify", [None], {}, [], 0),
     "weights fetch vgg16": ("harness.weights.fetch", ["vgg16"], {}, "file", 0),
     "bench step demo seed=3 --json f --batch-size 4 --steps 5 --ranks 3": (
-        "sweeps.bench.run_bench", ["step", ("ask", ["demo"], ["seed=3"], 4, 5, 3), P("f")], {}, None, 0,
+        "sweeps.bench.command.run_bench", ["step", ("ask", ["demo"], ["seed=3"], 4, 5, 3), P("f")], {}, None, 0,
     ),
     "smoke a b --out o": ("sweeps.smoke.run_smoke", [["a", "b"], P("o")], {}, 1, 1),
 }  # fmt: skip
@@ -110,7 +110,7 @@ AROUND: dict[str, Any] = {
     "sweeps.evaluate.find_evaluation": lambda name, overrides, runs: ("evaluation of", name, overrides, runs),
     "sweeps.logs.find_logs": lambda *_: "logs",
     "sweeps.logs.read_logs": lambda *_: [],
-    "sweeps.bench.Ask": lambda *asked: ("ask", *asked),
+    "sweeps.bench.command.Ask": lambda *asked: ("ask", *asked),
     "evaluation.score_folder.score_folders": lambda *_: "scores",
     "evaluation.score_folder.print_scores": lambda *_: None,
     "evaluation.score_folder.is_anything_measured": lambda _: False,

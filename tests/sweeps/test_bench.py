@@ -7,11 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-import sweeps.bench
+import sweeps.bench.command
+from harness.bench import step as bench
+from harness.bench import step_table
 from harness.errors import InputError
 from harness.screen import make_console
-from harness.train import bench, bench_table
-from sweeps.bench import STEP_RECIPES, Ask, _configs, run_bench
+from sweeps.bench.command import STEP_RECIPES, Ask, _configs, run_bench
 
 
 def test_changes_reach_every_recipe():
@@ -45,8 +46,8 @@ def test_what_measured_steps_compile_is_there_for_the_real_runs(monkeypatch):
         return [SimpleNamespace(work=SimpleNamespace(kernels=()))]
 
     monkeypatch.setattr(bench, "run", measured)
-    monkeypatch.setattr(sweeps.bench, "_runs", measured)
+    monkeypatch.setattr(sweeps.bench.command, "_runs", measured)
     for name in ("table_of", "rates_text", "as_json"):
-        monkeypatch.setattr(bench_table, name, lambda *_: "")
+        monkeypatch.setattr(step_table, name, lambda *_: "")
     run_bench("step", Ask(recipes=["demo"], steps=2), None, make_console())
     assert len(folders) == 2 and len(set(folders)) == 1

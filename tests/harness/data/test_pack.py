@@ -19,7 +19,7 @@ import webdataset
 from PIL import Image
 
 from harness.alone import alone_in
-from harness.data import bench_sidecar
+from harness.bench import data_sidecar
 from harness.data.inspect import inspect
 from harness.data.layout import tile_places
 from harness.data.pack import pack
@@ -363,7 +363,7 @@ def test_a_fraction_of_each_classs_images_is_rounded_and_one_at_least(packed_npy
 
 
 def test_a_million_samples_take_under_150_mb(tmp_path):
-    _, megabytes = bench_sidecar.measure(tmp_path)
+    _, megabytes = data_sidecar.measure(tmp_path)
     assert megabytes < 150
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.train.floor import Floor, Rates, Work
+from harness.bench.floor import Floor, Rates, Work
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.train.kernels import Kernel, kernels_of
+from harness.bench.kernels import Kernel, kernels_of
 
 
 @dataclass(frozen=True)

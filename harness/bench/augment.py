@@ -1,4 +1,4 @@
-"""How long the augmentation takes: `python -m harness.augment.bench`."""
+"""How long the augmentation takes: `python -m harness.bench.augment`."""
 
 from __future__ import annotations
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
+from harness.bench.floor import finish
+from harness.bench.step import draw_data, prepared
 from harness.config import RunConfig
 from harness.errors import InputError
-from harness.train.bench import draw_data, prepared
-from harness.train.floor import finish
 from harness.train.log import Meter
 from harness.train.nets import Nets
 from harness.train.phase import Phase
@@ -99,7 +99,7 @@ def _measure(
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
     }
-    program = f"from harness.train.bench_ranks import work; work({str(task)!r})"
+    program = f"from harness.bench.ranks import work; work({str(task)!r})"
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", program],

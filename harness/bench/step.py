@@ -11,17 +11,17 @@ from typing import Any
 
 import torch
 
+from harness.bench.floor import Floor, Rates, measure_rates, seconds_per_call, seconds_per_calls, work_of
+from harness.bench.plain import PlainTraining
+from harness.bench.step_table import StepFigure
 from harness.config import RunConfig
 from harness.precision import has_bf16
-from harness.train.bench_table import StepFigure
-from harness.train.floor import Floor, Rates, measure_rates, seconds_per_call, seconds_per_calls, work_of
 from harness.train.fuse import as_written
 from harness.train.log import Meter, RunLog
 from harness.train.memory import read_peak, reset_peak
 from harness.train.nets import Nets
 from harness.train.patches import Patches
 from harness.train.phase import Phase
-from harness.train.plain import PlainTraining
 from harness.train.ranks import Ranks, make_fast
 from harness.train.steps import Scalars, train_step, update
 

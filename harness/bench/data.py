@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from harness.data import bench_peers, bench_sidecar
-from harness.data.bench_figures import ROUNDS, Clock, Figure, one_core, rate
+from harness.bench import data_peers, data_sidecar
+from harness.bench.data_figures import ROUNDS, Clock, Figure, one_core, rate
 from harness.data.config import DataConfig, DegradationConfig
 from harness.data.loader import PatchLoader
 from harness.data.pack import pack
@@ -100,12 +100,12 @@ def _raw(sources: _Sources, seconds: float) -> list[Figure]:
         Figure("  first epoch, every checksum compared", first, "patches/s"),
         Figure("  a bare preadv of the crop's rows", _bare(sources.raw, seconds), "patches/s", note="the ceiling"),
     ]
-    for name, step in bench_peers.raw_peers(sources.raw, PATCH_PX, BATCH):
+    for name, step in data_peers.raw_peers(sources.raw, PATCH_PX, BATCH):
         value = rate(step, BATCH, seconds)
         wanted = 8.0 if "mosaicml" in name else None
         figures.append(Figure(name, value, "patches/s"))
         figures.append(Figure("  raw tiles are faster by", ours[best] / value, "times", at_least=wanted))
-    simple = rate(bench_peers.png_files(sources.png_files, PATCH_PX, BATCH), BATCH, seconds)
+    simple = rate(data_peers.png_files(sources.png_files, PATCH_PX, BATCH), BATCH, seconds)
     figures.append(Figure("simple loader, one PNG 480 a sample", simple, "patches/s"))
     figures.append(Figure("  raw tiles are faster by", ours[best] / simple, "times", at_least=100))
     return figures
@@ -131,7 +131,7 @@ def _png(sources: _Sources, seconds: float) -> list[Figure]:
     ]
     figures += [
         Figure(f"  decoding PNG 480, {name}", rate(step, 1, seconds / 2), "images/s")
-        for name, step in bench_peers.decoders(sources.png_files)
+        for name, step in data_peers.decoders(sources.png_files)
     ]
     return figures
 
@@ -177,7 +177,7 @@ def _painting(sources: _Sources, seconds: float) -> list[Figure]:
 
 def _sidecar(sources: _Sources, seconds: float) -> list[Figure]:
     with tempfile.TemporaryDirectory(dir=sources.raw.parent) as folder:
-        spent, megabytes = bench_sidecar.measure(Path(folder))
+        spent, megabytes = data_sidecar.measure(Path(folder))
     return [
         Figure("opening a sidecar of 1,000,000 samples", spent, "s", at_most=1),
         Figure("  and what it costs", megabytes, "MB", at_most=150),

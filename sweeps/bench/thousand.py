@@ -88,7 +88,7 @@ def _cluster(folder: Path) -> Iterator[DevCluster]:
     cluster = DevCluster(folder, nodes=1)
     cluster.start()
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
     try:
         yield cluster
     finally:

@@ -21,8 +21,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from evaluation.bench_scale import measure_linearity, measure_memory
-from evaluation.bench_subjects import SCALE, DrawnImages, Figure, Spent, named_files, spent
+from evaluation.bench.scale import measure_linearity, measure_memory
+from evaluation.bench.subjects import SCALE, DrawnImages, Figure, Spent, named_files, spent
 from evaluation.collect import evaluate
 from evaluation.config import EvaluateConfig
 from evaluation.inception import FIDInception, fid_inception_skeleton

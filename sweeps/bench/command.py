@@ -57,33 +57,35 @@ def run_bench(part: str, ask: Ask, out: Path | None, console: Console) -> None:
 
 
 def _data(ask: Ask, console: Console) -> Any:
-    from harness.data import bench, bench_figures
+    from harness.bench import data as bench
+    from harness.bench import data_figures
 
     figures = bench.run()
-    console.print(bench_figures.table_of(figures))
+    console.print(data_figures.table_of(figures))
     return [asdict(figure) for figure in figures]
 
 
 def _step(ask: Ask, console: Console) -> Any:
-    from harness.train import bench, bench_table, kernels
+    from harness.bench import kernels, step_table
+    from harness.bench import step as bench
     from harness.train.fuse import keep_compiled
 
     configs = _configs(ask.recipes or STEP_RECIPES, ask.changes)
     with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
         keep_compiled(Path(folder))  # so that the real runs find what the measured steps had compiled
         figures = bench.run(configs, ask.batch_size, say=lambda text: console.print(text, markup=False))
-        console.print(bench_table.table_of(figures))
-        console.print(bench_table.rates_text(figures[0]), markup=False, highlight=False)
+        console.print(step_table.table_of(figures))
+        console.print(step_table.rates_text(figures[0]), markup=False, highlight=False)
         for f in figures:
             if f.work.kernels:
                 console.print(kernels.table_of(f"{f.recipe}, {f.phase}: what the GPU does", f.work.kernels))
         runs = _runs(configs, ask, console) if ask.steps else []
-    return {"steps": bench_table.as_json(figures), "runs": runs}
+    return {"steps": step_table.as_json(figures), "runs": runs}
 
 
 def _runs(configs: dict[str, RunConfig], ask: Ask, console: Console) -> Any:
     """Short real runs, from which the hours of whole ones follow."""
-    from harness.train.bench_run import measure_runs
+    from harness.bench.runs import measure_runs
 
     titles = ("recipe", "phase", "batch", "steps", "ms a step", "s once", "iterations", "hours")
     table = Table(*titles, title="Real runs")
@@ -103,7 +105,7 @@ def _runs(configs: dict[str, RunConfig], ask: Ask, console: Console) -> Any:
 
 
 def _ranks(ask: Ask, console: Console) -> Any:
-    from harness.train.bench_ranks import measure_ranks
+    from harness.bench.ranks import measure_ranks
 
     table = Table(
         *("recipe", "phase", "ranks", "batch a rank", "one /s", "all /s", "of linear", "work", "agreeing", "start s"),
@@ -122,7 +124,7 @@ def _ranks(ask: Ask, console: Console) -> Any:
 
 
 def _precision(ask: Ask, console: Console) -> Any:
-    from harness.train.bench_run import measure_precision
+    from harness.bench.runs import measure_precision
     from sweeps.dataset import make_embedded
 
     make_embedded(console)
@@ -145,7 +147,7 @@ def _configs(names: Sequence[str], changes: Sequence[str]) -> dict[str, RunConfi
 
 
 def _eval(ask: Ask, console: Console) -> Any:
-    from evaluation import bench
+    from evaluation.bench import speed as bench
 
     figures = bench.run(say=lambda text: console.print(text, markup=False))
     bench.print_figures(console, figures)
@@ -153,7 +155,7 @@ def _eval(ask: Ask, console: Console) -> Any:
 
 
 def _resume(ask: Ask, console: Console) -> Any:
-    from sweeps.bench_resume import measure_resume
+    from sweeps.bench.resume import measure_resume
 
     with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
         figures = measure_resume(Path(folder))
@@ -161,7 +163,7 @@ def _resume(ask: Ask, console: Console) -> Any:
 
 
 def _sweep(ask: Ask, console: Console) -> Any:
-    from sweeps.bench_thousand import NUM_RUNS, measure_thousand
+    from sweeps.bench.thousand import NUM_RUNS, measure_thousand
 
     with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
         figures = measure_thousand(Path(folder), lambda text: console.print(text, markup=False))

@@ -1,6 +1,6 @@
 """What many images, large images and many models cost (the scale rows of `harness bench eval`).
 
-Memory is measured in fresh processes: `python -m evaluation.bench_scale images|statistics|large COUNT EDGE_PX`.
+Memory is measured in fresh processes: `python -m evaluation.bench.scale images|statistics|large COUNT EDGE_PX`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evaluation.bench_subjects import SCALE, DrawnImages, Figure, named_files, spent
+from evaluation.bench.subjects import SCALE, DrawnImages, Figure, named_files, spent
 from evaluation.collect import evaluate
 from evaluation.config import EvaluateConfig
 from evaluation.frechet import FEATURE_DIM, FeatureStatistics, frechet_distance
@@ -68,7 +68,7 @@ class _Simulated(MethodUpsampler):
 
 def _peak_gib(what: str, count: int, edge_px: int) -> float:
     """Peak resident memory of a fresh process that does `what`."""
-    command = [sys.executable, "-m", "evaluation.bench_scale", what, str(count), str(edge_px)]
+    command = [sys.executable, "-m", "evaluation.bench.scale", what, str(count), str(edge_px)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 

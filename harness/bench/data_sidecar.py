@@ -92,7 +92,7 @@ def open_it(folder: Path) -> None:
 def measure(folder: Path) -> tuple[float, float]:
     """(seconds, megabytes) that opening costs, in a fresh process; `folder` must be empty."""
     write(folder)
-    command = [sys.executable, "-m", "harness.data.bench_sidecar", str(folder)]
+    command = [sys.executable, "-m", "harness.bench.data_sidecar", str(folder)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     seconds, megabytes = map(float, done.stdout.split())
     return seconds, megabytes

@@ -10,17 +10,18 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
+from harness.bench import floor, kernels, runs, step_table
+from harness.bench import step as bench
+from harness.bench.floor import Floor, MovedBytes, Rates, Work, work_of
+from harness.bench.kernels import Kernel
+from harness.bench.plain import PlainTraining, _with_torchs_layers
+from harness.bench.runs import PhaseRun, measure_runs, noted_steps, seconds_per_step
 from harness.config import RunConfig
 from harness.models import conv, from_image, shuffle, to_image
 from harness.models.build import build_discriminator, build_generator
 from harness.models.config import GeneratorConfig, UNetDiscriminatorConfig
-from harness.train import bench, bench_run, bench_table, floor, kernels
-from harness.train.bench_run import PhaseRun, measure_runs, noted_steps, seconds_per_step
-from harness.train.floor import Floor, MovedBytes, Rates, Work, work_of
-from harness.train.kernels import Kernel
 from harness.train.nets import Nets
 from harness.train.phase import Phase
-from harness.train.plain import PlainTraining, _with_torchs_layers
 from harness.train.ranks import Ranks
 from harness.train.steps import train_step
 
@@ -121,13 +122,13 @@ def test_a_phase_is_measured_whole(recipe, dataset, tmp_path):
     values = bench.prepared(RunConfig.model_validate(recipe), str(dataset), 2)
     figures = bench.measure_recipe("tiny", values, Rates(1e11, 1e10, None), 0.0, str(tmp_path))
     assert [figure.phase for figure in figures] == ["pretrain", "adversarial"]
-    for figure, row in zip(figures, bench_table.as_json(figures)):
+    for figure, row in zip(figures, step_table.as_json(figures)):
         assert figure.work.flops > 0 and figure.work.moved_bytes > 0 and figure.peak_memory_mb > 0
         assert figure.ratio == pytest.approx(figure.plain_s / figure.step_s) and 0 < figure.loop_overhead < 1
         assert row["of_floor"] == pytest.approx(
             figure.step_s / max(row["floor"]["operations_s"], row["floor"]["bytes_s"])
         )
-    assert bench_table.table_of(figures).row_count == 2
+    assert step_table.table_of(figures).row_count == 2
 
 
 def test_on_a_gpu_the_loop_is_what_iterations_take_more_than_steps_in_turns_with_them(monkeypatch):
@@ -228,8 +229,8 @@ def test_a_measured_run_is_told_by_its_second_half_and_what_is_done_once(recipe,
         events.append(("done", time.time()))
         (out / "events.jsonl").write_text("".join(json.dumps({"event": e, "time": t}) + "\n" for e, t in events))
 
-    monkeypatch.setattr(bench_run, "train_apart", train)
-    monkeypatch.setattr(bench_run, "draw_data", lambda folder, patch_px: "-")
+    monkeypatch.setattr(runs, "train_apart", train)
+    monkeypatch.setattr(runs, "draw_data", lambda folder, patch_px: "-")
     config = RunConfig.model_validate(recipe)
     for run, phase in zip(measure_runs("tiny", config, steps, tmp_path, None), config.phases, strict=True):
         assert (run.phase, run.steps, run.iterations) == (phase.name, steps, phase.iterations)

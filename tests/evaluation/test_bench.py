@@ -10,9 +10,9 @@ from rich.console import Console
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from evaluation.bench import _plain_psnr_and_ssim, print_figures
-from evaluation.bench_scale import measure_linearity
-from evaluation.bench_subjects import Figure
+from evaluation.bench.scale import measure_linearity
+from evaluation.bench.speed import _plain_psnr_and_ssim, print_figures
+from evaluation.bench.subjects import Figure
 
 
 def test_the_plain_measures_that_ours_race_against_equal_scikit_image() -> None:

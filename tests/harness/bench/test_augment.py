@@ -1,4 +1,4 @@
-from harness.augment.bench import time_augment
+from harness.bench.augment import time_augment
 
 
 def test_both_times_are_measured():

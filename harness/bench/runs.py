@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
+from harness.bench.step import draw_data, prepared
 from harness.config import RunConfig
 from harness.errors import InputError
-from harness.train.bench import draw_data, prepared
 from harness.train.fuse import is_long
 
 _POLL_S = 0.005
