@@ -19,7 +19,7 @@ import torch
 from harness.bench.step import draw_data, prepared
 from harness.config import RunConfig
 from harness.errors import InputError
-from harness.train.fuse import is_long
+from harness.train.fast.fuse import is_long
 
 _POLL_S = 0.005
 _LEAST_SPAN = 0.25

@@ -16,7 +16,7 @@ from harness.bench.plain import PlainTraining
 from harness.bench.step_table import StepFigure
 from harness.config import RunConfig
 from harness.precision import has_bf16
-from harness.train.fuse import as_written
+from harness.train.fast.fuse import as_written
 from harness.train.log import Meter, RunLog
 from harness.train.memory import read_peak, reset_peak
 from harness.train.nets import Nets

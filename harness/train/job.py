@@ -53,7 +53,7 @@ def train_recipe(config: RunConfig, out: Path) -> int:
 
 
 def _train_file(run: RunFile) -> int:
-    from harness.train.fuse import keep_compiled
+    from harness.train.fast.fuse import keep_compiled
     from harness.train.loop import train
     from harness.train.ranks import make_deterministic, make_fast
     from harness.train.run import Stretch

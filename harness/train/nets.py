@@ -14,7 +14,7 @@ from harness.errors import CheckpointError
 from harness.models.build import build_discriminator, build_generator
 from harness.train.checkpoint import Checkpoint
 from harness.train.ema import Ema
-from harness.train.lean import ddp_without_compiler
+from harness.train.fast.lean import ddp_without_compiler
 from harness.train.ranks import Ranks
 from harness.train.start import load_start_weights
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from harness.train.config import OptimizerConfig
-from harness.train.dense import DenseAdam, DenseAdamW
+from harness.train.fast.dense import DenseAdam, DenseAdamW
 
 
 def build_adam(module: nn.Module, config: OptimizerConfig, rate_device: torch.device | None) -> torch.optim.Optimizer:

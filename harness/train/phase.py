@@ -21,7 +21,7 @@ from harness.losses.build import build_losses
 from harness.models.spectral_norm import is_normalized
 from harness.models.transfer import freeze_statistics, reinit_last, trainable_last
 from harness.train.config import OptimizerConfig
-from harness.train.fuse import (
+from harness.train.fast.fuse import (
     Compiler,
     compiler_for,
     done_or_given_up,
@@ -31,7 +31,7 @@ from harness.train.fuse import (
     fused_normal,
     unfuse,
 )
-from harness.train.graph import graphs_for
+from harness.train.fast.graph import graphs_for
 from harness.train.nets import Nets
 from harness.train.optimizers import build_adam, restore, set_rate, tensors_of
 from harness.train.patches import Patches, held_patches, made_ahead, measure_images

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from harness.device import best_device
 from harness.errors import InputError
 from harness.precision import has_bf16
-from harness.train.heap import keep_freed_memory
+from harness.train.fast.heap import keep_freed_memory
 
 if TYPE_CHECKING:
     from harness.config import RunConfig

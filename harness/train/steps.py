@@ -17,7 +17,7 @@ from harness.augment.config import BcrConfig
 from harness.augment.consistency import bcr_terms
 from harness.losses import adversarial
 from harness.models.norm import in_sets
-from harness.train.fuse import done_or_given_up
+from harness.train.fast.fuse import done_or_given_up
 from harness.train.phase import Patches, Phase, StepKind, no_reduction
 
 Scalars = dict[str, torch.Tensor]

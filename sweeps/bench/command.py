@@ -68,7 +68,7 @@ def _data(ask: Ask, console: Console) -> Any:
 def _step(ask: Ask, console: Console) -> Any:
     from harness.bench import kernels, step_table
     from harness.bench import step as bench
-    from harness.train.fuse import keep_compiled
+    from harness.train.fast.fuse import keep_compiled
 
     configs = _configs(ask.recipes or STEP_RECIPES, ask.changes)
     with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:

@@ -9,7 +9,7 @@ import torch
 from harness.data.config import DataConfig, DegradationConfig, SourceConfig
 from harness.data.degrade import KERNELS, degrade_image
 from harness.data.prepare import Prepare
-from harness.train.fuse import Compiler
+from harness.train.fast.fuse import Compiler
 
 PX = 32
 

@@ -19,7 +19,7 @@ from harness.losses.features import FeatureLoss
 from harness.models import conv, from_image, narrow, narrow_blocks, shuffle, srresnet, to_image, upsample
 from harness.models.build import build_discriminator, build_generator
 from harness.models.config import DiscriminatorConfig, GeneratorConfig
-from harness.train.fuse import Compiler, fuse_generator, fuse_module
+from harness.train.fast.fuse import Compiler, fuse_generator, fuse_module
 
 GENERATORS: dict[str, dict[str, Any]] = {
     "srresnet": {"name": "srresnet", "num_blocks": 1, "start_as_skip": False},

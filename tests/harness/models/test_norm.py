@@ -8,7 +8,7 @@ import torch
 from harness.models.build import build_discriminator
 from harness.models.config import VGGDiscriminatorConfig
 from harness.models.norm import in_sets
-from harness.train.fuse import Compiler, fuse_module
+from harness.train.fast.fuse import Compiler, fuse_module
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -20,8 +20,8 @@ from harness.train import loop, steps
 from harness.train import phase as phase_module
 from harness.train.checkpoint import Checkpoint, Snapshot
 from harness.train.durable import HashedFile, write_durably
+from harness.train.fast.fuse import Compiler
 from harness.train.fit import check_batch
-from harness.train.fuse import Compiler
 from harness.train.log import RunLog
 from harness.train.nets import Nets
 from harness.train.phase import Phase

@@ -24,7 +24,7 @@ from harness.data.loader import Batch
 from harness.errors import TrainingError
 from harness.train import phase as phase_module
 from harness.train import steps
-from harness.train.graph import Graphs
+from harness.train.fast.graph import Graphs
 from harness.train.nets import Nets
 from harness.train.phase import Phase
 

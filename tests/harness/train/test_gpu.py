@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from harness.bench.kernels import kernels_of
 from harness.config import RunConfig
 from harness.train import phase as phase_module
-from harness.train.graph import CudaBackend, Graphs
+from harness.train.fast.graph import CudaBackend, Graphs
 from harness.train.nets import Nets
 from harness.train.phase import Phase
 from harness.train.ranks import Ranks, make_fast

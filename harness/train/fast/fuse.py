@@ -92,7 +92,7 @@ def keep_compiled(out: Path, is_shared: bool = False) -> None:
 
 def _version_of_kernels() -> str:
     """Of the kernels of our own: what was made around others would be found, and counts on their results' shapes."""
-    files = sorted(Path(__file__).parent.with_name("models").glob(_KERNELS))
+    files = sorted((Path(__file__).parents[2] / "models").glob(_KERNELS))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 

@@ -19,7 +19,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.errors import InputError, TrainingError
-from harness.train.fuse import as_written, compiler_failure, give_up, not_compiled
+from harness.train.fast.fuse import as_written, compiler_failure, give_up, not_compiled
 from harness.train.ranks import Ranks
 
 T = TypeVar("T")

@@ -16,8 +16,8 @@ import yaml
 
 from harness.config import RunConfig
 from harness.train import phase as phase_module
-from harness.train.fuse import Compiler
-from harness.train.graph import Graphs, KeptInputs
+from harness.train.fast.fuse import Compiler
+from harness.train.fast.graph import Graphs, KeptInputs
 from harness.train.nets import Nets
 from harness.train.phase import Phase
 from harness.train.ranks import Ranks

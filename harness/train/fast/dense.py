@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from harness.train.lean import LeanAdam, LeanAdamW
+from harness.train.fast.lean import LeanAdam, LeanAdamW
 
 
 def _in_order(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

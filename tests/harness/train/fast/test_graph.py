@@ -15,9 +15,10 @@ from torch.utils._pytree import tree_leaves
 from harness.config import RunConfig
 from harness.errors import InputError, TrainingError
 from harness.models.prelu import PReLU
-from harness.train import graph, steps
 from harness.train import phase as phase_module
-from harness.train.graph import Graphs, KeptInputs, graphs_for
+from harness.train import steps
+from harness.train.fast import graph
+from harness.train.fast.graph import Graphs, KeptInputs, graphs_for
 from harness.train.phase import Phase
 from harness.train.ranks import Ranks
 from harness.train.steps import train_step

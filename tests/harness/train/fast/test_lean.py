@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from harness.train.lean import LeanAdam, LeanAdamW, ddp_without_compiler
+from harness.train.fast.lean import LeanAdam, LeanAdamW, ddp_without_compiler
 
 
 @pytest.mark.parametrize(

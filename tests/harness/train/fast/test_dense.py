@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from harness.train.dense import DenseAdam, DenseAdamW
+from harness.train.fast.dense import DenseAdam, DenseAdamW
 
 
 def trained(build, memory_format, **options) -> tuple[list[torch.Tensor], torch.optim.Optimizer, nn.Module]:

@@ -25,8 +25,8 @@ from harness.losses.features import FeatureLoss
 from harness.models import shuffle, to_image
 from harness.models.build import build_discriminator, build_generator
 from harness.models.config import GeneratorConfig, VGGDiscriminatorConfig
-from harness.train import fuse
-from harness.train.fuse import (
+from harness.train.fast import fuse
+from harness.train.fast.fuse import (
     Compiler,
     as_written,
     compiler_for,
@@ -39,7 +39,7 @@ from harness.train.fuse import (
     parts_of,
     unfuse,
 )
-from harness.train.graph import KeptInputs
+from harness.train.fast.graph import KeptInputs
 
 GENERATORS = {
     "srresnet": {"name": "srresnet", "num_blocks": 4, "num_channels": 8, "start_as_skip": False},
@@ -238,7 +238,7 @@ def test_networks_with_functions_of_our_own_are_not_traced_anew(tmp_path):
 import torch
 from torch._dynamo.utils import counters
 from harness.models.norm import BatchNorm2d
-from harness.train.fuse import Compiler
+from harness.train.fast.fuse import Compiler
 
 torch.manual_seed(0)
 norm, x = BatchNorm2d(2), torch.rand(4, 2, 3, 3, requires_grad=True)

@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import resource, torch
-from harness.train.heap import keep_freed_memory
+from harness.train.fast.heap import keep_freed_memory
 {keep}
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
