@@ -48,7 +48,7 @@ def _has_kernels(image: Tensor, num_out: int) -> bool:
 class _OnGpu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BCHW: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
-        from harness.models.from_image_gpu import forward_op
+        from harness.models.gpu.from_image import forward_op
 
         y_BOHW = forward_op(x_BCHW, weight.to(x_BCHW.dtype, memory_format=torch.channels_last), bias, slope)
         ctx.save_for_backward(x_BCHW, weight, y_BOHW if slope != 1 else None)
@@ -57,7 +57,7 @@ class _OnGpu(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient_BOHW: Tensor) -> tuple[Tensor | None, ...]:
-        from harness.models.from_image_gpu import gradients_op
+        from harness.models.gpu.from_image import gradients_op
 
         x_BCHW, weight, y_BOHW = ctx.saved_tensors
         num_out, kernel = weight.shape[0], weight.shape[-1]

@@ -29,7 +29,7 @@ def has_kernels(x_BCHW: Tensor, layer: nn.Conv2d) -> bool:
     """Whether a layer is such a convolution, in compiled code for such a GPU."""
     if not (is_compiled_for_gpu(x_BCHW) and torch.is_autocast_enabled("cuda") and is_narrow(x_BCHW, layer)):
         return False
-    from harness.models.narrow_gpu import IS_ON_HOPPER
+    from harness.models.gpu.narrow import IS_ON_HOPPER
 
     return IS_ON_HOPPER
 
@@ -57,7 +57,7 @@ def narrow_conv(x_BCHW: Tensor, layer: nn.Conv2d) -> Tensor:
 class _OnGpu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BCHW: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        from harness.models.narrow_gpu import forward_op
+        from harness.models.gpu.narrow import forward_op
 
         weight = weight.to(x_BCHW.dtype, memory_format=torch.channels_last)
         ctx.save_for_backward(x_BCHW, weight)
@@ -65,7 +65,7 @@ class _OnGpu(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient_BOHW: Tensor) -> tuple[Tensor | None, ...]:
-        from harness.models.narrow_gpu import gradient_op
+        from harness.models.gpu.narrow import gradient_op
 
         x_BCHW, weight = ctx.saved_tensors
         wants_x, wants_weight = ctx.needs_input_grad[:2]
@@ -78,8 +78,8 @@ class _OnGpu(torch.autograd.Function):
 
 
 def to_weights(x_LBHWC: Tensor, gradient_LBHWO: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """The gradients of each layer's weights, in channels_last, and bias; see `narrow_sums_gpu.sums`."""
-    from harness.models.narrow_sums_gpu import sums_op
+    """The gradients of each layer's weights, in channels_last, and bias; see `gpu.narrow_sums.sums`."""
+    from harness.models.gpu.narrow_sums import sums_op
 
     num_in, num_out = x_LBHWC.shape[-1], gradient_LBHWO.shape[-1]
     layers = sums_op(x_LBHWC, gradient_LBHWO).sum(1).split((num_out * 9 * num_in, num_out), 1)

@@ -52,7 +52,7 @@ def _at_work(branch: nn.Sequential) -> list[nn.Module]:
 class _BlocksOnGpu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BCHW: Tensor, *weights: Tensor) -> Tensor:
-        from harness.models.narrow_blocks_gpu import forward_op
+        from harness.models.gpu.narrow_blocks import forward_op
 
         first, bias_1, slopes, second, bias_2 = (weights[i::_NUM_WEIGHTS] for i in range(_NUM_WEIGHTS))
         y_BCHW, in_type, kept = forward_op(x_BCHW, [*first, *second], [*bias_1, *bias_2], list(slopes))
@@ -61,7 +61,7 @@ class _BlocksOnGpu(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient_BCHW: Tensor) -> tuple[Tensor | None, ...]:
-        from harness.models.narrow_blocks_gpu import gradient_op
+        from harness.models.gpu.narrow_blocks import gradient_op
 
         in_type, kept, *slopes = ctx.saved_tensors
         num_blocks = len(slopes)

@@ -72,7 +72,7 @@ def upsample_to_image(stages: nn.Sequential, last: nn.Module, x_BCHW: Tensor) ->
 class _OnGpu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BCHW: Tensor, bias: Tensor, slope: Tensor, in_blocks: bool) -> Tensor:
-        from harness.models.shuffle_gpu import forward_op
+        from harness.models.gpu.shuffle import forward_op
 
         ctx.save_for_backward(x_BCHW, bias, slope)
         ctx.in_blocks = in_blocks
@@ -80,7 +80,7 @@ class _OnGpu(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        from harness.models.shuffle_gpu import gradients_op
+        from harness.models.gpu.shuffle import gradients_op
 
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         to_x, parts = gradients_op(gradient, *ctx.saved_tensors, ctx.in_blocks)

@@ -42,7 +42,7 @@ _LEAST_ALIKE = 3
 """So many blocks of one kind in a row are compiled as one block that is used many times."""
 _MOST_VARIANTS = 64
 """Shapes and kinds of call that one piece of code may be compiled for."""
-_KERNELS = "*_gpu.py"
+_KERNELS = "gpu/*.py"
 """Those of our own, in `harness/models`."""
 
 
@@ -111,7 +111,7 @@ class Compiler:
 
         if importlib.util.find_spec("triton"):
             # So that they are there when networks are traced.
-            from harness.models import from_image_gpu, narrow_blocks_gpu, narrow_sums_gpu, shuffle_gpu  # noqa: F401
+            from harness.models.gpu import shuffle as shuffle_gpu  # noqa: F401
 
         self._backend = backend
         self._options: dict[str, Any] | None = {"force_layout_optimization": True} if channels_last else None

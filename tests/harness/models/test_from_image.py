@@ -20,7 +20,7 @@ from harness.models.layers import conv
 def kernels() -> Any:
     """The module of the kernels; on a GPU they are compiled."""
     pytest.importorskip("triton")
-    from harness.models import from_image_gpu
+    from harness.models.gpu import from_image as from_image_gpu
 
     return from_image_gpu
 

@@ -46,7 +46,7 @@ DISCRIMINATORS: dict[str, dict[str, Any]] = {
 def used(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Has compiled code take the kernels that it takes on a GPU; holds which."""
     pytest.importorskip("triton")
-    from harness.models import from_image_gpu, narrow_blocks_gpu, narrow_sums_gpu, shuffle_gpu  # noqa: F401
+    from harness.models.gpu import shuffle as shuffle_gpu  # noqa: F401
 
     found: set[str] = set()
 

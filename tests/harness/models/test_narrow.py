@@ -19,7 +19,7 @@ from harness.models.layers import conv
 def kernels() -> Any:
     """The module of the kernels; on a GPU they are compiled."""
     pytest.importorskip("triton")
-    from harness.models import narrow_gpu
+    from harness.models.gpu import narrow as narrow_gpu
 
     return narrow_gpu
 
@@ -27,7 +27,7 @@ def kernels() -> Any:
 @pytest.fixture(scope="module")
 def of_weights(kernels: Any) -> Any:
     """The module of the kernel for weights' gradients."""
-    from harness.models import narrow_sums_gpu
+    from harness.models.gpu import narrow_sums as narrow_sums_gpu
 
     return narrow_sums_gpu
 

@@ -22,7 +22,7 @@ ON_CPU = pytest.mark.skipif(DEVICE.type == "cuda", reason="a GPU multiplies floa
 def kernels() -> Any:
     """The module of the operations; on a GPU their kernels are compiled."""
     pytest.importorskip("triton")
-    from harness.models import narrow_blocks_gpu
+    from harness.models.gpu import narrow_blocks as narrow_blocks_gpu
 
     return narrow_blocks_gpu
 
@@ -30,7 +30,7 @@ def kernels() -> Any:
 @pytest.fixture
 def layers(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module of the kernels, for few pixels each."""
-    from harness.models import narrow_gpu
+    from harness.models.gpu import narrow as narrow_gpu
 
     monkeypatch.setattr(narrow_gpu, "_NARROW", (16, 4, 4))
     torch.manual_seed(0)

@@ -23,7 +23,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 def kernels() -> Any:
     """The module of the kernels; on a GPU they are compiled."""
     pytest.importorskip("triton")
-    from harness.models import shuffle_gpu
+    from harness.models.gpu import shuffle as shuffle_gpu
 
     return shuffle_gpu
 

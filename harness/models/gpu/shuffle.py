@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from harness.models.from_image_gpu import new_images
+from harness.models.gpu.from_image import new_images
 
 _FORWARD_PIXELS, _BACKWARD_PIXELS = 16, 8
 _BACKWARD_PROGRAMS = 528

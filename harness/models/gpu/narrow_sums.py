@@ -1,7 +1,7 @@
 """The kernel for the gradients of weights and biases of convolutions of 3 x 3 between few channels.
 
 Those of one layer keep a GPU busy for so short a time that most of it goes into beginning and ending, and into adding
-up what many programs found. So the layers of a whole trunk are computed at once. See `narrow_gpu`.
+up what many programs found. So the layers of a whole trunk are computed at once. See `narrow`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from harness.models.narrow_gpu import PROCESSORS
+from harness.models.gpu.narrow import PROCESSORS
 
 _BLOCK_PIXELS, _STAGES = 128, 2
 _PROGRAMS_AT_ONCE = 2 * PROCESSORS

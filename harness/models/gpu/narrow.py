@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from harness.models.from_image_gpu import new_images
+from harness.models.gpu.from_image import new_images
 
 IS_ON_HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
 """The sizes below were chosen there; another GPU may have too little memory beside its processors for them."""

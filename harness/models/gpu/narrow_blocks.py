@@ -1,7 +1,7 @@
-"""Residual blocks without batch norm in the kernels of `narrow_gpu`: a convolution and what is behind it in each.
+"""Residual blocks without batch norm in the kernels of `narrow`: a convolution and what is behind it in each.
 
 What the blocks' convolutions were given, and the gradients of what they gave, lie side by side in memory, so that
-their weights' gradients are computed at once (`narrow_sums_gpu`).
+their weights' gradients are computed at once (`narrow_sums`).
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from harness.models.from_image_gpu import new_images
-from harness.models.narrow_gpu import grid, launch
+from harness.models.gpu.from_image import new_images
+from harness.models.gpu.narrow import grid, launch
 
 _PIECES = 4
 """Of a layer's weights, when all are cast at once: whole ones would be work for a few processors only."""
