@@ -19,7 +19,7 @@ from evaluation.measures import Measures, unit_range
 from evaluation.metrics import FEW_IMAGES_FOR_FID, METRICS, NOISE_METRICS
 from evaluation.networks import INCEPTION_METRICS, Finder, Networks, locate
 from harness.data.images import read_image
-from harness.data.survey import files_below
+from harness.data.packing.survey import files_below
 from harness.errors import InputError
 from harness.files import whole
 

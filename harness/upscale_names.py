@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness.data.survey import files_below
+from harness.data.packing.survey import files_below
 from harness.errors import InputError
 from harness.images import SUFFIXES
 

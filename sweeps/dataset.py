@@ -64,8 +64,8 @@ def classes_of_own(folder: Path) -> list[str]:
     Raises:
         InputError: it is no folder, or two of its folders would be one class.
     """
+    from harness.data.packing.survey import find_files
     from harness.data.shards import Dataset
-    from harness.data.survey import find_files
 
     if is_packed(folder):
         return list(Dataset.open(str(folder)).classes)

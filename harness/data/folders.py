@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.data.config import Kernel
 from harness.data.degrade import KERNELS, crop_to_multiple, degrade_image
 from harness.data.images import encode_png, read_image
-from harness.data.survey import Skipped, files_below, judge
+from harness.data.packing.survey import Skipped, files_below, judge
 from harness.errors import DataError, InputError
 from harness.files import whole
 

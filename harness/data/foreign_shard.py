@@ -18,11 +18,11 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from harness.data import images
+from harness.data.packing.split import SPLITS
+from harness.data.packing.survey import Skipped, class_name_of, storable
 from harness.data.reading import checksum, npy_layout
 from harness.data.shards import EXTENSIONS
 from harness.data.sidecar import Sample
-from harness.data.split import SPLITS
-from harness.data.survey import Skipped, class_name_of, storable
 from harness.data.tar import Member, list_members
 from harness.errors import DataError
 

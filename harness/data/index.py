@@ -12,10 +12,10 @@ from pathlib import Path
 
 from harness.data import sidecar
 from harness.data.foreign_shard import read_shard
+from harness.data.packing.split import assign_splits, count_or_share
+from harness.data.packing.survey import Skipped, storable
 from harness.data.shards import EXTENSIONS
 from harness.data.sidecar import Sample
-from harness.data.split import assign_splits, count_or_share
-from harness.data.survey import Skipped, storable
 from harness.errors import DataError, InputError
 
 _OTHER_TAR = re.compile(r".*\.(tar|tar\.(gz|bz2|xz|zst|lz4)|tgz|tbz2?|txz|tzst)", re.IGNORECASE)

@@ -14,8 +14,8 @@ import numpy as np
 from harness.data import sidecar
 from harness.data.cache import NodeCache
 from harness.data.foreign_shard import PICKLED, split_name
+from harness.data.packing.split import SPLITS
 from harness.data.shards import Dataset
-from harness.data.split import SPLITS
 from harness.data.store import LocalStore
 from harness.data.tar import list_members
 from harness.errors import DataError, UnreachableError

@@ -12,11 +12,12 @@ from functools import partial
 from pathlib import Path
 
 from harness.alone import alone_in
-from harness.data import sidecar, survey
-from harness.data.build import BUILDING, Builder, PackSummary, Progress, nothing_usable, remove_if_new
-from harness.data.layout import Codec, Options, plan_shards
-from harness.data.split import count_or_share
-from harness.data.survey import Skipped, SourceImage
+from harness.data import sidecar
+from harness.data.packing import survey
+from harness.data.packing.build import BUILDING, Builder, PackSummary, Progress, nothing_usable, remove_if_new
+from harness.data.packing.layout import Codec, Options, plan_shards
+from harness.data.packing.split import count_or_share
+from harness.data.packing.survey import Skipped, SourceImage
 from harness.data.workers import Run, num_workers, pool
 from harness.errors import DataError, InputError
 

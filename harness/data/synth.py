@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from harness import random
+from harness.data.drawing.landscapes import PAINTERS, paint
 from harness.data.images import encode_png, read_image
-from harness.data.landscapes import PAINTERS, paint
 from harness.data.workers import num_workers, pool
 from harness.errors import InputError
 from harness.files import not_written, whole

@@ -21,8 +21,8 @@ from PIL import Image
 from harness.alone import alone_in
 from harness.bench import data_sidecar
 from harness.data.inspect import inspect
-from harness.data.layout import tile_places
 from harness.data.pack import pack
+from harness.data.packing.layout import tile_places
 from harness.data.shards import Dataset
 from harness.errors import DataError, InputError
 
@@ -123,7 +123,7 @@ module.pack([Path(sys.argv[1])], Path(sys.argv[2]), tile_px=32, workers=1, progr
 
 @pytest.mark.parametrize("killed_after", [4, 14])
 def test_a_killed_pack_goes_on_after_its_finished_pieces(image_folder, tmp_path, monkeypatch, killed_after):
-    monkeypatch.setattr("harness.data.layout.GROUP_BYTES", 60_000)
+    monkeypatch.setattr("harness.data.packing.layout.GROUP_BYTES", 60_000)
     pack([image_folder], tmp_path / "whole", tile_px=32, workers=1)
     out = tmp_path / "killed"
     command = [sys.executable, "-c", KILLED, str(image_folder), str(out), str(killed_after)]
@@ -146,7 +146,7 @@ def test_what_a_power_failure_left_of_a_pack_is_not_taken_for_finished(
 
     So does a pack of an older version, whose records may lack a key.
     """
-    monkeypatch.setattr("harness.data.layout.GROUP_BYTES", 60_000)
+    monkeypatch.setattr("harness.data.packing.layout.GROUP_BYTES", 60_000)
     pack([image_folder], tmp_path / "whole", tile_px=32, workers=1)
     out = tmp_path / "killed"
     command = [sys.executable, "-c", KILLED, str(image_folder), str(out), str(killed_after)]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.data.split import SPLITS, assign_splits, count_or_share
+from harness.data.packing.split import SPLITS, assign_splits, count_or_share
 from harness.errors import InputError
 
 contents = st.lists(

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from harness.data.folders import degrade_folder
-from harness.data.layout import plan_shards
 from harness.data.pack import pack
+from harness.data.packing.layout import plan_shards
+from harness.data.packing.survey import files_below
 from harness.data.shards import Dataset
 from harness.data.sidecar import MOST_CLASSES, Sample, table_of
-from harness.data.survey import files_below
 from harness.errors import DataError, InputError
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.data import images
-from harness.data.split import assign_splits
+from harness.data.packing.split import assign_splits
 from harness.errors import DataError, InputError
 from harness.files import BROKEN
 

@@ -13,14 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.data import sidecar, survey
-from harness.data.layout import Group, Options
+from harness.data import sidecar
+from harness.data.packing import survey
+from harness.data.packing.layout import Group, Options
+from harness.data.packing.survey import Skipped, SourceImage
+from harness.data.packing.write_group import is_written, write_group
 from harness.data.shards import Dataset
 from harness.data.sidecar import Sample
-from harness.data.survey import Skipped, SourceImage
 from harness.data.tar import END_OF_ARCHIVE
 from harness.data.workers import Run
-from harness.data.write_group import is_written, write_group
 from harness.errors import DataError, InputError
 from harness.files import write_text, written_to
 

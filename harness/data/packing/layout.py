@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, TypeVar
 
-from harness.data import survey
-from harness.data.survey import SourceImage
+from harness.data.packing import survey
+from harness.data.packing.survey import SourceImage
 from harness.errors import InputError
 
 Codec = Literal["npy", "png"]

@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from harness.data.layers import bands, below, mix, over, rgb, sky
-from harness.data.noise import Rng, curve, fractal, relief, ridged, step
+from harness.data.drawing.layers import bands, below, mix, over, rgb, sky
+from harness.data.drawing.noise import Rng, curve, fractal, relief, ridged, step
 
 Painter = Callable[[Rng, int], np.ndarray]
 

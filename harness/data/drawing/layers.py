@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.data.noise import Rng, fractal, step
+from harness.data.drawing.noise import Rng, fractal, step
 
 
 def rgb(red: float, green: float, blue: float) -> np.ndarray:

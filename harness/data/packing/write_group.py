@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from harness.data import images, survey
-from harness.data.layout import Codec, Group, Options, tile_places
+from harness.data import images
+from harness.data.packing import survey
+from harness.data.packing.layout import Codec, Group, Options, tile_places
+from harness.data.packing.survey import Skipped, SourceImage
 from harness.data.sidecar import Sample
-from harness.data.survey import Skipped, SourceImage
 from harness.data.tar import write_member
 from harness.files import write_text, written_to
 
