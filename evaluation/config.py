@@ -32,7 +32,7 @@ class ReportConfig(Section):
     table_metrics: tuple[MetricName, ...] | None = None
     """Columns of the table; null takes all that were measured."""
     reference: str | None = None
-    """A published table to show beside: a name in evaluation/reference, or the path of a CSV file."""
+    """A published table to show beside: a name in evaluation/report/reference, or the path of a CSV file."""
     compare: bool = True
     """Test `specialised beats general` and its like by a paired sign-flip test."""
     resamples: int = Field(default=10_000, gt=0)

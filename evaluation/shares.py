@@ -47,7 +47,7 @@ def run_share(share_file: str) -> int:
 
     May be called again after a death at any point: what was measured is in the cache.
     """
-    from evaluation.collect import measure_share
+    from evaluation.scores.collect import measure_share
 
     content = json.loads(Path(share_file).read_text())
     models = [Model(**values) for values in content["models"]]

@@ -73,7 +73,7 @@ def score(
 
     Exit code 1 where nothing could be measured.
     """
-    from evaluation.score_folder import is_anything_measured, print_scores, score_folders, write_json
+    from evaluation.scores.score_folder import is_anything_measured, print_scores, score_folders, write_json
 
     console = make_console()
     with progress_bar(console, "scoring") as progress:

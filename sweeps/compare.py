@@ -15,11 +15,11 @@ def compare_here(evaluation: Evaluation, first: str, second: str, metric: str, c
     Raises:
         InputError: nothing has been scored, or a model or measure is not among the scores.
     """
-    from evaluation.compare import compare, pair_questions
-    from evaluation.matrix import conditions_of
     from evaluation.metrics import METRICS
-    from evaluation.sentences import why_unanswered
-    from evaluation.terminal import print_comparisons
+    from evaluation.report.compare import compare, pair_questions
+    from evaluation.report.matrix import conditions_of
+    from evaluation.report.sentences import why_unanswered
+    from evaluation.report.terminal import print_comparisons
 
     table = evaluation.scores()
     scored = [name for name in METRICS if name in table.images.columns]

@@ -29,7 +29,7 @@ from sweeps.state import phase_states
 from sweeps.status import mixed_versions, sweep_status
 
 if TYPE_CHECKING:
-    from evaluation.scores import ScoreTable
+    from evaluation.scores.table import ScoreTable
 
 
 def models_of(plan: Plan, folder: SweepFolder, config: EvaluateConfig) -> list[Model]:
@@ -68,8 +68,8 @@ class Evaluation:
         Raises:
             InputError: nothing has been scored yet, or the dataset cannot be read.
         """
-        from evaluation.scores import ScoreTable
-        from evaluation.stale import mark_stale
+        from evaluation.scores.stale import mark_stale
+        from evaluation.scores.table import ScoreTable
 
         if not (self.folder.report / "scores.parquet").exists():
             raise InputError(f"{self.folder.report}: holds no scores; run `harness evaluate` first.")
@@ -77,7 +77,7 @@ class Evaluation:
 
     def write_report(self, table: ScoreTable) -> Path:
         """Writes the report of these scores; returns its path."""
-        from evaluation.report import RunRecord, write_report
+        from evaluation.report.write import RunRecord, write_report
 
         records = [
             RunRecord(r.name, dict(r.axes), [self.folder.runs.phase(key) for key in r.phases], dict(r.differences))
@@ -141,7 +141,7 @@ def score_sweep(
     Raises:
         InputError: there is nothing to evaluate, or nothing to evaluate on.
     """
-    from evaluation.collect import evaluate
+    from evaluation.scores.collect import evaluate
 
     report = evaluation.folder.report
     table = evaluate(evaluation.models, evaluation.config, report, progress, max_processes=max_processes)
@@ -234,9 +234,9 @@ def print_matrices(console: Console, table: ScoreTable, config: EvaluateConfig) 
 
     Of measures without any number (their pretrained weights are absent, say) the reason is told once instead.
     """
-    from evaluation.exports import report_matrices
-    from evaluation.matrix_grid import absent_measures
-    from evaluation.terminal import print_matrix
+    from evaluation.report.exports import report_matrices
+    from evaluation.report.matrix_grid import absent_measures
+    from evaluation.report.terminal import print_matrix
 
     matrices = [named.matrix for named in report_matrices(table, config)]
     for matrix in (matrix for matrix in matrices if not matrix.is_empty):

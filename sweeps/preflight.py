@@ -46,8 +46,8 @@ def evaluation_reasons(evaluate: EvaluateConfig, plan: Plan) -> list[str]:
 
     A measure whose network is missing is no reason: its column says so.
     """
-    from evaluation.images import DatasetImages, conditions_of
-    from evaluation.published import load_published
+    from evaluation.report.published import load_published
+    from evaluation.scores.images import DatasetImages, conditions_of
 
     reasons = []
     path = evaluate.dataset or next(iter(plan.configs.values())).data.sources[0].path

@@ -22,7 +22,7 @@ from sweeps.queues import Queues, cancel_jobs
 from sweeps.state import last_error_line, submitted_job
 
 if TYPE_CHECKING:
-    from evaluation.collect import Remaining
+    from evaluation.scores.collect import Remaining
 
 _AFTER_TRAINING = "shares"
 _NOW = "shares-now"
@@ -74,7 +74,7 @@ def measure_on_cluster(
     Raises:
         InputError: as the evaluation itself. ClusterError: sbatch refused, or a share left before its end.
     """
-    from evaluation.collect import Remaining
+    from evaluation.scores.collect import Remaining
 
     remaining = Remaining(models, config, folder.report / CACHE_FOLDER)
     if not remaining.total:

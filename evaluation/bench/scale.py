@@ -17,13 +17,13 @@ import numpy as np
 import torch
 
 from evaluation.bench.subjects import SCALE, DrawnImages, Figure, named_files, spent
-from evaluation.collect import evaluate
 from evaluation.config import EvaluateConfig
-from evaluation.frechet import FEATURE_DIM, FeatureStatistics, frechet_distance
-from evaluation.measures import Measures
-from evaluation.networks import Located, Networks
-from evaluation.roster import Entry
-from evaluation.upsamplers import MethodUpsampler
+from evaluation.scores.collect import evaluate
+from evaluation.scores.frechet import FEATURE_DIM, FeatureStatistics, frechet_distance
+from evaluation.scores.measures import Measures
+from evaluation.scores.networks import Located, Networks
+from evaluation.scores.roster import Entry
+from evaluation.scores.upsamplers import MethodUpsampler
 
 
 def measure_memory(num_images: int, edge_px: int = 256) -> list[Figure]:

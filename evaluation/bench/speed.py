@@ -23,14 +23,14 @@ from rich.table import Table
 
 from evaluation.bench.scale import measure_linearity, measure_memory
 from evaluation.bench.subjects import SCALE, DrawnImages, Figure, Spent, named_files, spent
-from evaluation.collect import evaluate
 from evaluation.config import EvaluateConfig
-from evaluation.inception import FIDInception, fid_inception_skeleton
-from evaluation.measures import Measures, unit_range
 from evaluation.model import Model
-from evaluation.networks import Located, Networks
-from evaluation.roster import Entry
-from evaluation.upsamplers import NetworkUpsampler, Upsampler
+from evaluation.scores.collect import evaluate
+from evaluation.scores.inception import FIDInception, fid_inception_skeleton
+from evaluation.scores.measures import Measures, unit_range
+from evaluation.scores.networks import Located, Networks
+from evaluation.scores.roster import Entry
+from evaluation.scores.upsamplers import NetworkUpsampler, Upsampler
 from harness.data.degrade import degrade_image
 from harness.models.build import build_generator
 from harness.models.config import SRResNetConfig

@@ -10,8 +10,8 @@ from typing import Final
 
 import numpy as np
 
-from evaluation.images import ImageInfo
 from evaluation.model import Model
+from evaluation.scores.images import ImageInfo
 
 SCALE: Final = 4
 

@@ -27,9 +27,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from evaluation.checkpoints import find_weights
 from evaluation.model import Model
-from evaluation.scores import IMAGE_KEYS, SET_KEYS, ScoreTable
+from evaluation.scores.checkpoints import find_weights
+from evaluation.scores.table import IMAGE_KEYS, SET_KEYS, ScoreTable
 from harness.config import RunConfig
 from harness.data import sidecar
 from harness.data.index import index

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.scores import ScoreTable
+from evaluation.scores.table import ScoreTable
 
 pytestmark = pytest.mark.slow
 

@@ -77,9 +77,9 @@ COMMANDS: dict[str, tuple[str, list[Any], dict[str, Any], Any, int]] = {
         "sweeps.compare.compare_here", [("evaluation of", "s", [], P("r")), "a", "b", "ssim"], {}, None, 0,
     ),
     "score --sr s --hr h --color rgb --crop-border 4 --metrics 'psnr, mse'": (
-        "evaluation.score_folder.score_folders", [P("s"), P("h"), "rgb", 4, ("psnr", "mse")], {}, "scores", 1,
+        "evaluation.scores.score_folder.score_folders", [P("s"), P("h"), "rgb", 4, ("psnr", "mse")], {}, "scores", 1,
     ),
-    "score --sr s --hr h --json f": ("evaluation.score_folder.write_json", ["scores", P("f")], {}, None, 1),
+    "score --sr s --hr h --json f": ("evaluation.scores.score_folder.write_json", ["scores", P("f")], {}, None, 1),
     "board s --port 7000 --runs r": ("sweeps.board.serve", [FOLDER, 7000], {}, 1, 1),
     "upscale a b out --checkpoint c --scale 2 --tile 64 --device cpu --precision bf16 --samples 3 --noise 0.5 --seed 7"
     " --format tif": (
@@ -111,9 +111,9 @@ AROUND: dict[str, Any] = {
     "sweeps.logs.find_logs": lambda *_: "logs",
     "sweeps.logs.read_logs": lambda *_: [],
     "sweeps.bench.command.Ask": lambda *asked: ("ask", *asked),
-    "evaluation.score_folder.score_folders": lambda *_: "scores",
-    "evaluation.score_folder.print_scores": lambda *_: None,
-    "evaluation.score_folder.is_anything_measured": lambda _: False,
+    "evaluation.scores.score_folder.score_folders": lambda *_: "scores",
+    "evaluation.scores.score_folder.print_scores": lambda *_: None,
+    "evaluation.scores.score_folder.is_anything_measured": lambda _: False,
     "harness.terminal.show_weights": lambda console, statuses, verified: verified and not statuses,
 }
 

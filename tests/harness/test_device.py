@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import evaluation.device
-import evaluation.networks
-import evaluation.work
-from evaluation import collect, parallel
-from evaluation.device import take_device
+import evaluation.scores.device
+import evaluation.scores.networks
+import evaluation.scores.work
+from evaluation.scores import collect, parallel
+from evaluation.scores.device import take_device
 from harness.device import PROMISED_GPUS, best_device
 from harness.errors import InputError
 
@@ -58,9 +58,9 @@ def test_ranks_that_evaluate_share_the_gpus_of_their_node_out(two_gpus, monkeypa
 
 
 def test_processes_that_evaluate_here_share_the_gpus_out(two_gpus, monkeypatch, tmp_path):
-    monkeypatch.setattr(evaluation.networks, "Networks", lambda located, device: device)
-    monkeypatch.setattr(evaluation.work, "Worker", lambda *_: None)
-    monkeypatch.setattr("evaluation.images.DatasetImages", lambda _: None)
+    monkeypatch.setattr(evaluation.scores.networks, "Networks", lambda located, device: device)
+    monkeypatch.setattr(evaluation.scores.work, "Worker", lambda *_: None)
+    monkeypatch.setattr("evaluation.scores.images.DatasetImages", lambda _: None)
     threads, place = torch.get_num_threads(), multiprocessing.get_context("spawn").Value("i", 0)
     for _ in range(3):
         parallel._start(

@@ -89,7 +89,7 @@ def test_demo_on_two_classes_of_ones_own_pools_them_for_the_general_model() -> N
 
 @pytest.mark.parametrize("name", ["specialized-landscapes", "superaugan-div2k", "superaugan-ffhq"])
 def test_published_table_of_a_sweep_exists_and_has_its_axes(name: str) -> None:
-    from evaluation.published import load_published
+    from evaluation.report.published import load_published
 
     sweep = load_sweep(name)
     assert sweep.evaluate.report.reference is not None

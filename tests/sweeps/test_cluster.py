@@ -18,8 +18,8 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from evaluation import collect
-from evaluation.scores import ScoreTable
+from evaluation.scores import collect
+from evaluation.scores.table import ScoreTable
 from harness.data.pack import pack
 from slurm.dev_requirements import why_not, why_not_installed
 from slurm.devcluster import DevCluster

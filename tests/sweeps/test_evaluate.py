@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from evaluation import report
-from evaluation import stale as stale_cells
 from evaluation.config import EvaluateConfig
 from evaluation.model import Model
-from evaluation.scores import IMAGE_KEYS, SET_KEYS, ScoreTable
+from evaluation.report import write as report
+from evaluation.scores import stale as stale_cells
+from evaluation.scores.table import IMAGE_KEYS, SET_KEYS, ScoreTable
 from harness.errors import EXIT_DONE, EXIT_WRONG_INPUT
 from sweeps.evaluate import Evaluation, main, print_matrices, show_results, why_unfinished, with_reasons
 from sweeps.layout import SweepFolder

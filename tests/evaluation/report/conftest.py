@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evaluation.images import ImageInfo
 from evaluation.model import Model
-from evaluation.scores import SET_KEYS, ScoreTable
+from evaluation.scores.images import ImageInfo
+from evaluation.scores.table import SET_KEYS, ScoreTable
 
 CLASSES = ("beach", "mountain", "general")
 

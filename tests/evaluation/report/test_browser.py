@@ -18,11 +18,11 @@ import pandas as pd
 import pytest
 
 from evaluation.config import EvaluateConfig
-from evaluation.grid import show_number
 from evaluation.metrics import METRICS
 from evaluation.model import Model
-from evaluation.picture_source import PictureSource
-from evaluation.report import RunRecord, write_report
+from evaluation.report.grid import show_number
+from evaluation.report.picture_source import PictureSource
+from evaluation.report.write import RunRecord, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian package `chromium`)")

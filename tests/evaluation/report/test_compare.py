@@ -8,7 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evaluation.compare import (
+from evaluation.metrics import METRICS
+from evaluation.model import Model
+from evaluation.report.compare import (
     Comparison,
     compare,
     compare_all,
@@ -16,12 +18,10 @@ from evaluation.compare import (
     specialisation_questions,
     to_frame,
 )
-from evaluation.facts_grids import compare_grid
-from evaluation.matrix import conditions_of
-from evaluation.metrics import METRICS
-from evaluation.model import Model
-from evaluation.sections import compare_section
-from evaluation.sentences import merge_by_measure, sentence, summary, why_unanswered, why_unasked
+from evaluation.report.facts_grids import compare_grid
+from evaluation.report.matrix import conditions_of
+from evaluation.report.sections import compare_section
+from evaluation.report.sentences import merge_by_measure, sentence, summary, why_unanswered, why_unasked
 from harness.errors import InputError
 
 

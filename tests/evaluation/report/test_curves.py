@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.charts import chart_svg
-from evaluation.curves import Curve, Series, read_curves, read_log, text_alternative, thin, title_of
+from evaluation.report.charts import chart_svg
+from evaluation.report.curves import Curve, Series, read_curves, read_log, text_alternative, thin, title_of
 
 
 def write_rows(folder: Path, rows: list[dict], more: str = "") -> Path:

@@ -15,20 +15,20 @@ import pytest
 from PIL import Image, ImageChops
 from rich.console import Console
 
-from evaluation.compare import compare, pair_questions
 from evaluation.config import EvaluateConfig
-from evaluation.exports import report_matrices, write_grid_files, write_matrix_files
-from evaluation.facts_grids import compare_grid
-from evaluation.figures import draw_grid
-from evaluation.fonts import font_of, is_drawable
-from evaluation.formats import latex, latex_escape, markdown
-from evaluation.grid import BEST, SECOND, Entry, Grid, Head, Line
-from evaluation.matrix import build_matrix, conditions_of
-from evaluation.matrix_grid import matrix_grid
 from evaluation.metrics import METRICS
 from evaluation.model import Model
-from evaluation.scores import SET_KEYS
-from evaluation.terminal import print_comparisons, print_grid, print_matrix
+from evaluation.report.compare import compare, pair_questions
+from evaluation.report.exports import report_matrices, write_grid_files, write_matrix_files
+from evaluation.report.facts_grids import compare_grid
+from evaluation.report.figures import draw_grid
+from evaluation.report.fonts import font_of, is_drawable
+from evaluation.report.formats import latex, latex_escape, markdown
+from evaluation.report.grid import BEST, SECOND, Entry, Grid, Head, Line
+from evaluation.report.matrix import build_matrix, conditions_of
+from evaluation.report.matrix_grid import matrix_grid
+from evaluation.report.terminal import print_comparisons, print_grid, print_matrix
+from evaluation.scores.table import SET_KEYS
 
 GREEN = (143, 211, 160)
 

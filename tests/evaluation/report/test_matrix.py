@@ -9,17 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evaluation.cell_scores import Cell, mean_of_models, small_set_warning
-from evaluation.columns import build_columns, common_name
 from evaluation.config import EvaluateConfig
-from evaluation.exports import report_matrices
-from evaluation.grid import BEST, SECOND, Footnotes, rank_values, shades, show_number
-from evaluation.matrix import build_matrix, conditions_of
-from evaluation.matrix_grid import baseline_summary, diagonal_summary, matrix_grid
 from evaluation.metrics import METRICS
 from evaluation.model import Model
-from evaluation.scores import SET_KEYS, ScoreTable
-from evaluation.tables import build_table, table_grid
+from evaluation.report.cell_scores import Cell, mean_of_models, small_set_warning
+from evaluation.report.columns import build_columns, common_name
+from evaluation.report.exports import report_matrices
+from evaluation.report.grid import BEST, SECOND, Footnotes, rank_values, shades, show_number
+from evaluation.report.matrix import build_matrix, conditions_of
+from evaluation.report.matrix_grid import baseline_summary, diagonal_summary, matrix_grid
+from evaluation.report.tables import build_table, table_grid
+from evaluation.scores.table import SET_KEYS, ScoreTable
 
 MEASURES = ("mse", "psnr", "ssim")
 
@@ -36,7 +36,7 @@ def test_cells_equal_the_means_of_the_score_table(table):
 
 
 def test_figure_9_of_specialized_srgan_is_marked_as_published():
-    from evaluation.published import load_published, published_grid
+    from evaluation.report.published import load_published, published_grid
 
     grid = published_grid(load_published("specialized_srgan"))
     titles = [head.title for head in grid.heads]

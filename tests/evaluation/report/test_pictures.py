@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from evaluation.config import EvaluateConfig
-from evaluation.images import ImageInfo
 from evaluation.model import Model
-from evaluation.picture_source import PictureSource
-from evaluation.pictures import Candidate, build_strip, choose_crop, median_image, png_uri
+from evaluation.report.picture_source import PictureSource
+from evaluation.report.pictures import Candidate, build_strip, choose_crop, median_image, png_uri
+from evaluation.scores.images import ImageInfo
 from harness.data.degrade import degrade_image, upscale_image
 
 CLASSES = ["beach", "mountain", "general"]

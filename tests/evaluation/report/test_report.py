@@ -7,15 +7,15 @@ import re
 import pandas as pd
 import pytest
 
-from evaluation.compare import compare, specialisation_questions
 from evaluation.config import EvaluateConfig
-from evaluation.facts_grids import ledger_grid, models_grid, runs_grid, show_hours
-from evaluation.matrix import conditions_of
 from evaluation.metrics import METRICS
 from evaluation.model import Model
-from evaluation.picture_source import PictureSource
-from evaluation.report import RunRecord, write_report
-from evaluation.scores import IMAGE_KEYS, SET_KEYS, ScoreTable
+from evaluation.report.compare import compare, specialisation_questions
+from evaluation.report.facts_grids import ledger_grid, models_grid, runs_grid, show_hours
+from evaluation.report.matrix import conditions_of
+from evaluation.report.picture_source import PictureSource
+from evaluation.report.write import RunRecord, write_report
+from evaluation.scores.table import IMAGE_KEYS, SET_KEYS, ScoreTable
 from harness.errors import InputError
 
 CLASSES = ["beach", "mountain", "general"]

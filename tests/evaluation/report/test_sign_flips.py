@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from evaluation.sign_flips import ALPHA, holm, intervals, num_splits, p_values, subset_means, undecidable
+from evaluation.report.sign_flips import ALPHA, holm, intervals, num_splits, p_values, subset_means, undecidable
 
 NULLS = {
     "normal": lambda rng, shape: rng.normal(0, 1, shape),
@@ -77,7 +77,7 @@ def test_units_of_several_images_weigh_as_many():
 def test_random_subsets_do_not_depend_on_how_they_are_cut(monkeypatch):
     values_UK = np.random.default_rng(0).normal(0, 1, (70, 2))
     whole = means_of(values_UK, 100)
-    monkeypatch.setattr("evaluation.sign_flips._CHUNK", 700)
+    monkeypatch.setattr("evaluation.report.sign_flips._CHUNK", 700)
     assert means_of(values_UK, 100) == pytest.approx(whole, rel=1e-12, nan_ok=True)
     assert not np.allclose(means_of(values_UK, 100, stream=2)[1:100], whole[1:100])
 

@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image
 
 from evaluation.config import EvaluateConfig
-from evaluation.matrix import conditions_of
 from evaluation.model import Model
-from evaluation.picture_source import PictureSource
-from evaluation.strips import MAX_MODELS, report_strips
-from evaluation.upsamplers import MethodUpsampler
+from evaluation.report.matrix import conditions_of
+from evaluation.report.picture_source import PictureSource
+from evaluation.report.strips import MAX_MODELS, report_strips
+from evaluation.scores.upsamplers import MethodUpsampler
 from harness.data.degrade import degrade_image, upscale_image
 
 CLASSES = ["beach", "mountain", "general"]

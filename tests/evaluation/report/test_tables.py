@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evaluation.grid import BEST, SECOND, show_number
-from evaluation.matrix import conditions_of
 from evaluation.model import Model
-from evaluation.published import REFERENCE, Published, load_published, match_lines, published_grid, same_point
-from evaluation.tables import build_table, table_grid
+from evaluation.report.grid import BEST, SECOND, show_number
+from evaluation.report.matrix import conditions_of
+from evaluation.report.published import REFERENCE, Published, load_published, match_lines, published_grid, same_point
+from evaluation.report.tables import build_table, table_grid
 from harness.errors import InputError
 
 

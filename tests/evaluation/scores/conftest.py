@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation.inception import fid_inception_skeleton
+from evaluation.scores.inception import fid_inception_skeleton
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from evaluation.checkpoints import find_weights
-from evaluation.collect import evaluate
 from evaluation.config import EvaluateConfig
 from evaluation.model import Model
-from evaluation.roster import model_of
+from evaluation.scores.checkpoints import find_weights
+from evaluation.scores.collect import evaluate
+from evaluation.scores.roster import model_of
 from harness.config import RunConfig, dump_yaml
 from harness.data.pack import pack
 from harness.errors import CheckpointError, InputError

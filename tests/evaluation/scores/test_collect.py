@@ -16,22 +16,22 @@ import torch
 import torchvision
 from PIL import Image
 
-from evaluation.collect import Remaining, evaluate
 from evaluation.config import EvaluateConfig
-from evaluation.frechet import squared_mmd
-from evaluation.images import ImageInfo, conditions_of
-from evaluation.inception import FIDInception
-from evaluation.matrix import build_matrix
-from evaluation.matrix import conditions_of as conditions_in
-from evaluation.matrix_grid import matrix_grid
 from evaluation.metrics import METRICS
 from evaluation.model import Model, baseline
-from evaluation.roster import Entry
-from evaluation.scores import ScoreTable
+from evaluation.report.matrix import build_matrix
+from evaluation.report.matrix import conditions_of as conditions_in
+from evaluation.report.matrix_grid import matrix_grid
+from evaluation.report.tables import build_table, table_grid
+from evaluation.scores.collect import Remaining, evaluate
+from evaluation.scores.frechet import squared_mmd
+from evaluation.scores.images import ImageInfo, conditions_of
+from evaluation.scores.inception import FIDInception
+from evaluation.scores.roster import Entry
+from evaluation.scores.stale import mark_stale
+from evaluation.scores.table import ScoreTable
+from evaluation.scores.upsamplers import MethodUpsampler, NetworkUpsampler
 from evaluation.shares import finished_mark, run_share, write_shares
-from evaluation.stale import mark_stale
-from evaluation.tables import build_table, table_grid
-from evaluation.upsamplers import MethodUpsampler, NetworkUpsampler
 from harness.data.degrade import degrade_image, upscale_image
 from harness.data.pack import pack
 from harness.errors import InputError
@@ -119,7 +119,7 @@ def test_each_number_is_the_mean_over_the_images_of_its_condition(tmp_path: Path
 
 def test_code_version_is_that_of_the_code_that_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def versions(code: str, *metrics: str) -> list[str]:
-        monkeypatch.setattr("evaluation.collect.code_version", lambda: code)
+        monkeypatch.setattr("evaluation.scores.collect.code_version", lambda: code)
         config = CONFIG.model_copy(update={"metrics": metrics})
         table = evaluate([baseline("nearest")], config, tmp_path, source=Pictures(TWO_CLASSES))
         return sorted(table.images["code_version"].unique())
@@ -444,11 +444,11 @@ def test_no_process_is_started_for_less_work_than_its_start_takes(
 ) -> None:
     """Four images of 48 px for each of two models are 18,432 pixels."""
     models, asked = [baseline("bicubic"), baseline("nearest")], []
-    monkeypatch.setattr("evaluation.collect.run_units", lambda *values: asked.append(values[4]) or {})
+    monkeypatch.setattr("evaluation.scores.collect.run_units", lambda *values: asked.append(values[4]) or {})
     for number, (pixels, most, changes) in enumerate(
         [(9_216, 4, {}), (9_217, 4, {}), (1, 2, {}), (1, 1, {}), (9_217, 4, {"workers": 2})]
     ):
-        monkeypatch.setattr("evaluation.parallel.PIXELS_A_PROCESS", pixels)
+        monkeypatch.setattr("evaluation.scores.parallel.PIXELS_A_PROCESS", pixels)
         evaluate(models, on(packed, **changes), tmp_path / str(number), max_processes=most)
     assert asked == [2, 2, 2]
 
@@ -479,7 +479,7 @@ def test_a_share_that_cannot_be_measured_leaves_with_wrong_input(tmp_path: Path,
 
 def save_sr_images(table: ScoreTable, packed: str, folder: Path) -> None:
     """Bicubic SR images of the test split under CLASS/FILE names, as another system would leave them."""
-    from evaluation.images import DatasetImages
+    from evaluation.scores.images import DatasetImages
 
     source = DatasetImages(packed)
     for image_class in source.classes:

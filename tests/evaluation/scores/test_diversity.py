@@ -9,8 +9,8 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
 from evaluation.config import DiversityConfig
-from evaluation.diversity import diversity, mean_distance, psnr_lost, with_noise
-from evaluation.upsamplers import MethodUpsampler
+from evaluation.scores.diversity import diversity, mean_distance, psnr_lost, with_noise
+from evaluation.scores.upsamplers import MethodUpsampler
 
 CONFIG = DiversityConfig(num_samples=5, noise_std=0.03)
 

@@ -16,9 +16,9 @@ import torch
 from pytorch_fid.fid_score import calculate_frechet_distance
 from pytorch_fid.inception import InceptionV3 as ReferenceInception
 
-from evaluation import frechet
-from evaluation.frechet import FeatureStatistics, frechet_distance, kernel_distance, squared_mmd
-from evaluation.inception import FIDInception
+from evaluation.scores import frechet
+from evaluation.scores.frechet import FeatureStatistics, frechet_distance, kernel_distance, squared_mmd
+from evaluation.scores.inception import FIDInception
 from harness.errors import CheckpointError
 
 
@@ -205,7 +205,8 @@ def test_one_image_has_no_distance_and_the_sentence_says_so() -> None:
 
 
 def test_who_asks_for_no_fid_waits_for_no_scipy_and_no_torchvision() -> None:
-    code = "import sys, evaluation.collect, evaluation.report; print({'scipy', 'torchvision'} & set(sys.modules))"
+    modules = "evaluation.scores.collect, evaluation.report.write"
+    code = f"import sys, {modules}; print({{'scipy', 'torchvision'}} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 

@@ -18,13 +18,13 @@ import pandas as pd
 import pytest
 import torch
 
-from evaluation import parallel
-from evaluation.collect import evaluate, plan
 from evaluation.config import EvaluateConfig
 from evaluation.model import baseline
-from evaluation.report import write_report
-from evaluation.scores import ScoreTable
-from evaluation.work import Unit, Worker, all_units
+from evaluation.report.write import write_report
+from evaluation.scores import parallel
+from evaluation.scores.collect import evaluate, plan
+from evaluation.scores.table import ScoreTable
+from evaluation.scores.work import Unit, Worker, all_units
 from harness.data.pack import pack
 from harness.errors import EXIT_SAVED, InputError
 
@@ -115,7 +115,7 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 from evaluation import upsamplers
-from evaluation.collect import evaluate
+from evaluation.scores.collect import evaluate
 from evaluation.config import EvaluateConfig
 from evaluation.model import baseline
 from harness.errors import TrainingError

@@ -9,8 +9,8 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from evaluation.measures import Measures
-from evaluation.networks import Located, Networks
+from evaluation.scores.measures import Measures
+from evaluation.scores.networks import Located, Networks
 from harness.quality import lpips
 
 
@@ -63,7 +63,7 @@ def test_lpips_of_a_batch_is_that_of_each_image_in_groups_and_in_tiles(tmp_path:
         measures.scores(sr[None], measures.reference(hr[None]))["lpips-alex"][0] for sr, hr in zip(sr_NHWC, hr_NHWC)
     ]
     assert whole == pytest.approx(np.array(alone), rel=1e-5)
-    monkeypatch.setattr("evaluation.measures._GROUP_PIXELS", 2 * 80 * 72)
+    monkeypatch.setattr("evaluation.scores.measures._GROUP_PIXELS", 2 * 80 * 72)
     assert [len(group[0]) for group in measures.reference(hr_NHWC).features["lpips-alex"]] == [2, 2, 1]
     assert scores() == pytest.approx(whole, rel=1e-5)
     monkeypatch.setattr(lpips, "WHOLE_PX", 0)

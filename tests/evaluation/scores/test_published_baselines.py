@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.score_folder import score_folders
+from evaluation.scores.score_folder import score_folders
 from harness.data.degrade import degrade_image, upscale_image
 from harness.data.images import encode_png, read_image
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from skimage.color import rgb2lab, rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from evaluation.score_folder import print_scores, score_folders, write_json
+from evaluation.scores.score_folder import print_scores, score_folders, write_json
 from harness.cli_scores import score
 from harness.errors import InputError
 

@@ -10,7 +10,7 @@ import pyarrow
 import pytest
 
 from evaluation.model import Model, baseline
-from evaluation.scores import SCORES_FILE, SET_KEYS, ScoreTable
+from evaluation.scores.table import SCORES_FILE, SET_KEYS, ScoreTable
 from harness.errors import InputError
 
 

@@ -1,0 +1,143 @@
+"""From a matrix to the grid that is shown: ranks, shades, frames, means and footnotes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evaluation.metrics import NOISE_METRICS, Metric
+from evaluation.report.cell_scores import Cell, explain_deviation
+from evaluation.report.grid import BEST, SECOND, Entry, Footnotes, Grid, Head, Line, rank_values, shades, show_number
+from evaluation.report.matrix import Matrix, row_kind_label
+
+
+def matrix_grid(matrix: Matrix) -> Grid:
+    """The whole matrix with row and column means; the ranking is among models, baselines and means stand apart."""
+    notes = Footnotes()
+    heads = [Head(column.title, apart=column.baseline) for column in matrix.columns]
+    many_models = sum(not column.baseline for column in matrix.columns) > 1
+    if many_models:
+        heads.append(Head("mean of models", apart=True))
+    lines = [_row(matrix, row, notes, many_models) for row in range(len(matrix.rows))]
+    if len(matrix.rows) > 1:
+        lines.append(_mean_line(matrix, notes, many_models))
+    return Grid(
+        title=matrix.title,
+        caption=_caption(matrix),
+        corner=(row_kind_label(matrix.row_kind),),
+        heads=tuple(heads),
+        lines=tuple(lines),
+        footnotes=notes.pairs(),
+    )
+
+
+def _caption(matrix: Matrix) -> str:
+    better = "higher" if matrix.metric.higher_is_better else "lower"
+    unit = f" in {matrix.metric.unit}" if matrix.metric.unit else ""
+    spread = explain_deviation([cell for line in matrix.cells for cell in line], matrix.metric, "seeds")
+    how = f", {matrix.how}" if matrix.how else ""
+    return f"{matrix.metric.meaning}{unit}{how}; {better} is better" + (f"; {spread}" if spread else "")
+
+
+def _row(matrix: Matrix, row: int, notes: Footnotes, many_models: bool) -> Line:
+    cells = list(matrix.cells[row])
+    entries = _entries(matrix, cells, notes, [matrix.is_own(row, column) for column in range(len(cells))])
+    if many_models:
+        entries.append(_plain(matrix.row_mean(row), matrix, notes))
+    return Line((matrix.rows[row],), tuple(entries))
+
+
+def _mean_line(matrix: Matrix, notes: Footnotes, many_models: bool) -> Line:
+    cells = [matrix.column_mean(column) for column in range(len(matrix.columns))]
+    entries = _entries(matrix, cells, notes, [False] * len(cells))
+    if many_models:
+        entries.append(Entry(""))
+    return Line(("mean",), tuple(entries), apart=True)
+
+
+def _entries(matrix: Matrix, cells: Sequence[Cell], notes: Footnotes, own: Sequence[bool]) -> list[Entry]:
+    metric = matrix.metric
+    ranked = [
+        cell.value if cell.comparable and not column.baseline else None for cell, column in zip(cells, matrix.columns)
+    ]
+    ranks = rank_values(ranked, metric.higher_is_better, metric.digits)
+    places = shades(ranked, metric.higher_is_better)
+    rivals = [cell.value for cell, column in zip(cells, matrix.columns) if not column.baseline]
+    entries = []
+    for cell, column, rank, place, is_own in zip(cells, matrix.columns, ranks, places, own):
+        note = cell.note
+        is_judged = metric.name not in NOISE_METRICS  # reacting more to noise is no merit
+        if is_judged and column.baseline and _beats_all(cell, rivals, metric):
+            note = "; ".join(filter(None, [note, f"{column.title} is better than every model here"]))
+        text = show_number(cell.value, metric.digits, cell.deviation)
+        entries.append(Entry(text, cell.value, rank, is_own, place, notes.mark(note)))
+    return entries
+
+
+def _beats_all(cell: Cell, rivals: Sequence[float | None], metric: Metric) -> bool:
+    """Whether a complete cell is better than all numbers of models, incomplete ones too, at the digits shown."""
+    own, *ranks = rank_values([cell.value, *rivals], metric.higher_is_better, metric.digits)
+    return cell.comparable and own == BEST and BEST not in ranks
+
+
+def _plain(cell: Cell, matrix: Matrix, notes: Footnotes) -> Entry:
+    text = show_number(cell.value, matrix.metric.digits)
+    return Entry(text, cell.value, mark=notes.mark(cell.note))
+
+
+def diagonal_summary(matrix: Matrix) -> str:
+    """On how many rows a model that was made for it is the best; empty where no model was made for a row.
+
+    A row that such a model shares with another, at the digits shown, is a tie and is told as one.
+
+    The sentence begins with "By MEASURE (DETAIL), ", so that `merge_by_measure` can join those that say the same.
+    """
+    lines = [line.entries for line in matrix_grid(matrix).lines]
+    judged = [entries for entries in lines if any(entry.own and entry.value is not None for entry in entries)]
+    if not judged:
+        return ""
+    winners = [{entry.own for entry in entries if entry.rank == BEST} for entries in judged]
+    won, tied = winners.count({True}), winners.count({True, False})
+    rows = {"class": "classes", "kernel": "degradations"}[matrix.row_kind]
+    ties = f"; on {tied} it ties with another" if tied else ""
+    return f"By {matrix.label}, on {won} of {len(judged)} {rows} the best model is one that was made for it{ties}."
+
+
+def baseline_summary(matrix: Matrix) -> list[str]:
+    """For each baseline, how many models beat it, at the digits shown, on the row that they were made for.
+
+    Numbers of incomplete cells do not count. Empty without such models.
+    """
+    own = [
+        (row, column)
+        for row in range(len(matrix.rows))
+        for column in range(len(matrix.columns))
+        if matrix.is_own(row, column)
+    ]
+    metric = matrix.metric
+    noun = f"their own {row_kind_label(matrix.row_kind)}"
+    sentences = []
+    for number, baseline in enumerate(matrix.columns):
+        pairs = [(matrix.cells[row][column], matrix.cells[row][number]) for row, column in own]
+        known = [[cell.value for cell in pair] for pair in pairs if all(map(_is_complete, pair))]
+        if baseline.baseline and known:
+            won = sum(rank_values(pair, metric.higher_is_better, metric.digits) == [BEST, SECOND] for pair in known)
+            sentences.append(f"By {matrix.label}, {won} of {len(known)} models beat {baseline.title} on {noun}.")
+    return sentences
+
+
+def _is_complete(cell: Cell) -> bool:
+    return cell.comparable and cell.value is not None
+
+
+def absent_measures(matrices: Sequence[Matrix]) -> dict[str, str]:
+    """Why a matrix has no number at all -> the labels of those that have none for this reason.
+
+    A measure that has numbers elsewhere is named with the split and the degradation that lack them.
+    """
+    measured = {matrix.metric.name for matrix in matrices if not matrix.is_empty}
+    labels: dict[str, dict[str, None]] = {}
+    for matrix in (matrix for matrix in matrices if matrix.is_empty):
+        reasons = dict.fromkeys(cell.note for line in matrix.cells for cell in line if cell.note)
+        label = matrix.label if matrix.metric.name in measured else matrix.metric.label
+        labels.setdefault("; ".join(list(reasons)[:3]), {})[label] = None
+    return {reason: ", ".join(names) for reason, names in labels.items()}
