@@ -20,10 +20,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm.dev_conf import NodeShape, with_user_signal, write_conf
-from slurm.dev_processes import is_alive, job_processes
-from slurm.dev_programs import install, path_of
-from slurm.dev_requirements import why_not
+from slurm.dev.conf import NodeShape, with_user_signal, write_conf
+from slurm.dev.processes import is_alive, job_processes
+from slurm.dev.programs import install, path_of
+from slurm.dev.requirements import why_not
 from slurm.errors import EXIT_DONE, EXIT_WRONG_INPUT, ClusterError
 from slurm.queue import ask, client_variables
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from slurm.dev_requirements import why_not
+from slurm.dev.requirements import why_not
 from slurm.devcluster import DevCluster
 from slurm.profile import ClusterProfile
 from sweeps.apply import store

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from slurm.dev_requirements import why_not, why_not_installed
+from slurm.dev.requirements import why_not, why_not_installed
 from slurm.devcluster import DevCluster
 from slurm.errors import ClusterError
 from slurm.job import Job

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from slurm import reach
-from slurm.dev_requirements import why_not, why_not_installed
+from slurm.dev.requirements import why_not, why_not_installed
 from slurm.devcluster import DevCluster
 from slurm.preflight import cluster_reasons
 from slurm.probe import look

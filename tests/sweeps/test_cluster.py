@@ -21,7 +21,7 @@ from rich.console import Console
 from evaluation.scores import collect
 from evaluation.scores.table import ScoreTable
 from harness.data.pack import pack
-from slurm.dev_requirements import why_not, why_not_installed
+from slurm.dev.requirements import why_not, why_not_installed
 from slurm.devcluster import DevCluster
 from slurm.errors import ClusterError
 from slurm.job import Job, Payload, make_private, write_payload

@@ -6,8 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from slurm.dev_conf import free_ports
-from slurm.dev_programs import install, missing
+from slurm.dev.conf import free_ports
+from slurm.dev.programs import install, missing
 from slurm.errors import ClusterError
 
 

@@ -9,7 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm.dev_programs import path_of
+from slurm.dev.programs import path_of
 from slurm.errors import ClusterError
 
 _CONF = """\
