@@ -114,7 +114,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from evaluation import upsamplers
+from evaluation.scores import upsamplers
 from evaluation.scores.collect import evaluate
 from evaluation.config import EvaluateConfig
 from evaluation.model import baseline

@@ -112,7 +112,8 @@ def test_packing_again_changes_nothing_and_other_options_are_refused(image_folde
 KILLED = """
 import os, sys
 from pathlib import Path
-from harness.data import layout, pack as module
+from harness.data import pack as module
+from harness.data.packing import layout
 layout.GROUP_BYTES = 60_000
 def progress(done, total):
     if done >= int(sys.argv[3]):
