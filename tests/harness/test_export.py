@@ -101,6 +101,15 @@ def test_onnx_file_computes_the_same_at_any_size(tmp_path, generator, scale):
         assert np.abs(output - network(lr_image).numpy()).max() < 1e-4
 
 
+def test_an_onnx_file_that_runs_at_one_size_only_is_refused_and_not_left(tmp_path, monkeypatch):
+    run, _ = finished_run(tmp_path / "run", {"name": "espcn", "num_channels": [8, 4]}, scale=2)
+    whole = torch.onnx.export
+    monkeypatch.setattr(torch.onnx, "export", lambda *a, dynamic_shapes, **k: whole(*a, dynamic_shapes=None, **k))
+    with pytest.raises(InputError, match="does not run at another size than it was made with"):
+        export(run, "onnx", tmp_path / "out.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 @pytest.mark.parametrize("kind", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("scale", [2, 4, 8])
 def test_skip_as_a_filter_equals_the_skip(kind, scale):
