@@ -32,8 +32,8 @@ def _sentence(error: Any, said: str) -> str:
         return _no_such_option(error)
     if kind == "MissingParameter" and getattr(error.param, "help", None):
         return f"{said.removesuffix('.')}: {error.param.help}"
-    if kind == "BadParameter" and hasattr(error.__cause__, "errors"):
-        return _wrong_value(error)
+    if kind == "BadParameter" and error.param:
+        return f"{error.param.opts[0]}: {_wrong_value(error)}."
     if said.startswith("Got unexpected extra argument"):
         return f"too many arguments {said[said.index('(', said.index(')')) :]}; leave them out."
     return said if said.endswith((".", "?")) else f"{said}."
@@ -52,10 +52,11 @@ def _no_such_option(error: Any) -> str:
 
 
 def _wrong_value(error: Any) -> str:
-    """A value that typer has pydantic refuse."""
+    """Of what kind a value must be: in pydantic's words, which typer asks from 0.29 on, or in its own."""
+    if not hasattr(error.__cause__, "errors"):
+        return str(error.message).rstrip(".")
     from pydantic import BaseModel
 
     from harness.mistakes import told
 
-    said = told(BaseModel, {}, error.__cause__.errors())
-    return f"{error.param.opts[0]}: {said.rstrip('.')}."
+    return told(BaseModel, {}, error.__cause__.errors()).rstrip(".")
