@@ -1,0 +1,1 @@
+"""Showing: from the score table to matrices, tables, comparisons, pictures and the page."""

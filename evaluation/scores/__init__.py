@@ -1,0 +1,1 @@
+"""Measuring: from models and images to the score table."""

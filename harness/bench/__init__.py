@@ -1,0 +1,1 @@
+"""How fast things are: what `harness bench` measures, and the references that it measures against."""

@@ -1,0 +1,1 @@
+"""How the embedded dataset's landscapes are drawn."""

@@ -1,0 +1,1 @@
+"""How images become shards."""
