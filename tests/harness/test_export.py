@@ -1,4 +1,5 @@
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -75,17 +76,20 @@ def test_safetensors_carries_its_configuration(tmp_path):
     assert config.generator.name == "espcn" and torch.equal(read(image()), network(image()))
 
 
+slow = partial(pytest.param, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("generator", "scale"),
     [
         ({"name": "srresnet", "num_blocks": 1, "num_channels": 8, "start_as_skip": False}, 4),
         ({"name": "srresnet", "num_blocks": 1, "num_channels": 4, "skip": "bicubic_align_corners"}, 2),
-        ({**MSR, "output": "tanh"}, 2),
-        ({"name": "srcnn", "num_channels": [8, 4]}, 2),
-        ({"name": "espcn", "num_channels": [8, 4]}, 4),
-        ({"name": "srresnet", "num_blocks": 1, "num_channels": 4, "batch_norm": "everywhere"}, 8),
-        ({"name": "residual_cnn", "num_channels": 4}, 2),
         ({"name": "unet", "num_channels": 4, "depth": 2}, 2),
+        slow({**MSR, "output": "tanh"}, 2),
+        slow({"name": "srcnn", "num_channels": [8, 4]}, 2),
+        slow({"name": "espcn", "num_channels": [8, 4]}, 4),
+        slow({"name": "srresnet", "num_blocks": 1, "num_channels": 4, "batch_norm": "everywhere"}, 8),
+        slow({"name": "residual_cnn", "num_channels": 4}, 2),
         (RRDB, 4),
     ],
 )

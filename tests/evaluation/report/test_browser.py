@@ -296,6 +296,7 @@ def test_own_cells_and_best_cells_are_marked_for_screen_readers_too(browser, rep
     )
 
 
+@pytest.mark.slow
 def test_a_hundred_models_on_twenty_classes_open_and_stay_under_20_mb(
     browser, tmp_path, table_maker, drawn_images, monkeypatch
 ):

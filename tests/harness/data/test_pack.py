@@ -363,6 +363,7 @@ def test_a_fraction_of_each_classs_images_is_rounded_and_one_at_least(packed_npy
     assert [sum(code == number for code, _ in found) for number in range(3)] == counts
 
 
+@pytest.mark.slow
 def test_a_million_samples_take_under_150_mb(tmp_path):
     _, megabytes = data_sidecar.measure(tmp_path)
     assert megabytes < 150
