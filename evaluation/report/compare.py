@@ -166,7 +166,7 @@ def _answer(
         values = np.stack([differences[number] for number in numbers], axis=1)
         used = np.isfinite(values[:, 0])
         if len(np.unique(sources[used])) > 1:
-            tested = _test(values, sources, resamples, stream)
+            tested = _test(values[used], sources[used], int(np.sum(~used)), resamples, stream)
             asked = [pairs[number] for number in numbers]
             for number, (metric, question), answer in zip(numbers, asked, _comparisons(asked, tested)):
                 answers[number] = _with_seeds(answer, metric, wide[metric.name][used], question)
@@ -211,16 +211,13 @@ class _Tested:
     """See `subset_means`."""
 
 
-def _test(values_NK: np.ndarray, source_N: np.ndarray, resamples: int, stream: int) -> _Tested:
-    """Tests differences over N images, those of one source together; images without finite ones are left out of all."""
-    used_N = np.isfinite(values_NK[:, 0])
-    used_NK = values_NK[used_N]
-    _, unit_N, counts_U = np.unique(source_N[used_N], return_inverse=True, return_counts=True)
-    sums_UK = np.zeros((len(counts_U), used_NK.shape[1]))
-    np.add.at(sums_UK, unit_N, used_NK)
+def _test(values_NK: np.ndarray, source_N: np.ndarray, num_left_out: int, resamples: int, stream: int) -> _Tested:
+    """Tests differences over N images, those of one source together."""
+    _, unit_N, counts_U = np.unique(source_N, return_inverse=True, return_counts=True)
+    sums_UK = np.zeros((len(counts_U), values_NK.shape[1]))
+    np.add.at(sums_UK, unit_N, values_NK)
     means_MK = subset_means(sums_UK, counts_U, resamples, stream)
-    num_left_out = len(values_NK) - len(used_NK)
-    return _Tested(len(used_NK), len(counts_U), num_left_out, used_NK.mean(axis=0), means_MK)
+    return _Tested(len(values_NK), len(counts_U), num_left_out, values_NK.mean(axis=0), means_MK)
 
 
 def _comparisons(asked: Sequence[tuple[Metric, Question]], tested: _Tested) -> Iterator[Comparison]:
