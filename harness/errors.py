@@ -52,3 +52,8 @@ class TrainingError(RuntimeError):
 
 class NetworksTooLarge(TrainingError):
     """The networks do not fit in memory, so nothing was trained with them."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, for a sentence; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

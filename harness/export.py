@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.config import RunConfig
-from harness.errors import InputError
+from harness.errors import InputError, first_line
 from harness.files import whole
 from harness.models.foreign import to_foreign
 from harness.models.foreign_names import Format as ForeignFormat
@@ -176,7 +176,7 @@ def _write_onnx(generator: nn.Module, path: Path) -> None:
                 verbose=False,
             )
     except (RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"format onnx: cannot express this generator ({reason}); use safetensors.") from None
     _compare(generator, path)
 
@@ -194,7 +194,7 @@ def _compare(generator: nn.Module, path: Path) -> None:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         found = session.run(None, {"lr_image": image.numpy()})[0]
     except Exception as error:  # onnxruntime's own have no class in common
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"format onnx: the file does not run at another size than it was made with ({reason}); use safetensors, or "
             "a newer torch."

@@ -11,7 +11,7 @@ import safetensors
 
 from evaluation.model import Model
 from harness.config import RunConfig, load_run_config
-from harness.errors import CheckpointError
+from harness.errors import CheckpointError, first_line
 from harness.files import sha256_of
 from harness.schema import parse
 
@@ -106,7 +106,7 @@ def _damage(file: Path) -> str | None:
     try:
         read_metadata(file)
     except (OSError, safetensors.SafetensorError) as error:
-        return f"{file}: cannot be read ({str(error).splitlines()[0]})."
+        return f"{file}: cannot be read ({first_line(error)})."
     return None
 
 

@@ -10,7 +10,7 @@ import torchvision
 from pytorch_fid.inception import FIDInceptionA, FIDInceptionC, FIDInceptionE_1, FIDInceptionE_2
 from torch import nn
 
-from harness.errors import CheckpointError
+from harness.errors import CheckpointError, first_line
 
 _INPUT_PX = 299
 _STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "maxpool1", "Conv2d_3b_1x1", "Conv2d_4a_3x3", "maxpool2")
@@ -33,7 +33,7 @@ class FIDInception(nn.Module):
         try:
             network.load_state_dict(torch.load(weights_file, map_location="cpu", weights_only=True), assign=True)
         except Exception as error:  # damaged files make torch's unpickler raise nearly anything
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise CheckpointError(
                 f"{weights_file}: is not FID's Inception network ({reason}); fetch it again."
             ) from None

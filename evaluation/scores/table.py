@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from evaluation.metrics import METRICS
 from evaluation.model import Model
-from harness.errors import InputError
+from harness.errors import InputError, first_line
 from harness.files import not_written, whole
 
 IMAGE_KEYS = (
@@ -112,7 +112,7 @@ class ScoreTable:
         try:
             return cls._read(folder)
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise InputError(f"{folder}: holds no score table ({reason}); run `harness evaluate` first.") from None
 
     @classmethod

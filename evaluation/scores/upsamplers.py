@@ -19,7 +19,7 @@ from evaluation.scores.measures import unit_range
 from evaluation.scores.score_folder import list_images, shown_names
 from harness.data.degrade import UpscaleMethod, upscale_image
 from harness.data.images import decode
-from harness.errors import CheckpointError, DataError, InputError
+from harness.errors import CheckpointError, DataError, InputError, first_line
 from harness.networks import Network, open_network
 from harness.tiles import NotFiniteError, TiledNetwork
 
@@ -74,7 +74,7 @@ class NetworkUpsampler:
             with float32_proper():
                 return self._forward(lr_NHWC)
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise InputError(f"model '{self.name}': fails on LR images of {height} x {width} px ({reason}).") from None
 
     def _forward(self, lr_NHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

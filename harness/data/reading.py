@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.data import images
-from harness.errors import DataError, UnreachableError
+from harness.errors import DataError, UnreachableError, first_line
 
 if TYPE_CHECKING:
     from harness.data.shards import Dataset
@@ -173,7 +173,7 @@ def npy_layout(start: bytes, name: str) -> tuple[int, tuple[int, int, int]]:
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file, max_header_size=1000)
     except (ValueError, EOFError, OSError, SyntaxError, tokenize.TokenError, TypeError, KeyError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise DataError(f"{name}: is not a .npy array ({reason}); pack it again.") from None
     if dtype != np.uint8 or fortran or len(shape) != 3 or shape[2] != 3:
         raise DataError(f"{name}: is {dtype} of shape {shape}; only uint8 of H x W x 3 in C order is read.")

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.errors import DataError
+from harness.errors import DataError, first_line
 from harness.files import sha256_of, whole
 
 VERSION = 1
@@ -236,7 +236,7 @@ def read_columns(path: Path, columns: list[str]) -> pa.Table:
             raise ValueError("a value is missing")
         return table
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise DataError(f"{path}: is not a sound index ({reason}); run `harness index` or pack again.") from None
 
 

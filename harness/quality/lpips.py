@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torchvision import models as torchvision_models
 
-from harness.errors import CheckpointError
+from harness.errors import CheckpointError, first_line
 from harness.quality.psnr import check_same_shape
 
 LPIPSNetwork = Literal["alex", "vgg", "squeeze"]
@@ -180,5 +180,5 @@ def _read_state(file: Path) -> dict[str, torch.Tensor]:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files make torch's unpickler raise nearly anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise CheckpointError(f"{file}: cannot be read as weights ({reason}); fetch it again.") from None

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import safetensors.torch
 import torch
 
-from harness.errors import CheckpointError
+from harness.errors import CheckpointError, first_line
 from harness.files import sha256_of, whole
 from harness.train.durable import HashedFile, safetensors_pieces, sync_folder, write_durably
 from harness.train.version import versions
@@ -239,7 +239,7 @@ def _read(path: Path, read: Callable[[Path], Any]) -> dict[str, Any]:
     try:
         content = read(path)
     except Exception as error:  # bytes that fit their checksum and nothing else end these readers in any way
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         raise CheckpointError(f"{path}: cannot be read ({first}); use another checkpoint.") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not named values; use another checkpoint.")

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from harness.alone import alone_in
 from harness.config import RunConfig, dump_yaml
-from harness.errors import EXIT_FAILURE, EXIT_LOST_RANK, InputError, NetworksTooLarge, TrainingError
+from harness.errors import EXIT_FAILURE, EXIT_LOST_RANK, InputError, NetworksTooLarge, TrainingError, first_line
 from harness.files import not_written, write_text
 from harness.identity import check_same_result
 from harness.schema import Section, parse, read_yaml
@@ -170,6 +170,6 @@ def _told_of_machine(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in _NO_PLACE:
         return f"{error.filename or 'the output folder'}: {error.strerror}; free space or mend its rights."
     if is_out_of_memory(error):
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         return f"out of memory ({first}); free some of it, or use a machine with more."
     return None

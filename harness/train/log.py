@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from harness.config import RunConfig
-from harness.errors import InputError
+from harness.errors import InputError, first_line
 from harness.files import write_text
 from harness.process import process_start
 from harness.train.ranks import Ranks
@@ -107,7 +107,7 @@ class RunLog:
             self._ranks.accelerator.init_trackers(config.name, init_kwargs=options)
         except Exception as error:  # whatever a tracker's package ends with where it has no account or network
             self._ranks.accelerator.trackers = []
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            first = first_line(error)
             names = ", ".join(config.trackers)
             raise InputError(f"trackers: {names} cannot be opened ({first}); mend that, or set trackers=[].") from error
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from harness.errors import EXIT_DONE, EXIT_SAVED, CheckpointError, NotWritten, TrainingError
+from harness.errors import EXIT_DONE, EXIT_SAVED, CheckpointError, NotWritten, TrainingError, first_line
 from harness.train.checkpoint import Checkpoint, write_weights
 from harness.train.fit import check_phases
 from harness.train.lost import lost_a_rank
@@ -197,7 +197,7 @@ def _continue_phase(run: Run, phase: Phase, restored: Checkpoint) -> None:
         phase.load_state_dict(restored.training["phase_state"])
         run.meter.load_state_dict(restored.training["meter"], run.ranks.device)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         raise CheckpointError(
             f"{restored.path}: its training state does not fit this phase ({type(error).__name__}: {first}); "
             f"remove that folder to continue from the checkpoint before."

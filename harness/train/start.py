@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from harness.errors import CheckpointError
+from harness.errors import CheckpointError, first_line
 from harness.models.build import build_generator
 from harness.models.foreign import is_foreign, read_foreign_weights
 from harness.schema import parse
@@ -34,7 +34,7 @@ def load_generator(path: Path, device: str = "cpu") -> tuple[nn.Module, RunConfi
     try:
         generator = build_generator(config.generator, config.scale)
     except (RuntimeError, MemoryError, OverflowError) as error:  # sizes that no machine has room for
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise CheckpointError(f"{path}: its configuration asks for an impossible network ({reason}).") from None
     _load(generator, weights, path)
     return generator.to(device).eval().requires_grad_(False), config

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.errors import InputError, TrainingError
+from harness.errors import InputError, TrainingError, first_line
 from harness.train.fast.fuse import as_written, compiler_failure, give_up, not_compiled
 from harness.train.ranks import Ranks
 
@@ -161,7 +161,7 @@ class Graphs:
                 return self._record(call)
             if reason:
                 raise not_compiled(reason) from error
-            self.failure = (str(error).strip() or type(error).__name__).splitlines()[0]
+            self.failure = first_line(error)
             if self._required:
                 raise TrainingError(
                     f"cuda_graphs: on, but the step cannot be recorded as a graph ({self.failure}); set auto or off."
