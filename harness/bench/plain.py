@@ -39,6 +39,7 @@ class PlainTraining:
         self._format = torch.channels_last if bf16_nhwc else torch.contiguous_format
         self._generator = self._own(phase.nets.generator)
         self._average = copy.deepcopy(self._generator)
+        self._losses = self._own(phase.losses)
         self._adam = {"generator": _plain_adam(self._generator)}
         self._discriminator: nn.Module | None = None
         if phase.is_adversarial and phase.nets.discriminator is not None:
@@ -80,7 +81,7 @@ class PlainTraining:
         game, weights = self._phase.config.adversarial, self._phase.losses.weights
         with self._autocast():
             sr_image = self._generator(lr_image).float()
-            terms: dict[str, torch.Tensor] = self._phase.losses(sr_image, hr_image)
+            terms: dict[str, torch.Tensor] = self._losses(sr_image, hr_image)
         total = torch.zeros((), device=lr_image.device)
         for name, value in terms.items():
             total = total + weights[name] * value

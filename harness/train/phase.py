@@ -79,7 +79,7 @@ class Phase:
         )
         self._prepare = Prepare(config.data, config.scale, config.seed)
         with building_networks():
-            self.losses = build_losses(self.config.losses, ranks.device)
+            self.losses = build_losses(self.config.losses, ranks.device).to(memory_format=self._memory_format)
         self.augment = build_augment(self.config.augment, config.seed).to(ranks.device)
         self.noise_std = torch.zeros((), device=ranks.device)
         """Deviation of the instance noise in this step."""

@@ -67,6 +67,23 @@ def test_the_reference_computes_the_losses_of_the_step(recipe, tmp_path, number,
         ranks.close()
 
 
+def test_the_references_networks_lie_in_memory_as_it_says(recipe, tmp_path):
+    features = {"name": "features", "network": "vgg16", "layers": {"conv1_2": 1.0}, "distance": "l1"}
+    recipe["phases"][1]["losses"] = [features | {"weights": "random"}]
+    phase, ranks = phase_of(recipe, 1, tmp_path)
+    try:
+        kind = phase.kind(phase.first_step, log_norms=False)
+        for in_channels_last in (False, True):
+            plain = PlainTraining(phase, kind, bf16_nhwc=in_channels_last)
+            for module in (plain._losses, plain._generator, plain._discriminator):
+                kernels = [weight for weight in module.parameters() if weight.dim() == 4]
+                are = all(kernel.is_contiguous(memory_format=torch.contiguous_format) for kernel in kernels)
+                assert are is not in_channels_last
+    finally:
+        phase.close()
+        ranks.close()
+
+
 @pytest.mark.parametrize("name", ["srresnet", "espcn"])
 def test_the_references_layers_are_torchs_own(monkeypatch, name):
     choice = {"name": name, "skip": "bicubic_align_corners", "start_as_skip": False}

@@ -186,6 +186,24 @@ def test_gradients_by_matrix_products_train_the_same_networks(open_phase, monkey
     assert_close(trained[1], trained[0])
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_every_weight_of_a_step_lies_in_memory_as_the_recipe_says(open_phase, channels_last):
+    features = {"name": "features", "network": "vgg16", "layers": {"conv1_2": 1.0}, "distance": "l1"}
+    phase = open_phase(
+        {"channels_last": channels_last},
+        losses=[features | {"weights": "random"}],
+        adversarial={"weight": 0.1},
+        discriminator_optimizer=ADAM,
+    )
+    wanted, other = torch.channels_last, torch.contiguous_format
+    if not channels_last:
+        wanted, other = other, wanted
+    for module in (phase.losses, phase.nets.generator, phase.nets.discriminator):
+        kernels = [weight for weight in module.parameters() if weight.dim() == 4]
+        assert all(kernel.is_contiguous(memory_format=wanted) for kernel in kernels)
+        assert not all(kernel.is_contiguous(memory_format=other) for kernel in kernels)
+
+
 def test_micro_batches_equal_one_batch(open_phase):
     game = {"adversarial": {"weight": 0.1}, "discriminator_optimizer": ADAM}
     whole, parts = open_phase(NO_NORM, **game), open_phase(NO_NORM, accumulate=2, **game)
