@@ -128,7 +128,7 @@ def _train_phase(run: Run, number: int) -> int:
 
             if done == phase.last_step or done - run.saved_step >= pace.save_every:
                 run.save(phase, number)
-                pace.saved(run.blocked_s)
+                pace.saved()
             if done < phase.last_step and run.agreement.reached(done):
                 return _stop(run, phase, number)
         return EXIT_DONE

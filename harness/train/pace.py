@@ -12,6 +12,8 @@ from harness.train.phase import Phase
 from harness.train.run import Run
 
 _STATUS_EVERY_S = 1.0
+_FIRST_SAVE_STEPS = 10
+"""Steps to the first checkpoint of a start that follows an interruption: enough to see how long one takes."""
 
 
 class Pace:
@@ -26,7 +28,10 @@ class Pace:
         self._val_psnr: float | None = None
         self._validation_s = 0.0
         self._num_validations = 0
-        self.save_every = run.config.checkpoint.every
+        config = run.config.checkpoint
+        self.save_every = config.every  # never comes for a run that is killed more often than that
+        if self._mtbf_s is not None:
+            self.save_every = max(config.min_every, min(config.every, _FIRST_SAVE_STEPS))
 
     def step_done(self) -> None:
         """Notes when the first step is over: from there on time is spent on training, not on starting up."""
@@ -73,9 +78,10 @@ class Pace:
                 save_every=self.save_every,
             )
 
-    def saved(self, blocked_s: float) -> None:
+    def saved(self) -> None:
         """Chooses the steps until the next checkpoint, the same on every rank."""
-        own = steps_between_saves(self._run.config.checkpoint, blocked_s, self._step_s(), self._mtbf_s)
+        run = self._run
+        own = steps_between_saves(run.config.checkpoint, run.blocked_s, run.write_s, self._step_s(), self._mtbf_s)
         self.save_every = int(self._run.ranks.largest([float(own)])[0])
 
     def _step_s(self) -> float:

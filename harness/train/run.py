@@ -56,6 +56,9 @@ class Run:
         """Every version that has trained it, in their order, the phases before included."""
         self.rollbacks = 0
         self.blocked_s = self.blocked_cpu_s = 0.0
+        """What the last checkpoint held up the loop on this rank."""
+        self.write_s = 0.0
+        """How long the last one that is whole took to be written; 0 where this rank writes none."""
         self.has_checkpoint = False
         self.has_stepped = False
         self.told_share = False
@@ -184,6 +187,7 @@ class Run:
         error = self.writer.failed
         with suppress(OSError):  # a full disk, which the training thread meets at its next row
             if error is None:
+                self.write_s = save_s
                 blocked = {"blocked_s": self.blocked_s, "blocked_cpu_s": self.blocked_cpu_s}
                 self.log.event("checkpoint", step, save_s=save_s, **blocked)
             else:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from harness.train.config import CheckpointConfig, OptimizerConfig, WatchConfig
 from harness.train.ema import Ema
 from harness.train.log import Meter
 from harness.train.lost import lost_a_rank
+from harness.train.pace import Pace
 from harness.train.schedule import learning_rate_at
 from harness.train.stop import AGREE_EVERY_S, StopAgreement, StopFlag, leaving_unstarted
 from harness.train.watch import NonFinite, Watch, all_finite
@@ -105,10 +107,43 @@ def test_an_average_that_forgets_at_once_is_the_module_and_costs_nothing():
 
 def test_cadence_is_youngs_and_dalys_within_the_bounds():
     config = CheckpointConfig(every=10_000, min_every=10)
-    assert steps_between_saves(config, 2.0, 0.1, None) == 10_000
-    assert steps_between_saves(config, 2.0, 0.1, 3600.0) == round((math.sqrt(2 * 2.0 * 3600) - 2.0) / 0.1)
-    assert steps_between_saves(config, 0.0, 0.1, 3600.0) == 10
-    assert steps_between_saves(config, 500.0, 0.01, 1e6) == 10_000
+    assert steps_between_saves(config, 2.0, 2.5, 0.1, None) == 10_000
+    assert steps_between_saves(config, 2.0, 2.5, 0.1, 3600.0) == round((math.sqrt(2 * 2.0 * 3600) - 2.0) / 0.1)
+    assert steps_between_saves(config, 0.0, 0.0, 0.1, 3600.0) == 10
+    assert steps_between_saves(config, 500.0, 0.0, 0.01, 1e6) == 10_000
+
+
+def test_however_often_a_run_is_interrupted_it_writes_for_a_tenth_of_the_time_at_most():
+    config = CheckpointConfig(every=10_000, min_every=1)
+    assert steps_between_saves(config, save_s=0.04, write_s=3.0, step_s=0.5, mean_time_between_stops_s=20.0) == 60
+
+
+@pytest.mark.parametrize(
+    ("killed", "bounds", "first_save"), [(False, {}, 5000), (True, {}, 10), (True, {"min_every": 20}, 20)]
+)
+def test_run_that_is_killed_before_its_first_save_saves_early_when_it_is_started_again(
+    tmp_path, killed, bounds, first_save
+):
+    starts = [{"event": "start", "time": 0}, {"event": "start", "time": 900, "last_updated": 800}]
+    rows = starts if killed else starts[:1]
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = SimpleNamespace(checkpoint=CheckpointConfig(every=5000, **bounds))
+    run = SimpleNamespace(stretch=SimpleNamespace(out=tmp_path), step=0, config=config)
+    assert Pace(run, phase=None).save_every == first_save
+
+
+def test_run_that_was_killed_had_run_until_it_was_heard_of_last(tmp_path):
+    path = tmp_path / "events.jsonl"
+    rows = [
+        ("start", 0, None),
+        ("first_step", 5, None),
+        ("start", 900, 800),
+        ("stop", 1000, None),
+        ("start", 2000, 999),
+    ]
+    rows = [{"event": event, "time": moment, "last_updated": heard} for event, moment, heard in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert mean_time_between_stops(path) == pytest.approx((800 + 100) / 2)
 
 
 def test_mean_time_between_stops_counts_signals_and_kills(tmp_path):
