@@ -1,4 +1,4 @@
-"""The reference that a step's speed is measured against: how SRGAN's students and BasicSR train.
+"""The reference that a step's speed is measured against: how the code of SupeRAuGAN's authors trains.
 
 Eager, fp32 and NCHW unless told otherwise: a forward pass of the generator for each update, the discriminator's on
 real and fake apart and with gradients that are then thrown away, torch's own PReLU, convolutions, pixel shuffle and
