@@ -23,7 +23,7 @@ def synth(
     out: Annotated[Path, typer.Option(help="Folder for the class folders.")],
     images_per_class: Annotated[int, typer.Option(help="Images drawn for each class.")] = 200,
     size: Annotated[int, typer.Option(help="Edge of the images in pixels.")] = 384,
-    seed: Annotated[int, typer.Option(help="Another seed draws other images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws other images.")] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes; all cores unless given.")] = None,
 ) -> None:
     """Draw the embedded dataset: landscapes in classes, as PNGs."""
@@ -45,7 +45,7 @@ def pack(
     shard_mb: Annotated[int, typer.Option(help="Size of a shard in MB.")] = 256,
     val: Annotated[float, typer.Option(help="Validation images a class: a share below 1, or a count.")] = 0.05,
     test: Annotated[float, typer.Option(help="Test images a class: a share below 1, or a count.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Another seed splits otherwise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed splits otherwise.")] = 0,
 ) -> None:
     """Pack images into shards with a sidecar."""
     from harness.data.pack import pack as pack_images
@@ -74,7 +74,7 @@ def index(
     folder: Annotated[Path, typer.Argument(help="Folder of WebDataset shards that others wrote.")],
     val: Annotated[float, typer.Option(help="Validation images a class: a share below 1, or a count.")] = 0.05,
     test: Annotated[float, typer.Option(help="Test images a class: a share below 1, or a count.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Another seed splits otherwise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed splits otherwise.")] = 0,
 ) -> None:
     """Write the sidecar for WebDataset shards that others wrote."""
     from harness.data.index import index as index_shards

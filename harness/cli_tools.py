@@ -42,7 +42,7 @@ def upscale(
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     samples: Annotated[int, typer.Option(help="Different outputs of each image.")] = 1,
     noise: Annotated[float, typer.Option(help="Deviation of the noise on the input, in [0, 1].")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Another seed draws other noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws other noise.")] = 0,
     format: Annotated[str, typer.Option(help="png, jpg, webp, tif, or same.")] = "png",
 ) -> int:
     """Upscale images with a network or an interpolation."""

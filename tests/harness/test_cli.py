@@ -15,6 +15,8 @@ from harness.errors import EXIT_SAVED, DataError, TrainingError, UnreachableErro
 from slurm.errors import ClusterError
 
 
+AT_LEAST_0 = "must be greater than or equal to 0"
+
 @pytest.fixture
 def answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Runs a command that must be refused; returns what it says."""
@@ -72,6 +74,10 @@ def test_wrong_words_are_answered_in_one_line(answer, words: str, sentence: str)
         ("pack a --out b --tile x", "--tile: must be a whole number, got 'x'. Try `harness pack --help`."),
         ("upscale a b --noise x", "--noise: must be a number, got 'x'. Try `harness upscale --help`."),
         ("board --port 99999", "--port: must be less than or equal to 65535, got '99999'. Try `harness board --help`."),
+        ("synth --out a --seed -1", f"--seed: {AT_LEAST_0}, got '-1'. Try `harness synth --help`."),
+        ("pack a --out b --seed -1", f"--seed: {AT_LEAST_0}, got '-1'. Try `harness pack --help`."),
+        ("index a --seed -1", f"--seed: {AT_LEAST_0}, got '-1'. Try `harness index --help`."),
+        ("upscale a b --seed -1", f"--seed: {AT_LEAST_0}, got '-1'. Try `harness upscale --help`."),
     ],
 )
 def test_a_wrong_value_is_answered_in_one_line_that_begins_with_its_option(answer, words: str, sentence: str) -> None:
