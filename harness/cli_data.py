@@ -10,7 +10,7 @@ import typer
 
 from harness.data.config import Kernel
 from harness.errors import EXIT_DONE, EXIT_WRONG_INPUT
-from harness.screen import make_console, progress_bar, say
+from harness.screen import counted, make_console, progress_bar, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,7 +32,7 @@ def synth(
     console = make_console()
     with progress_bar(console, "drawing") as progress:
         drawn = write_dataset(out, images_per_class, size, seed, workers, progress)
-    say(console, f"{out}: {drawn} images drawn")
+    say(console, f"{out}: {counted(drawn, 'image')} drawn")
 
 
 @app.command()
@@ -65,8 +65,9 @@ def pack(
             progress=progress,
         )
     _say_skipped(console, summary.skipped)
-    shards = f"{summary.num_images} images as {summary.num_samples} samples in {summary.num_shards} shards"
-    say(console, f"{summary.path}: {shards}, {len(summary.skipped)} files skipped")
+    samples = f"{counted(summary.num_images, 'image')} as {counted(summary.num_samples, 'sample')}"
+    shards, skipped = counted(summary.num_shards, "shard"), counted(len(summary.skipped), "file")
+    say(console, f"{summary.path}: {samples} in {shards}, {skipped} skipped")
 
 
 @app.command()
@@ -83,7 +84,7 @@ def index(
     with progress_bar(console, "indexing") as progress:
         found = index_shards(folder, val=val, test=test, seed=seed, progress=progress)
     _say_skipped(console, found.skipped)
-    shards = f"{found.num_samples} samples in {found.num_shards} shards"
+    shards = f"{counted(found.num_samples, 'sample')} in {counted(found.num_shards, 'shard')}"
     say(console, f"{folder}: {shards}, {len(found.skipped)} skipped")
 
 
@@ -121,7 +122,7 @@ def degrade(
     with progress_bar(console, "degrading") as progress:
         summary = degrade_folder(hr_dir, out_dir, scale, kernel, progress)
     _say_skipped(console, summary.skipped)
-    say(console, f"{out_dir}: {summary.num_images} images")
+    say(console, f"{out_dir}: {counted(summary.num_images, 'image')}")
 
 
 def _say_skipped(console: Console, skipped: Sequence[Any]) -> None:

@@ -75,6 +75,11 @@ def say(console: Console, text: str) -> None:
     console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `2 images`: a number with what it counts, for a noun that takes an s."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def complain(text: str) -> None:
     """One line on the standard error stream."""
     print(printable(text), file=sys.stderr)

@@ -9,13 +9,14 @@ import sys
 from importlib.metadata import version
 
 import pytest
+from PIL import Image
 
 import harness.cli
 from harness.errors import EXIT_SAVED, DataError, TrainingError, UnreachableError
 from slurm.errors import ClusterError
 
-
 AT_LEAST_0 = "must be greater than or equal to 0"
+
 
 @pytest.fixture
 def answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -73,11 +74,11 @@ def test_wrong_words_are_answered_in_one_line(answer, words: str, sentence: str)
     [
         ("pack a --out b --tile x", "--tile: must be a whole number, got 'x'. Try `harness pack --help`."),
         ("upscale a b --noise x", "--noise: must be a number, got 'x'. Try `harness upscale --help`."),
-        ("board --port 99999", "--port: must be less than or equal to 65535, got '99999'. Try `harness board --help`."),
         ("synth --out a --seed -1", f"--seed: {AT_LEAST_0}, got '-1'. Try `harness synth --help`."),
         ("pack a --out b --seed -1", f"--seed: {AT_LEAST_0}, got '-1'. Try `harness pack --help`."),
         ("index a --seed -1", f"--seed: {AT_LEAST_0}, got '-1'. Try `harness index --help`."),
         ("upscale a b --seed -1", f"--seed: {AT_LEAST_0}, got '-1'. Try `harness upscale --help`."),
+        ("board --port 99999", "--port: must be less than or equal to 65535, got '99999'. Try `harness board --help`."),
     ],
 )
 def test_a_wrong_value_is_answered_in_one_line_that_begins_with_its_option(answer, words: str, sentence: str) -> None:
@@ -154,3 +155,21 @@ def test_a_training_stopped_before_it_has_begun_leaves_as_one_to_be_run_again(mo
     with pytest.raises(SystemExit) as left:
         harness.cli.main()
     assert left.value.code == EXIT_SAVED
+
+
+def test_one_of_a_kind_is_told_in_the_singular(monkeypatch, tmp_path, capsys) -> None:
+    def told(words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["harness", *words.split()])
+        with pytest.raises(SystemExit) as left:
+            harness.cli.main()
+        assert left.value.code == 0
+        return capsys.readouterr().out
+
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / "in" / "one.png")
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    monkeypatch.chdir(tmp_path)
+    assert "set: 1 image as 1 sample in 1 shard, 1 file skipped\n" in told("pack in --out set --tile 40 --workers 1")
+    assert "set: 1 sample in 1 shard " in told("inspect set")
+    assert told("degrade in lr").endswith("lr: 1 image\n")
+    assert told("upscale in/one.png large --method nearest --scale 2") == "large: 1 image written\n"
