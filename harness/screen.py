@@ -22,7 +22,7 @@ def prepare_streams() -> None:
         stream = getattr(sys, name)
         if stream is None:  # as by `>&-`
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-        elif stream.errors == "strict":
+        elif stream.errors in ("strict", "surrogateescape"):  # the second in the locale C
             stream.reconfigure(errors="replace")
 
 
