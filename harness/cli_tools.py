@@ -14,7 +14,9 @@ app = typer.Typer()
 
 Runs = Annotated[Path, typer.Option("--runs", envvar="HARNESS_RUNS", help="Folder of all sweeps and runs.")]
 SweepName = Annotated[str | None, typer.Argument(help="Name of a sweep; may be left out where there is one.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the file, as in seed=1.")
+]
 RUNS = Path("runs")
 
 
