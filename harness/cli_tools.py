@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harness.errors import EXIT_DONE, EXIT_FAILURE, InputError
-from harness.screen import make_console, progress_bar, say
+from harness.screen import make_console, progress_bar, say, still_working
 
 app = typer.Typer()
 
@@ -69,7 +69,10 @@ def export(
     """Write a generator as a file that other programs load."""
     from harness.export import export as export_generator
 
-    say(make_console(), str(export_generator(run, format, out)))
+    console = make_console()
+    with still_working(console, f"exporting {run}"):
+        written = export_generator(run, format, out)
+    say(console, str(written))
 
 
 weights_app = typer.Typer(rich_markup_mode=None)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
+import time
 from importlib.metadata import version
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 import harness.cli
 from harness.errors import EXIT_SAVED, DataError, TrainingError, UnreachableError
@@ -155,6 +158,17 @@ def test_a_training_stopped_before_it_has_begun_leaves_as_one_to_be_run_again(mo
     with pytest.raises(SystemExit) as left:
         harness.cli.main()
     assert left.value.code == EXIT_SAVED
+
+
+def test_an_export_shows_that_it_goes_on(monkeypatch) -> None:
+    shown = Console(file=io.StringIO(), force_terminal=True)
+    monkeypatch.setattr("harness.cli_tools.make_console", lambda: shown)
+    monkeypatch.setattr("harness.export.export", lambda run, format, out: time.sleep(0.1) or out)
+    monkeypatch.setattr(sys, "argv", ["harness", "export", "runs/one", "--format", "onnx", "--out", "one.onnx"])
+    with pytest.raises(SystemExit) as left:
+        harness.cli.main()
+    assert left.value.code == 0
+    assert "exporting runs/one" in shown.file.getvalue() and "one.onnx" in shown.file.getvalue()
 
 
 def test_one_of_a_kind_is_told_in_the_singular(monkeypatch, tmp_path, capsys) -> None:
