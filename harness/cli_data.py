@@ -10,7 +10,7 @@ import typer
 
 from harness.data.config import Kernel
 from harness.errors import EXIT_DONE, EXIT_WRONG_INPUT
-from harness.screen import make_console, progress_bar, say
+from harness.screen import counted, make_console, progress_bar, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +23,7 @@ def synth(
     out: Annotated[Path, typer.Option(help="Folder for the class folders.")],
     images_per_class: Annotated[int, typer.Option(help="Images drawn for each class.")] = 200,
     size: Annotated[int, typer.Option(help="Edge of the images in pixels.")] = 384,
-    seed: Annotated[int, typer.Option(help="Another seed draws other images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws other images.")] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes; all cores unless given.")] = None,
 ) -> None:
     """Draw the embedded dataset: landscapes in classes, as PNGs."""
@@ -32,7 +32,7 @@ def synth(
     console = make_console()
     with progress_bar(console, "drawing") as progress:
         drawn = write_dataset(out, images_per_class, size, seed, workers, progress)
-    say(console, f"{out}: {drawn} images drawn")
+    say(console, f"{out}: {counted(drawn, 'image')} drawn")
 
 
 @app.command()
@@ -45,7 +45,7 @@ def pack(
     shard_mb: Annotated[int, typer.Option(help="Size of a shard in MB.")] = 256,
     val: Annotated[float, typer.Option(help="Validation images a class: a share below 1, or a count.")] = 0.05,
     test: Annotated[float, typer.Option(help="Test images a class: a share below 1, or a count.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Another seed splits otherwise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed splits otherwise.")] = 0,
 ) -> None:
     """Pack images into shards with a sidecar."""
     from harness.data.pack import pack as pack_images
@@ -65,8 +65,9 @@ def pack(
             progress=progress,
         )
     _say_skipped(console, summary.skipped)
-    shards = f"{summary.num_images} images as {summary.num_samples} samples in {summary.num_shards} shards"
-    say(console, f"{summary.path}: {shards}, {len(summary.skipped)} files skipped")
+    samples = f"{counted(summary.num_images, 'image')} as {counted(summary.num_samples, 'sample')}"
+    shards, skipped = counted(summary.num_shards, "shard"), counted(len(summary.skipped), "file")
+    say(console, f"{summary.path}: {samples} in {shards}, {skipped} skipped")
 
 
 @app.command()
@@ -74,7 +75,7 @@ def index(
     folder: Annotated[Path, typer.Argument(help="Folder of WebDataset shards that others wrote.")],
     val: Annotated[float, typer.Option(help="Validation images a class: a share below 1, or a count.")] = 0.05,
     test: Annotated[float, typer.Option(help="Test images a class: a share below 1, or a count.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Another seed splits otherwise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed splits otherwise.")] = 0,
 ) -> None:
     """Write the sidecar for WebDataset shards that others wrote."""
     from harness.data.index import index as index_shards
@@ -83,7 +84,7 @@ def index(
     with progress_bar(console, "indexing") as progress:
         found = index_shards(folder, val=val, test=test, seed=seed, progress=progress)
     _say_skipped(console, found.skipped)
-    shards = f"{found.num_samples} samples in {found.num_shards} shards"
+    shards = f"{counted(found.num_samples, 'sample')} in {counted(found.num_shards, 'shard')}"
     say(console, f"{folder}: {shards}, {len(found.skipped)} skipped")
 
 
@@ -121,7 +122,7 @@ def degrade(
     with progress_bar(console, "degrading") as progress:
         summary = degrade_folder(hr_dir, out_dir, scale, kernel, progress)
     _say_skipped(console, summary.skipped)
-    say(console, f"{out_dir}: {summary.num_images} images")
+    say(console, f"{out_dir}: {counted(summary.num_images, 'image')}")
 
 
 def _say_skipped(console: Console, skipped: Sequence[Any]) -> None:

@@ -67,7 +67,13 @@ def score(
     json: Annotated[Path | None, typer.Option(help="Write the scores to this file.")] = None,
     color: Annotated[str, typer.Option(help="y or rgb.")] = "y",
     crop_border: Annotated[int, typer.Option(help="Pixels cropped from each border.")] = 0,
-    metrics: Annotated[str, typer.Option(help="Comma-separated names.")] = "psnr,ssim",
+    metrics: Annotated[
+        str,
+        typer.Option(
+            help="Some of mse, psnr, ssim, lpips-alex, lpips-vgg, lpips-squeeze, color-shift, fid, kid, kid-paired, "
+            "with commas between."
+        ),
+    ] = "psnr,ssim",
 ) -> int:
     """Score any system's output images.
 

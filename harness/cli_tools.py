@@ -8,13 +8,15 @@ from typing import Annotated
 import typer
 
 from harness.errors import EXIT_DONE, EXIT_FAILURE, InputError
-from harness.screen import make_console, progress_bar, say
+from harness.screen import make_console, progress_bar, say, still_working
 
 app = typer.Typer()
 
 Runs = Annotated[Path, typer.Option("--runs", envvar="HARNESS_RUNS", help="Folder of all sweeps and runs.")]
 SweepName = Annotated[str | None, typer.Argument(help="Name of a sweep; may be left out where there is one.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the file, as in seed=1.")
+]
 RUNS = Path("runs")
 
 
@@ -42,7 +44,7 @@ def upscale(
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     samples: Annotated[int, typer.Option(help="Different outputs of each image.")] = 1,
     noise: Annotated[float, typer.Option(help="Deviation of the noise on the input, in [0, 1].")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Another seed draws other noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws other noise.")] = 0,
     format: Annotated[str, typer.Option(help="png, jpg, webp, tif, or same.")] = "png",
 ) -> int:
     """Upscale images with a network or an interpolation."""
@@ -67,7 +69,10 @@ def export(
     """Write a generator as a file that other programs load."""
     from harness.export import export as export_generator
 
-    say(make_console(), str(export_generator(run, format, out)))
+    console = make_console()
+    with still_working(console, f"exporting {run}"):
+        written = export_generator(run, format, out)
+    say(console, str(written))
 
 
 weights_app = typer.Typer(rich_markup_mode=None)

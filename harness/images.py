@@ -24,6 +24,8 @@ from harness.data.images import FORMATS, check_levels
 from harness.errors import DataError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
+_JPEG_WITH_PREVIEWS = "MPO"
+"""Pillow's name of what many cameras write: further pictures (previews, a gain map) behind the one that is shown."""
 _GREY_16 = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258
@@ -101,7 +103,7 @@ def _described(exif: Image.Exif) -> bytes | None:
 
 def _arrays(image: Image.Image, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     image.load()
-    if getattr(image, "n_frames", 1) > 1:
+    if getattr(image, "n_frames", 1) > 1 and image.format != _JPEG_WITH_PREVIEWS:
         raise DataError(f"{path}: holds several frames; convert it to a plain 8- or 16-bit image.")
     if image.mode in _GREY_16:
         return np.asarray(image).astype(np.uint16), None

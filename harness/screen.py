@@ -22,7 +22,7 @@ def prepare_streams() -> None:
         stream = getattr(sys, name)
         if stream is None:  # as by `>&-`
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-        elif stream.errors == "strict":
+        elif stream.errors in ("strict", "surrogateescape"):  # the second in the locale C
             stream.reconfigure(errors="replace")
 
 
@@ -73,6 +73,11 @@ def still_working(console: Console, title: str) -> Iterator[None]:
 def say(console: Console, text: str) -> None:
     """One line, as it is."""
     console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `2 images`: a number with what it counts, for a noun that takes an s."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def complain(text: str) -> None:

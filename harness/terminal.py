@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.screen import complain, say
+from harness.screen import complain, counted, say
 from harness.upscale import Listener, Options, Summary, upscale
 from harness.weights import Status, folders
 
@@ -75,5 +75,5 @@ def upscale_shown(inputs: list[str], out: Path, options: Options, console: Conso
     )
     summary = upscale(inputs, out, options, listener)
     failed = f", {len(summary.failures)} failed" if summary.failures else ""
-    say(console, f"{out}: {len(summary.written)} images written{failed}")
+    say(console, f"{out}: {counted(len(summary.written), 'image')} written{failed}")
     return summary

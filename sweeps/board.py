@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.errors import EXIT_DONE, EXIT_FAILURE, InputError
+from harness.screen import counted, say
 from sweeps.layout import SweepFolder
 from sweeps.plan import read_plan
 
@@ -19,7 +20,7 @@ def serve(folder: SweepFolder, port: int, console: Console) -> int:
     found = log_dirs(folder)
     if not found:
         raise InputError(f"{folder.path}: no run has written curves yet; start it with `harness sweep`.")
-    console.print(f"http://localhost:{port} shows {len(found)} phases; Ctrl-C ends it", markup=False, highlight=False)
+    say(console, f"http://localhost:{port} shows {counted(len(found), 'phase')}; Ctrl-C ends it")
     with tempfile.TemporaryDirectory(prefix="harness-board-") as links:
         _link(found, Path(links))
         command = [sys.executable, "-m", "tensorboard.main", "--logdir", links, "--port", str(port)]

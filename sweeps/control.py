@@ -12,6 +12,7 @@ from rich.console import Console
 
 from harness.errors import EXIT_DONE, InputError
 from harness.process import process_start
+from harness.screen import counted
 from sweeps.apply import left_runs
 from sweeps.config import load_sweep
 from sweeps.layout import RunsFolder, SweepFolder
@@ -108,7 +109,7 @@ def cancel_phases(folder: SweepFolder, keys: Iterable[str], console: Console) ->
         if others:
             raise InputError(f"{owner.shown} trains these together with {others[0]}; cancel the whole sweep instead.")
         _stop_process(owner)
-    console.print(f"cancelled {len(held)} phases; `harness sweep` goes on with what had begun", markup=False)
+    console.print(f"cancelled {counted(len(held), 'phase')}; `harness sweep` goes on with what had begun", markup=False)
 
 
 def _needed_elsewhere(

@@ -11,7 +11,7 @@ from rich.console import Console
 from harness.config import RunConfig
 from harness.data.config import SourceConfig
 from harness.errors import InputError
-from harness.screen import progress_bar
+from harness.screen import counted, progress_bar, say
 from sweeps.config import load_sweep, safe_name
 from sweeps.grid import expand
 
@@ -134,9 +134,5 @@ def _pack(images: Path, out: Path, console: Console, tile_px: int, test: float, 
         summary = pack([images], out, tile_px=tile_px, test=test, val=val, progress=progress)
     for skipped in summary.skipped[:10]:
         console.print(f"skipped: {skipped.path}: {skipped.reason}", markup=False, highlight=False, soft_wrap=True)
-    console.print(
-        f"{out}: {summary.num_images} images as {summary.num_samples} samples; {len(summary.skipped)} files skipped",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    samples = f"{counted(summary.num_images, 'image')} as {counted(summary.num_samples, 'sample')}"
+    say(console, f"{out}: {samples}; {counted(len(summary.skipped), 'file')} skipped")

@@ -41,12 +41,11 @@ def models_of(plan: Plan, folder: SweepFolder, config: EvaluateConfig) -> list[M
 
 
 def evaluation_config(sweep: SweepConfig, plan: Plan) -> EvaluateConfig:
-    """The sweep's evaluation, with a row of all classes together where a model was trained on them so."""
+    """The sweep's evaluation, with what the plan says where it is silent: the data, and a row of all classes together
+    where a model was trained on them so."""
     config = sweep.evaluate
     pooled = next((run.own_class for run in plan.runs if run.pooled), None)
-    if pooled is None or config.pool is not None:
-        return config
-    return config.model_copy(update={"pool": pooled})
+    return config.model_copy(update={"dataset": config.dataset or plan.data, "pool": config.pool or pooled})
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from harness.config import RunConfig
 from harness.errors import InputError
 from harness.identity import phase_keys
 from sweeps.grid import Run
+from sweeps.paths import absolute
 
 PLAN_VERSION = 1
 
@@ -57,6 +58,8 @@ class Plan:
     phases: dict[str, Phase]
     missing: dict[str, str] = field(default_factory=dict)
     """Datasets and weights that could not be read, and why; keys that depend on them are provisional."""
+    data: str | None = field(default=None, compare=False)
+    """Where the first data to train on lies now: no part of the phases' keys, nor need it be where they found it."""
     configs: dict[str, RunConfig] = field(default_factory=dict, compare=False, repr=False)
     """Phase key -> configuration that trains it; not stored with the plan."""
 
@@ -104,7 +107,8 @@ def make_plan(sweep: str, runs: list[Run], identify: Identify) -> Plan:
             else:
                 phases[key] = _phase(run, keys, number)
                 configs[key] = phase_config(run.config, number)
-    return Plan(sweep, tuple(planned), phases, dict(identify.missing), configs)
+    data = runs[0].config.data.sources[0].path
+    return Plan(sweep, tuple(planned), phases, dict(identify.missing), data, configs)
 
 
 def phase_config(config: RunConfig, number: int) -> RunConfig:
@@ -202,6 +206,7 @@ def plan_json(plan: Plan) -> str:
     values = {
         "version": PLAN_VERSION,
         "sweep": plan.sweep,
+        "data": plan.data and absolute(plan.data),
         "iterations": plan.iterations,
         "iterations_alone": plan.iterations_alone,
         "runs": [asdict(run) for run in plan.runs],
@@ -233,6 +238,6 @@ def _plan_of(values: dict[str, Any]) -> Plan | None:
     try:
         runs = [PlannedRun(**{**run, "phases": tuple(run["phases"])}) for run in values["runs"]]
         phases = {key: Phase(**{**phase, "runs": tuple(phase["runs"])}) for key, phase in values["phases"].items()}
-        return Plan(values["sweep"], tuple(runs), phases)
+        return Plan(values["sweep"], tuple(runs), phases, data=values.get("data"))
     except (AttributeError, KeyError, TypeError):
         return None

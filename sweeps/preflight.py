@@ -50,7 +50,7 @@ def evaluation_reasons(evaluate: EvaluateConfig, plan: Plan) -> list[str]:
     from evaluation.scores.images import DatasetImages, conditions_of
 
     reasons = []
-    path = evaluate.dataset or next(iter(plan.configs.values())).data.sources[0].path
+    path = evaluate.dataset or str(plan.data)
     try:
         if path not in plan.missing:
             conditions_of(evaluate, DatasetImages(path))

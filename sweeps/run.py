@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SAVED, EXIT_WRONG_INPUT, InputError
-from harness.screen import say
+from harness.screen import counted, say
 from slurm.preflight import note_of_gpus
 from slurm.profile import ClusterProfile
 from slurm.profile_file import load_profile
@@ -227,11 +227,11 @@ def _on_slurm(planned: Planned, profile: ClusterProfile, detach: bool, retry_fai
 
 def _tell_submitted(submitted: Submitted, console: Console) -> None:
     evaluation = f", evaluation as job {submitted.evaluation}" if submitted.evaluation else ""
-    console.print(f"submitted {len(submitted.phases)} phases{evaluation}", markup=False)
+    console.print(f"submitted {counted(len(submitted.phases), 'phase')}{evaluation}", markup=False)
     if submitted.elsewhere:
         count, owner = len(submitted.elsewhere), next(iter(submitted.elsewhere.values()))
         again = "run the same command again when it is through"
-        say(console, f"{count} phases are being trained by {owner.shown}; {again}")
+        say(console, f"{owner.shown} trains {counted(count, 'phase')} of these; {again}")
     if submitted.orphaned:
         more = f" and {len(submitted.orphaned) - 1} more" if len(submitted.orphaned) > 1 else ""
         why = "left the queue, but its trainer spoke a moment ago"

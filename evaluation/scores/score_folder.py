@@ -154,7 +154,9 @@ def _check_options(color: str, crop_border: int, metrics: tuple[str, ...]) -> No
     allowed = [name for name in METRICS if name not in NOISE_METRICS]
     wrong = [name for name in metrics if name not in allowed]
     if wrong or not metrics:
-        raise InputError(f"--metrics {','.join(wrong) or '(none)'}: cannot be measured here; give some of {allowed}.")
+        raise InputError(
+            f"--metrics {','.join(wrong) or '(none)'}: cannot be measured here; give some of {', '.join(allowed)}."
+        )
 
 
 def _read_pairs(pairs: dict[str, tuple[Path, Path]]) -> Iterator[tuple[str, np.ndarray, np.ndarray, bool]]:

@@ -20,7 +20,7 @@ from harness.data.store import LocalStore
 from harness.data.tar import list_members
 from harness.errors import DataError, UnreachableError
 from harness.process import num_usable_cores
-from harness.screen import printable, say
+from harness.screen import counted, printable, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -95,7 +95,7 @@ def print_summary(console: Console, summary: Summary) -> None:
     from rich.text import Text
 
     splits = [split for split in SPLITS if split in summary.counts]
-    title = f"{summary.path}: {summary.num_samples} samples in {summary.num_shards} shards"
+    title = f"{summary.path}: {counted(summary.num_samples, 'sample')} in {counted(summary.num_shards, 'shard')}"
     table = Table(title=Text(printable(title), style="table.title"))
     table.add_column("class")
     for split in splits:
@@ -111,10 +111,11 @@ def print_summary(console: Console, summary: Summary) -> None:
     lines = [
         f"codec {summary.codec}, {tile}, {summary.num_bytes / 1e6:,.1f} MB, fingerprint {summary.fingerprint[:16]}",
         f"smallest sample {_size(summary.smallest_px)}, largest {_size(summary.largest_px)}, {summary.num_grey} grey; "
-        f"{summary.num_skipped} files were left out when it was packed",
+        f"files left out when it was packed: {summary.num_skipped}",
     ]
     if summary.verified:
-        lines.append("every sample is sound" if not summary.problems else f"{len(summary.problems)} problems:")
+        problems = counted(len(summary.problems), "problem")
+        lines.append(f"{problems}:" if summary.problems else "every sample is sound")
     for line in [*lines, *summary.problems]:
         say(console, line)
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
+import time
 from importlib.metadata import version
 
 import pytest
+from PIL import Image
+from rich.console import Console
 
 import harness.cli
 from harness.errors import EXIT_SAVED, DataError, TrainingError, UnreachableError
 from slurm.errors import ClusterError
+
+AT_LEAST_0 = "must be greater than or equal to 0"
 
 
 @pytest.fixture
@@ -71,6 +77,10 @@ def test_wrong_words_are_answered_in_one_line(answer, words: str, sentence: str)
     [
         ("pack a --out b --tile x", "--tile: must be a whole number, got 'x'. Try `harness pack --help`."),
         ("upscale a b --noise x", "--noise: must be a number, got 'x'. Try `harness upscale --help`."),
+        ("synth --out a --seed -1", f"--seed: {AT_LEAST_0}, got '-1'. Try `harness synth --help`."),
+        ("pack a --out b --seed -1", f"--seed: {AT_LEAST_0}, got '-1'. Try `harness pack --help`."),
+        ("index a --seed -1", f"--seed: {AT_LEAST_0}, got '-1'. Try `harness index --help`."),
+        ("upscale a b --seed -1", f"--seed: {AT_LEAST_0}, got '-1'. Try `harness upscale --help`."),
         ("board --port 99999", "--port: must be less than or equal to 65535, got '99999'. Try `harness board --help`."),
     ],
 )
@@ -148,3 +158,32 @@ def test_a_training_stopped_before_it_has_begun_leaves_as_one_to_be_run_again(mo
     with pytest.raises(SystemExit) as left:
         harness.cli.main()
     assert left.value.code == EXIT_SAVED
+
+
+def test_an_export_shows_that_it_goes_on(monkeypatch) -> None:
+    shown = Console(file=io.StringIO(), force_terminal=True)
+    monkeypatch.setattr("harness.cli_tools.make_console", lambda: shown)
+    monkeypatch.setattr("harness.export.export", lambda run, format, out: time.sleep(0.1) or out)
+    monkeypatch.setattr(sys, "argv", ["harness", "export", "runs/one", "--format", "onnx", "--out", "one.onnx"])
+    with pytest.raises(SystemExit) as left:
+        harness.cli.main()
+    assert left.value.code == 0
+    assert "exporting runs/one" in shown.file.getvalue() and "one.onnx" in shown.file.getvalue()
+
+
+def test_one_of_a_kind_is_told_in_the_singular(monkeypatch, tmp_path, capsys) -> None:
+    def told(words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["harness", *words.split()])
+        with pytest.raises(SystemExit) as left:
+            harness.cli.main()
+        assert left.value.code == 0
+        return capsys.readouterr().out
+
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / "in" / "one.png")
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    monkeypatch.chdir(tmp_path)
+    assert "set: 1 image as 1 sample in 1 shard, 1 file skipped\n" in told("pack in --out set --tile 40 --workers 1")
+    assert "set: 1 sample in 1 shard " in told("inspect set")
+    assert told("degrade in lr").endswith("lr: 1 image\n")
+    assert told("upscale in/one.png large --method nearest --scale 2") == "large: 1 image written\n"

@@ -13,6 +13,7 @@ import pytest
 import typer.main
 
 import harness.cli
+from evaluation.metrics import METRICS, NOISE_METRICS
 from harness.upscale import Options
 
 P = Path
@@ -178,3 +179,10 @@ def test_no_option_of_any_command_is_forgotten_here() -> None:
         if word.startswith("--")
     }
     assert asked - tried == set()
+
+
+def test_help_of_score_names_what_it_measures() -> None:
+    command: Any = typer.main.get_command(harness.cli.app)
+    told = next(each.help for each in command.commands["score"].params if each.name == "metrics")
+    named = told.removeprefix("Some of ").removesuffix(", with commas between.").split(", ")
+    assert named == [name for name in METRICS if name not in NOISE_METRICS]

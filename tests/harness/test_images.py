@@ -175,3 +175,13 @@ def test_what_described_the_old_file_is_not_kept(tmp_path):
         assert dict(found) | {0x8769: None} == {0x010F: "Maker", 0x8769: None}
         if name == "a.jpg":  # Pillow writes no such block into a TIFF
             assert dict(found.get_ifd(0x8769)) == {0x9003: "2020:01:01 00:00:00"}
+
+
+def test_previews_behind_a_cameras_jpeg_are_left_out_and_frames_of_other_files_are_refused(tmp_path):
+    picture, preview = Image.fromarray(values(8, 6, 3)), Image.fromarray(values(4, 3, 3))
+    picture.save(tmp_path / "camera.jpg", "MPO", save_all=True, append_images=[preview])
+    picture.save(tmp_path / "plain.jpg")
+    assert np.array_equal(read_picture(tmp_path / "camera.jpg").pixels, read_picture(tmp_path / "plain.jpg").pixels)
+    picture.save(tmp_path / "pages.tif", save_all=True, append_images=[picture])
+    with pytest.raises(DataError, match=r"pages.tif: holds several frames; convert"):
+        read_picture(tmp_path / "pages.tif")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 
 import pytest
+
+from harness.screen import prepare_streams
 
 
 def run(words: str, shell: str = "", **environment: str | None) -> subprocess.CompletedProcess[bytes]:
@@ -38,3 +41,12 @@ def test_letters_that_the_terminal_lacks_become_question_marks(tmp_path) -> None
     assert done.returncode == 0 and str(folder).encode("latin-1") in done.stdout
     done = run("weights list", PYTHONIOENCODING="ascii", HARNESS_WEIGHTS=str(folder))
     assert done.returncode == 0 and b"se?al" in done.stdout
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])  # the second is Python's in the locale C
+def test_letters_of_files_that_the_terminal_lacks_become_question_marks(monkeypatch, errors: str) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii", errors))
+    prepare_streams()
+    sys.stdout.write("straße")
+    sys.stdout.flush()
+    assert sys.stdout.buffer.getvalue() == b"stra?e"

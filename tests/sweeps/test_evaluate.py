@@ -19,9 +19,18 @@ from evaluation.report import write as report
 from evaluation.scores import stale as stale_cells
 from evaluation.scores.table import IMAGE_KEYS, SET_KEYS, ScoreTable
 from harness.errors import EXIT_DONE, EXIT_WRONG_INPUT
-from sweeps.evaluate import Evaluation, main, print_matrices, show_results, why_unfinished, with_reasons
+from sweeps.config import SweepConfig
+from sweeps.evaluate import (
+    Evaluation,
+    evaluation_config,
+    main,
+    print_matrices,
+    show_results,
+    why_unfinished,
+    with_reasons,
+)
 from sweeps.layout import SweepFolder
-from sweeps.plan import Plan
+from sweeps.plan import Plan, plan_json, read_plan
 
 SEEDS = {"name": "seed", "key": "seed", "values": [0, 1, 2]}
 
@@ -119,3 +128,14 @@ def test_a_measure_without_any_number_is_one_sentence_in_the_terminal_instead_of
     assert "FID by class" not in text and "KID by class" not in text
     assert f"note: FID, KID: no numbers. {reason}\n" in text and text.count(reason) == 1
     assert "note: m: step 3 is used\n" in text
+
+
+def test_evaluation_reads_the_data_where_it_lay_when_the_sweep_was_last_planned(
+    plan_of: Callable[..., Plan], sweep_of: Callable[..., SweepConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plan.json").write_text(plan_json(plan_of()))
+    monkeypatch.chdir("/")
+    plan = read_plan(tmp_path / "plan.json")
+    assert evaluation_config(sweep_of(), plan).dataset == str(tmp_path / "data" / "photos")
+    assert evaluation_config(sweep_of(evaluate={"dataset": "/data/div2k-valid"}), plan).dataset == "/data/div2k-valid"

@@ -144,7 +144,7 @@ def test_suffixes_may_be_capital_and_hidden_files_are_no_images(folders: tuple[P
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metrics": ("psrn",)}, "psrn: cannot be measured here"),
+        ({"metrics": ("psrn",)}, "psrn: cannot be measured here; give some of mse, psnr, ssim, "),
         ({"metrics": ("diversity",)}, "diversity: cannot be measured here"),
         ({"metrics": ()}, r"\(none\)"),
         ({"color": "lab"}, "give y or rgb"),
