@@ -13,9 +13,12 @@ import pytest
 from PIL import Image
 
 from harness.data.pack import pack
-from harness.errors import EXIT_DONE, EXIT_SAVED, EXIT_WRONG_INPUT
+from harness.errors import EXIT_DONE, EXIT_SAVED, EXIT_WRONG_INPUT, CheckpointError
 from harness.train import job, version
 from harness.train.checkpoint import checkpoint_folders, read_manifest, verify
+from harness.train.ranks import Ranks
+from harness.train.run import Run, Stretch
+from harness.train.stop import StopFlag
 
 TOTAL_STEPS = 60
 
@@ -101,6 +104,24 @@ def test_phase_before_without_a_checkpoint_is_told_with_what_trains_it_again(lau
     assert job.main(run_file) == EXIT_WRONG_INPUT
     said = capsys.readouterr().err
     assert f"{tmp_path / 'first'}: holds no good checkpoint" in said and "harness sweep --retry-failed" in said
+
+
+def test_a_run_never_begins_anew_over_what_it_has_trained(config, tmp_path):
+    ranks = Ranks(config, str(tmp_path))
+    try:
+        run = Run(Stretch(config, tmp_path, 0, 1, None), ranks, StopFlag())
+        torn = tmp_path / "checkpoints" / "step_000000010"
+        torn.mkdir(parents=True)
+        with pytest.raises(CheckpointError, match="holds no checkpoint that training can go on from"):
+            run.restore()
+        torn.rmdir()
+        (tmp_path / "generator.safetensors").touch()
+        with pytest.raises(CheckpointError, match="this run has ended, and its checkpoints are gone"):
+            run.restore()
+        (tmp_path / "generator.safetensors").unlink()
+        run.restore()
+    finally:
+        ranks.close()
 
 
 def test_edited_file_is_another_version_of_the_code(tmp_path):
