@@ -31,7 +31,7 @@ from harness.train.writer import CheckpointWriter, HostCopier
 
 WHOLE_STATE = {
     "phase": 0,
-    "phase_state": {"optimizers": {"generator": {}}, "augment": {}, "learning_rate_factor": 1.0},
+    "phase_state": {"optimizers": {"generator": {}}, "augment": {}},
     "meter": {"sums": {}, "counts": {}},
     "rollbacks": 0,
 }
