@@ -136,6 +136,13 @@ def test_all_is_on_the_disk_before_the_name_and_the_name_before_older_ones_go(tm
     assert done[removed] == ("replace", "step_000000001")
 
 
+def test_a_file_reaches_the_disk_with_its_last_byte(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_size) or fsync(number))
+    durable.write_durably(tmp_path / "file", lambda file: file.write(b"a few bytes"))
+    assert synced == [len(b"a few bytes")]
+
+
 def test_a_kill_while_an_old_one_is_removed_leaves_nothing_that_looks_like_one(tmp_path, monkeypatch):
     for step in (1, 2):
         write_checkpoint(tmp_path, snapshot(step))
