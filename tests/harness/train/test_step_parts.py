@@ -92,3 +92,25 @@ def test_micro_batches_log_what_one_batch_logs_and_the_total_is_the_weighted_sum
     assert logged[1] == pytest.approx(logged[0], rel=1e-4)
     total = 0.5 * logged[0]["loss/l1"] + 0.1 * logged[0]["loss/adversarial"]
     assert logged[0]["loss/total"] == pytest.approx(total)
+
+
+def test_the_average_follows_each_update_of_the_generator_and_nothing_else(open_phase):
+    phase = open_phase(generator_every=2)
+    generator, average = phase.nets.generator, phase.nets.ema.module
+    stream, expected = phase.patches(0), [p.detach().clone() for p in average.parameters()]
+    for step in range(4):
+        train_step(phase, next(stream), step, log_norms=False)
+        if step % 2:
+            expected = [0.9 * mean + 0.1 * p.detach() for mean, p in zip(expected, generator.parameters(), strict=True)]
+        for mean, given in zip(expected, average.parameters(), strict=True):
+            torch.testing.assert_close(given, mean)
+    assert any(not torch.equal(mean, p) for mean, p in zip(average.parameters(), generator.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("clipped", ["generator", "discriminator"])
+def test_each_network_has_its_own_bound_of_the_gradient(open_phase, clipped):
+    phase = open_phase(**{f"{clipped}_optimizer": {"learning_rate": 1e-3, "clip_norm": 1e-5}})
+    train_step(phase, next(phase.patches(0)), 0, log_norms=False)
+    for name, network in (("generator", phase.nets.generator), ("discriminator", phase.nets.discriminator)):
+        norm = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]).norm()
+        assert (norm.item() <= 1.001e-5) is (name == clipped)
