@@ -304,6 +304,8 @@ def test_what_is_due_in_every_nth_step_is_counted_from_the_phases_first_step(rec
     kinds = [phase.kind(3 + done, log_norms=False) for done in range(8)]
     assert [kind.updates_generator for kind in kinds] == [False, True] * 4
     assert [kind.moves_p for kind in kinds] == [False, False, False, True] * 2
+    assert [phase.kind(3 + done, log_norms=False).has_instance_noise for done in (0, 19, 20)] == [True, True, False]
+    assert not any(phase.kind(step, log_norms=False).penalises_gradient for step in range(3, 20)), "it has no weight"
 
 
 def test_another_seed_begins_both_networks_otherwise_and_the_same_one_alike(config, ranks):

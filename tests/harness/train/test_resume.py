@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from harness.config import RunConfig
 from harness.data.pack import pack
 from harness.errors import EXIT_DONE, EXIT_SAVED, EXIT_WRONG_INPUT, CheckpointError
 from harness.train import job, version
@@ -72,6 +73,20 @@ def test_work_lost_on_a_stop_signal_is_zero_steps(launcher, recipe, tmp_path):
     steps = [row["step"] for row in rows(tmp_path / "run")]
     newest = sorted((tmp_path / "run" / "checkpoints").glob("step_*"))[-1]
     assert newest.name == f"step_{steps[-1]:09d}"
+
+
+def test_a_run_that_was_often_interrupted_saves_as_often_as_it_may(recipe, tmp_path):
+    """In ten steps it knows what a save costs; a stop has come every microsecond."""
+    out = tmp_path / "run"
+    out.mkdir()
+    earlier = [{"event": "start", "time": 0.0}, {"event": "stop", "time": 1e-6}]
+    (out / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in earlier))
+    short = {**recipe, "phases": [{**recipe["phases"][0], "iterations": 14}], "validation": {"max_images": 0}}
+    short["checkpoint"] = {"every": 10, "min_every": 2}
+    assert job.train_recipe(RunConfig.model_validate(short), out) == EXIT_DONE
+    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    assert [event["step"] for event in events if event["event"] == "checkpoint"] == [10, 12, 14]
+    assert json.loads((out / "status.json").read_text())["save_every"] == 2
 
 
 def test_phases_trained_apart_equal_one_run(launcher, recipe, tmp_path):

@@ -62,6 +62,15 @@ def test_p_rises_by_the_images_of_its_window_where_real_ones_are_known(open_phas
         assert float(phase.augment.controller.p) == pytest.approx(expected)
 
 
+def test_a_checkpoint_speaks_for_the_window_of_all_ranks(open_phase, monkeypatch):
+    """Rank 0 writes it, and every rank goes on from it with its share of what all have counted."""
+    phase = open_phase(augment={"name": "ada", "rule": "text"})
+    others = {1: torch.ones(2), 4: torch.tensor([-4.0, 4.0])}  # of a second rank, by the numbers of the first
+    phase.augment.controller.tally.copy_(torch.tensor([2.0, 4.0]))
+    monkeypatch.setattr(phase, "sum_over_ranks", lambda values: values + others[int(values[1])])
+    assert phase.state_dict()["augment"]["controller.tally"].tolist() == [-1.0, 4.0]
+
+
 def test_a_penalty_that_is_due_every_nth_step_weighs_as_much_as_one_in_each(open_phase):
     losses = []
     for weight, every in ((0.0, 1), (8.0, 1), (2.0, 4)):
