@@ -252,7 +252,7 @@ def test_a_broken_weight_of_the_discriminator_is_not_saved_either(config, open_r
 
 def test_layers_begin_anew_at_a_phases_first_step_and_never_again(recipe, open_run):
     """The average begins again with them; a run that goes on in the middle keeps what it has learnt."""
-    second = {**recipe["phases"][0], "name": "second", "reinit_last": 1, "reinit_std": 0.02}
+    second = {**recipe["phases"][0], "name": "second", "reinit_last": 1, "reinit_std": 0.05}
     config = RunConfig.model_validate({**recipe, "phases": [recipe["phases"][0], second]})
 
     def last_weights(step: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -263,7 +263,7 @@ def test_layers_begin_anew_at_a_phases_first_step_and_never_again(recipe, open_r
     begun, average = last_weights(config.first_step(1))
     kept, _ = last_weights(config.first_step(1) + 1)
     assert torch.equal(begun, average) and not torch.equal(begun, kept)
-    assert begun.std() == pytest.approx(0.02, rel=0.3)
+    assert begun.std() == pytest.approx(0.05, rel=0.2)
     again, others = (last_weights(config.first_step(1), seed)[0] for seed in (0, 1))
     assert torch.equal(begun, again) and not torch.equal(begun, others)
 
