@@ -92,6 +92,7 @@ class AdaConfig(PipelineConfig):
     adjust_images: int | None = Field(None, gt=0)
     """Rule paper: images that p needs from 0 to 1; 500000 unless given."""
     start_p: float = Field(0.0, ge=0, le=1)
+    """p at the phase's first step, whatever it was in a phase before."""
 
     @model_validator(mode="before")
     @classmethod

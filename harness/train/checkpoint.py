@@ -35,7 +35,6 @@ _STATE: dict[str, type] = {
     "phase": int,
     "phase_state/optimizers/generator": dict,
     "phase_state/augment": dict,
-    "phase_state/learning_rate_factor": float,
     "meter/sums": dict,
     "meter/counts": dict,
     "rollbacks": int,

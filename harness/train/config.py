@@ -49,6 +49,7 @@ class OptimizerConfig(Section):
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
+    """Decoupled from the gradient, which makes it AdamW (Loshchilov and Hutter 2019); of all that is trained."""
     clip_norm: float | None = Field(None, gt=0)
     """Largest norm of the gradient; null does not clip."""
     schedule: ScheduleConfig = ConstantSchedule()

@@ -176,7 +176,6 @@ class Phase:
         return {
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "augment": self.augment.state_dict(),
-            "learning_rate_factor": self.learning_rate_factor,
             "perfect_since": self.watch.perfect_since,
         }
 
@@ -184,7 +183,6 @@ class Phase:
         for name, optimizer in self.optimizers.items():
             restore(optimizer, state["optimizers"][name])
         self.augment.load_state_dict(state["augment"])
-        self.learning_rate_factor = state["learning_rate_factor"]
         self.watch.perfect_since = state.get("perfect_since")
         self._values.clear()
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from harness.config import RunConfig
 from harness.errors import CheckpointError, TrainingError
-from harness.train.checkpoint import Checkpoint, Snapshot, read_newest
+from harness.train.checkpoint import Checkpoint, Snapshot, checkpoint_folders, read_newest
 from harness.train.log import Meter, RunLog
 from harness.train.nets import Nets
 from harness.train.phase import Phase
 from harness.train.ranks import Ranks
+from harness.train.start import EXPORTED
 from harness.train.stop import StopAgreement, StopFlag
 from harness.train.version import told, trained_by, versions
 from harness.train.watch import NonFinite, all_finite
@@ -76,6 +77,8 @@ class Run:
         """Continues from the newest good checkpoint, the parent's last one, or the configured start."""
         checkpoint = read_newest(self.stretch.out / "checkpoints", self._complain)
         self.has_checkpoint = checkpoint is not None
+        if not self.has_checkpoint:
+            self._check_nothing_is_lost()
         if checkpoint is None and self.stretch.parent is not None:
             checkpoint = read_newest(self.stretch.parent / "checkpoints", self._complain)
             if checkpoint is None:
@@ -97,6 +100,22 @@ class Run:
             known = max(self.rollbacks, self.log.rollbacks_to(self.step))
             self.rollbacks = int(self.ranks.largest([float(known)])[0])
         self.log.cut_back(self.step)
+
+    def _check_nothing_is_lost(self) -> None:
+        """Raises:
+        CheckpointError: it would begin anew where it has trained before, and write over that.
+        """
+        out = self.stretch.out
+        if checkpoint_folders(out / "checkpoints"):
+            raise CheckpointError(
+                f"{out / 'checkpoints'}: holds no checkpoint that training can go on from; put a good one there, or "
+                f"remove that folder to begin anew."
+            )
+        if (out / EXPORTED).exists():
+            raise CheckpointError(
+                f"{out}: this run has ended, and its checkpoints are gone; give another folder, or remove its "
+                f"{EXPORTED} to train it again."
+            )
 
     def save(self, phase: Phase, number: int) -> None:
         """Copies the state to the host and writes it behind the loop's back."""

@@ -127,7 +127,15 @@ def test_srgans_own_discriminator_is_that_of_its_figure():
     assert [(m.in_features, m.out_features) for m in dense] == [(512 * 6 * 6, 1024), (1024, 1)]
 
 
-def test_specialized_srgan_has_three_strided_convolutions_behind_pool4():
-    discriminator = build_discriminator(small("vgg16"), 384)
+@pytest.mark.parametrize(("patch_px", "num_strided"), [(384, 3), (80, 1), (64, 0)])
+def test_vgg16_is_followed_by_strided_convolutions_until_four_pixels_are_left(patch_px, num_strided):
+    """Three for the patches of Specialized SR-GAN."""
+    discriminator = build_discriminator(small("vgg16"), patch_px)
     strided = [m for m in discriminator.modules() if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]
-    assert len(strided) == 3
+    assert len(strided) == num_strided
+
+
+def test_every_activation_of_the_vgg16_discriminator_has_the_slope_that_is_asked_for():
+    discriminator = build_discriminator(small("vgg16", negative_slope=0.3), 80)
+    assert {m.negative_slope for m in discriminator.modules() if isinstance(m, nn.LeakyReLU)} == {0.3}
+    assert not any(isinstance(m, nn.ReLU) for m in discriminator.modules())

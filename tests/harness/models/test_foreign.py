@@ -103,9 +103,14 @@ def test_averaged_weights_are_taken_and_the_prefix_dropped(rrdb, tmp_path):
 def test_missing_and_foreign_layers_are_named(rrdb):
     theirs = to_foreign(RRDB, rrdb.state_dict(), "basicsr-rrdb")
     del theirs["conv_hr.weight"]
+    with pytest.raises(CheckpointError, match=r"lack \['conv_hr'\] and have \[\] besides"):
+        from_foreign(theirs)
     theirs["attention.weight"] = torch.zeros(1)
     with pytest.raises(CheckpointError, match=r"basicsr-rrdb with 2 blocks, but lack \['conv_hr'\].*attention.weight"):
         from_foreign(theirs)
+    more = {**to_foreign(RRDB, rrdb.state_dict(), "basicsr-rrdb"), "attention.weight": torch.zeros(1)}
+    with pytest.raises(CheckpointError, match=r"lack \[\] and have \['attention.weight'\] besides"):
+        from_foreign(more)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +131,12 @@ def test_other_architectures_are_told_apart(key, likeness):
     ("config", "format", "message"),
     [
         (SRResNetConfig(), "basicsr-rrdb", "holds a 'rrdb', not a 'srresnet'"),
+        (
+            MSRRESNET.model_copy(update={"skip": "bicubic"}),
+            "basicsr-msrresnet",
+            "knows only skip: bilinear, not bicubic",
+        ),
+        (VGGDiscriminatorConfig(spectral_norm=True), "basicsr-vgg", "knows only spectral_norm: False, not True"),
         (RRDB.model_copy(update={"skip": "bicubic"}), "basicsr-rrdb", "knows only skip: none, not bicubic"),
         (RRDB.model_copy(update={"residual_scale": 0.1}), "esrgan-old", "knows only residual_scale: 0.2"),
         *(

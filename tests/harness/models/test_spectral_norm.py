@@ -71,3 +71,11 @@ def test_building_needs_no_numbers(monkeypatch):
     monkeypatch.setattr(SpectralNorm, "forward", lambda *_: 1 / 0)
     layer = with_spectral_norm(nn.Linear(20, 10))
     assert layer.parametrizations.weight[0].left.norm() > 0
+
+
+def test_the_first_use_divides_by_nearly_the_largest_singular_value():
+    """Two random vectors would give an estimate near zero, and weights that are far too large."""
+    torch.manual_seed(0)
+    weight = torch.randn(16, 8, 3, 3)
+    normalized = SpectralNorm(weight).eval()(weight)
+    assert 1 <= torch.linalg.matrix_norm(normalized.flatten(1), 2) < 1.05

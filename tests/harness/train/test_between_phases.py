@@ -53,6 +53,18 @@ def test_frozen_layers_have_no_gradients_of_the_phase_before(recipe, ranks):
     assert any(not p.requires_grad for p in nets.generator.parameters())
 
 
+def test_what_a_phase_froze_is_trained_by_the_next(recipe, ranks):
+    """As in a process of its own, where nothing was frozen before."""
+    phases = [{**recipe["phases"][0], "train_last": 1}, {**recipe["phases"][0], "name": "all"}]
+    config = RunConfig.model_validate({**recipe, "phases": phases})
+    nets = Nets(config, ranks)
+    norms = [module for module in nets.generator.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for number, is_frozen in ((0, True), (1, False)):
+        Phase(config, number, nets, ranks).close()
+        assert any(not p.requires_grad for p in nets.generator.parameters()) is is_frozen
+        assert norms and all(norm.training is not is_frozen for norm in norms)
+
+
 def test_what_a_long_phase_compiled_is_not_compiled_in_a_short_one(config, ranks, monkeypatch):
     nets = Nets(config, ranks)
     monkeypatch.setattr(phase_module, "compiler_for", lambda *_: Compiler("eager"))
@@ -240,18 +252,30 @@ def test_a_broken_weight_of_the_discriminator_is_not_saved_either(config, open_r
 
 def test_layers_begin_anew_at_a_phases_first_step_and_never_again(recipe, open_run):
     """The average begins again with them; a run that goes on in the middle keeps what it has learnt."""
-    second = {**recipe["phases"][0], "name": "second", "reinit_last": 1, "reinit_std": 0.02}
+    second = {**recipe["phases"][0], "name": "second", "reinit_last": 1, "reinit_std": 0.05}
     config = RunConfig.model_validate({**recipe, "phases": [recipe["phases"][0], second]})
 
-    def last_weights(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        run, _ = open_run(config, 1, step)
+    def last_weights(step: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        run, _ = open_run(config.model_copy(update={"seed": seed}), 1, step)
         both = (run.nets.generator, run.nets.ema.module)
         return tuple([p for p in net.parameters() if p.dim() == 4][-1].detach().clone() for net in both)
 
     begun, average = last_weights(config.first_step(1))
     kept, _ = last_weights(config.first_step(1) + 1)
     assert torch.equal(begun, average) and not torch.equal(begun, kept)
-    assert begun.std() == pytest.approx(0.02, rel=0.3)
+    assert begun.std() == pytest.approx(0.05, rel=0.2)
+    again, others = (last_weights(config.first_step(1), seed)[0] for seed in (0, 1))
+    assert torch.equal(begun, again) and not torch.equal(begun, others)
+
+
+def test_a_phase_goes_on_in_the_order_of_samples_where_the_one_before_ended(recipe, open_run):
+    phases = [{**recipe["phases"][0], "batch_size": 6}, {**recipe["phases"][1], "batch_size": 4}]
+    config = RunConfig.model_validate({**recipe, "phases": phases})
+    first = config.first_step(1)
+    _, phase = open_run(config, 1, first)
+    for step in (first, first + 3):
+        begin = 6 * first + 4 * (step - first)
+        assert next(phase.patches(step)).position.tolist() == list(range(begin, begin + 4))
 
 
 def test_each_network_has_its_own_rate_counted_from_its_phases_first_step(recipe, open_run):
@@ -269,6 +293,19 @@ def test_each_network_has_its_own_rate_counted_from_its_phases_first_step(recipe
     phase.set_values(first + 5)
     assert [o.param_groups[0]["lr"] for o in phase.optimizers.values()] == pytest.approx([1e-4, 2e-3])
     assert float(phase.noise_std) == pytest.approx(0.1 * (1 - 5 / 20))
+    phase.set_values(first + 10)
+    assert float(phase.noise_std) == pytest.approx(0.1 * (1 - 10 / 20))
+
+
+def test_what_is_due_in_every_nth_step_is_counted_from_the_phases_first_step(recipe, open_run):
+    changes = {"generator_every": 2, "augment": {"name": "ada", "rule": "text", "every": 4}}
+    phases = [{**recipe["phases"][0], "iterations": 3}, {**recipe["phases"][1], **changes}]
+    _, phase = open_run(RunConfig.model_validate({**recipe, "phases": phases}), 1, 3)
+    kinds = [phase.kind(3 + done, log_norms=False) for done in range(8)]
+    assert [kind.updates_generator for kind in kinds] == [False, True] * 4
+    assert [kind.moves_p for kind in kinds] == [False, False, False, True] * 2
+    assert [phase.kind(3 + done, log_norms=False).has_instance_noise for done in (0, 19, 20)] == [True, True, False]
+    assert not any(phase.kind(step, log_norms=False).penalises_gradient for step in range(3, 20)), "it has no weight"
 
 
 def test_another_seed_begins_both_networks_otherwise_and_the_same_one_alike(config, ranks):

@@ -31,7 +31,7 @@ from harness.train.writer import CheckpointWriter, HostCopier
 
 WHOLE_STATE = {
     "phase": 0,
-    "phase_state": {"optimizers": {"generator": {}}, "augment": {}, "learning_rate_factor": 1.0},
+    "phase_state": {"optimizers": {"generator": {}}, "augment": {}},
     "meter": {"sums": {}, "counts": {}},
     "rollbacks": 0,
 }
@@ -134,6 +134,13 @@ def test_all_is_on_the_disk_before_the_name_and_the_name_before_older_ones_go(tm
     assert done[:renamed] == [("fsync", name) for name in (*files, temporary)]
     assert done[renamed + 1 : removed] == [("fsync", tmp_path.name)]
     assert done[removed] == ("replace", "step_000000001")
+
+
+def test_a_file_reaches_the_disk_with_its_last_byte(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_size) or fsync(number))
+    durable.write_durably(tmp_path / "file", lambda file: file.write(b"a few bytes"))
+    assert synced == [len(b"a few bytes")]
 
 
 def test_a_kill_while_an_old_one_is_removed_leaves_nothing_that_looks_like_one(tmp_path, monkeypatch):

@@ -52,8 +52,12 @@ def shown(phase: Phase, images: torch.Tensor, position: torch.Tensor, purpose: s
     return phase.augment(images, position, purpose) + noise_std * noise
 
 
-def test_real_and_generated_images_are_augmented_and_noisy_in_both_steps(open_phase: Callable[..., Phase]) -> None:
-    game = {"form": "relativistic", "instance_noise_std": 0.4, "instance_noise_steps": 4}
+@pytest.mark.parametrize("r1_weight", [0.0, 1.0], ids=["", "with the penalty"])
+def test_real_and_generated_images_are_augmented_and_noisy_in_both_steps(
+    open_phase: Callable[..., Phase], r1_weight: float
+) -> None:
+    game: dict[str, Any] = {"form": "relativistic", "instance_noise_std": 0.4, "instance_noise_steps": 4}
+    game |= {"r1_weight": r1_weight, "r1_every": 1}
     phase = open_phase(game, augment={"name": "fixed", "p": 0.8})
     assert phase.nets.discriminator is not None
     judged, generated = watch(phase.nets.discriminator), watch(phase.nets.generator)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from typing import Any
 import pytest
 
 from harness.config import RunConfig
-from harness.errors import EXIT_FAILURE, EXIT_WRONG_INPUT, TrainingError, UnreachableError
-from harness.train import loop, validate
+from harness.errors import EXIT_DONE, EXIT_FAILURE, EXIT_WRONG_INPUT, TrainingError, UnreachableError
+from harness.train import loop, validate, writer
 from harness.train.job import train_recipe
 from harness.train.log import RunLog
 
@@ -99,6 +100,24 @@ def test_a_full_or_broken_disk_is_one_sentence(recipe, tmp_path: Path, monkeypat
     monkeypatch.setattr(validate, "_write_strips", fails(code, "samples/a.png"))
     assert train_recipe(short(recipe, max_images=1), tmp_path / "run") == EXIT_FAILURE
     assert capfd.readouterr().err == f"error: samples/a.png: {os.strerror(code)}; free space or mend its rights.\n"
+
+
+@pytest.mark.parametrize("is_stopped", [False, True], ids=["ended", "stopped"])
+def test_a_run_whose_last_checkpoint_is_not_on_the_disk_has_failed(recipe, tmp_path, monkeypatch, capfd, is_stopped):
+    if is_stopped:
+        at_step(monkeypatch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(writer, "write_checkpoint", fails(errno.ENOSPC, "weights"))
+    assert train_recipe(short(recipe, max_images=0), tmp_path / "run") == EXIT_FAILURE
+    assert f"the checkpoint of step {6 if is_stopped else 10} could not be written" in capfd.readouterr().err
+    assert not (tmp_path / "run" / "generator.safetensors").exists()
+
+
+def test_a_checkpoint_that_could_not_be_written_is_told_and_the_run_goes_on(recipe, tmp_path, monkeypatch, capfd):
+    real, failing = writer.write_checkpoint, [fails(errno.ENOSPC, "weights")]
+    monkeypatch.setattr(writer, "write_checkpoint", lambda *args: (failing.pop() if failing else real)(*args))
+    config = short({**recipe, "checkpoint": {"every": 5}}, max_images=0)
+    assert train_recipe(config, tmp_path / "run") == EXIT_DONE
+    assert "warning: a checkpoint could not be written" in capfd.readouterr().out
 
 
 def test_a_checkpoint_that_cannot_be_noted_is_no_error_of_its_thread(recipe, tmp_path, monkeypatch):

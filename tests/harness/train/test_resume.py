@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import signal
 import time
@@ -12,10 +13,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from harness.config import RunConfig
 from harness.data.pack import pack
-from harness.errors import EXIT_DONE, EXIT_SAVED, EXIT_WRONG_INPUT
-from harness.train import job, version
+from harness.errors import EXIT_DONE, EXIT_SAVED, EXIT_WRONG_INPUT, CheckpointError
+from harness.train import cadence, job, version
 from harness.train.checkpoint import checkpoint_folders, read_manifest, verify
+from harness.train.ranks import Ranks
+from harness.train.run import Run, Stretch
+from harness.train.stop import StopFlag
 
 TOTAL_STEPS = 60
 
@@ -71,6 +76,25 @@ def test_work_lost_on_a_stop_signal_is_zero_steps(launcher, recipe, tmp_path):
     assert newest.name == f"step_{steps[-1]:09d}"
 
 
+@pytest.mark.parametrize(("writing_share", "expected"), [(math.inf, 2), (1e-9, 12)])
+def test_a_run_that_was_often_interrupted_saves_as_often_as_it_may(
+    recipe, tmp_path, monkeypatch, writing_share, expected
+):
+    """In ten steps it knows what a save costs; a stop has come every microsecond."""
+    monkeypatch.setattr(cadence, "_WRITING_SHARE", writing_share)
+    out = tmp_path / "run"
+    out.mkdir()
+    earlier = [{"event": "start", "time": 0.0}, {"event": "stop", "time": 1e-6}]
+    (out / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in earlier))
+    short = {**recipe, "phases": [{**recipe["phases"][0], "iterations": 14}], "validation": {"max_images": 0}}
+    short["checkpoint"] = {"every": 12, "min_every": 2}
+    assert job.train_recipe(RunConfig.model_validate(short), out) == EXIT_DONE
+    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    saves = [event["step"] for event in events if event["event"] == "checkpoint"]
+    assert (saves[0], saves[-1]) == (10, 14)
+    assert json.loads((out / "status.json").read_text())["save_every"] == expected
+
+
 def test_phases_trained_apart_equal_one_run(launcher, recipe, tmp_path):
     whole, first, second = tmp_path / "whole", tmp_path / "first", tmp_path / "second"
     assert job.main(launcher.run_file(recipe, whole)) == EXIT_DONE
@@ -101,6 +125,24 @@ def test_phase_before_without_a_checkpoint_is_told_with_what_trains_it_again(lau
     assert job.main(run_file) == EXIT_WRONG_INPUT
     said = capsys.readouterr().err
     assert f"{tmp_path / 'first'}: holds no good checkpoint" in said and "harness sweep --retry-failed" in said
+
+
+def test_a_run_never_begins_anew_over_what_it_has_trained(config, tmp_path):
+    ranks = Ranks(config, str(tmp_path))
+    try:
+        run = Run(Stretch(config, tmp_path, 0, 1, None), ranks, StopFlag())
+        torn = tmp_path / "checkpoints" / "step_000000010"
+        torn.mkdir(parents=True)
+        with pytest.raises(CheckpointError, match="holds no checkpoint that training can go on from"):
+            run.restore()
+        torn.rmdir()
+        (tmp_path / "generator.safetensors").touch()
+        with pytest.raises(CheckpointError, match="this run has ended, and its checkpoints are gone"):
+            run.restore()
+        (tmp_path / "generator.safetensors").unlink()
+        run.restore()
+    finally:
+        ranks.close()
 
 
 def test_edited_file_is_another_version_of_the_code(tmp_path):

@@ -21,6 +21,7 @@ from harness.train.config import CheckpointConfig, OptimizerConfig, WatchConfig
 from harness.train.ema import Ema
 from harness.train.log import Meter
 from harness.train.lost import lost_a_rank
+from harness.train.optimizers import build_adam
 from harness.train.pace import Pace
 from harness.train.schedule import learning_rate_at
 from harness.train.stop import AGREE_EVERY_S, StopAgreement, StopFlag, leaving_unstarted
@@ -75,6 +76,18 @@ def test_cosine_schedule_equals_torchs_restarts():
 def test_warmup_rises_linearly_to_the_rate():
     config = optimizer({"name": "constant", "warmup_steps": 4})
     assert [learning_rate_at(config, s) for s in range(6)] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.1])
+
+
+def test_weight_decay_shrinks_the_weights_and_is_no_part_of_the_gradient():
+    """AdamW: with a gradient of zero each update takes off rate times decay, however many there were."""
+    network = nn.Linear(2, 2)
+    expected = network.weight.detach() * (1 - 0.1 * 0.5) ** 3
+    adam = build_adam(network, OptimizerConfig(learning_rate=0.1, weight_decay=0.5), None)
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for _ in range(3):
+        adam.step()
+    torch.testing.assert_close(network.weight.detach(), expected)
 
 
 def test_average_follows_its_formula_and_copies_buffers():
@@ -168,9 +181,10 @@ def test_mean_time_between_stops_counts_signals_and_kills(tmp_path):
     assert mean_time_between_stops(path) is None
 
 
-def test_watch_stops_on_what_is_not_finite():
-    with pytest.raises(NonFinite, match="loss/l1 became nan before step 7"):
-        Watch(WatchConfig()).check(7, {"loss/l1": float("nan")})
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_watch_stops_on_what_is_not_finite(value):
+    with pytest.raises(NonFinite, match=f"loss/l1 became {value} before step 7"):
+        Watch(WatchConfig()).check(7, {"loss/l1": float(value)})
 
 
 def test_watch_stops_when_the_discriminator_is_always_right():

@@ -46,6 +46,14 @@ def test_a_finished_run_gives_the_weights_that_it_exported(run):
     assert equal(load_generator(run)[0].state_dict(), run / "generator.safetensors")
 
 
+def test_a_run_exports_its_averaged_generator(finished):
+    exported, end = (
+        safetensors.torch.load_file(finished / "generator.safetensors"),
+        step_folder(finished / "checkpoints", 12),
+    )
+    assert equal(exported, end / "generator_ema.safetensors") and not equal(exported, end / "generator.safetensors")
+
+
 def test_a_fallback_to_the_checkpoint_before_is_told(run, capsys):
     folder = step_folder(run / "checkpoints", 10)
     assert equal(read_start_weights(run, "discriminator"), folder / "discriminator.safetensors")

@@ -62,6 +62,15 @@ def test_p_rises_by_the_images_of_its_window_where_real_ones_are_known(open_phas
         assert float(phase.augment.controller.p) == pytest.approx(expected)
 
 
+def test_a_checkpoint_speaks_for_the_window_of_all_ranks(open_phase, monkeypatch):
+    """Rank 0 writes it, and every rank goes on from it with its share of what all have counted."""
+    phase = open_phase(augment={"name": "ada", "rule": "text"})
+    others = {1: torch.ones(2), 4: torch.tensor([-4.0, 4.0])}  # of a second rank, by the numbers of the first
+    phase.augment.controller.tally.copy_(torch.tensor([2.0, 4.0]))
+    monkeypatch.setattr(phase, "sum_over_ranks", lambda values: values + others[int(values[1])])
+    assert phase.state_dict()["augment"]["controller.tally"].tolist() == [-1.0, 4.0]
+
+
 def test_a_penalty_that_is_due_every_nth_step_weighs_as_much_as_one_in_each(open_phase):
     losses = []
     for weight, every in ((0.0, 1), (8.0, 1), (2.0, 4)):
@@ -92,3 +101,25 @@ def test_micro_batches_log_what_one_batch_logs_and_the_total_is_the_weighted_sum
     assert logged[1] == pytest.approx(logged[0], rel=1e-4)
     total = 0.5 * logged[0]["loss/l1"] + 0.1 * logged[0]["loss/adversarial"]
     assert logged[0]["loss/total"] == pytest.approx(total)
+
+
+def test_the_average_follows_each_update_of_the_generator_and_nothing_else(open_phase):
+    phase = open_phase(generator_every=2)
+    generator, average = phase.nets.generator, phase.nets.ema.module
+    stream, expected = phase.patches(0), [p.detach().clone() for p in average.parameters()]
+    for step in range(4):
+        train_step(phase, next(stream), step, log_norms=False)
+        if step % 2:
+            expected = [0.9 * mean + 0.1 * p.detach() for mean, p in zip(expected, generator.parameters(), strict=True)]
+        for mean, given in zip(expected, average.parameters(), strict=True):
+            torch.testing.assert_close(given, mean)
+    assert any(not torch.equal(mean, p) for mean, p in zip(average.parameters(), generator.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("clipped", ["generator", "discriminator"])
+def test_each_network_has_its_own_bound_of_the_gradient(open_phase, clipped):
+    phase = open_phase(**{f"{clipped}_optimizer": {"learning_rate": 1e-3, "clip_norm": 1e-5}})
+    train_step(phase, next(phase.patches(0)), 0, log_norms=False)
+    for name, network in (("generator", phase.nets.generator), ("discriminator", phase.nets.discriminator)):
+        norm = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]).norm()
+        assert (norm.item() <= 1.001e-5) is (name == clipped)
