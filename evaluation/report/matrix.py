@@ -147,7 +147,7 @@ def build_matrix(
 
 def names_to_average(table: ScoreTable, conditions: Sequence[Condition]) -> list[str]:
     """The conditions' names, without those on which nothing was scored (unless that is all): they are nobody's lack."""
-    scored = set(table.images["condition"])
+    scored = set(table.images["condition"].unique())
     return [c.name for c in conditions if c.name in scored] or [c.name for c in conditions]
 
 
