@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from evaluation.metrics import NOISE_METRICS, Metric
@@ -85,34 +86,41 @@ def _plain(cell: Cell, matrix: Matrix, notes: Footnotes) -> Entry:
 
 
 def diagonal_summary(matrix: Matrix) -> str:
-    """On how many rows a model that was made for it is the best; empty where no model was made for a row.
+    """On how many of the rows that a model was made for such a one is the best; empty where none can be judged.
 
-    A row that such a model shares with another, at the digits shown, is a tie and is told as one.
+    A row that such a model shares with another, at the digits shown, is a tie and is told as one, and so is a row on
+    which no such model has the number of a complete cell.
 
     The sentence begins with "By MEASURE (DETAIL), ", so that `merge_by_measure` can join those that say the same.
     """
-    lines = [line.entries for line in matrix_grid(matrix).lines]
-    judged = [entries for entries in lines if any(entry.own and entry.value is not None for entry in entries)]
+    own = _own_places(matrix)
+    rows = {row for row, _ in own}
+    judged = {row for row, column in own if _is_complete(matrix.cells[row][column])}
     if not judged:
         return ""
-    winners = [{entry.own for entry in entries if entry.rank == BEST} for entries in judged]
+    lines = matrix_grid(matrix).lines
+    winners = [{entry.own for entry in lines[row].entries if entry.rank == BEST} for row in judged]
     won, tied = winners.count({True}), winners.count({True, False})
-    rows = {"class": "classes", "kernel": "degradations"}[matrix.row_kind]
+    noun = {"class": "classes", "kernel": "degradations"}[matrix.row_kind]
     ties = f"; on {tied} it ties with another" if tied else ""
-    return f"By {matrix.label}, on {won} of {len(judged)} {rows} the best model is one that was made for it{ties}."
+    unknown = f"; on {len(rows - judged)} it has no complete number" if rows != judged else ""
+    return (
+        f"By {matrix.label}, on {won} of {len(rows)} {noun} the best model is one that was made for it{ties}{unknown}."
+    )
+
+
+def _own_places(matrix: Matrix) -> list[tuple[int, int]]:
+    """(row, column) of each cell whose model was made for the row."""
+    places = itertools.product(range(len(matrix.rows)), range(len(matrix.columns)))
+    return [place for place in places if matrix.is_own(*place)]
 
 
 def baseline_summary(matrix: Matrix) -> list[str]:
     """For each baseline, how many models beat it, at the digits shown, on the row that they were made for.
 
-    Numbers of incomplete cells do not count. Empty without such models.
+    Numbers of incomplete cells do not count, which is said. Empty without models that can be compared.
     """
-    own = [
-        (row, column)
-        for row in range(len(matrix.rows))
-        for column in range(len(matrix.columns))
-        if matrix.is_own(row, column)
-    ]
+    own = _own_places(matrix)
     metric = matrix.metric
     noun = f"their own {row_kind_label(matrix.row_kind)}"
     sentences = []
@@ -121,7 +129,8 @@ def baseline_summary(matrix: Matrix) -> list[str]:
         known = [[cell.value for cell in pair] for pair in pairs if all(map(_is_complete, pair))]
         if baseline.baseline and known:
             won = sum(rank_values(pair, metric.higher_is_better, metric.digits) == [BEST, SECOND] for pair in known)
-            sentences.append(f"By {matrix.label}, {won} of {len(known)} models beat {baseline.title} on {noun}.")
+            left = f", {len(own) - len(known)} could not be compared" if len(known) < len(own) else ""
+            sentences.append(f"By {matrix.label}, {won} of {len(own)} models beat {baseline.title} on {noun}{left}.")
     return sentences
 
 

@@ -360,9 +360,17 @@ def test_summary_counts_the_classes_whose_own_model_is_the_best(table):
     assert diagonal_summary(matrix_of(table)) == whole.replace("3 of", "2 of")
 
 
-def test_a_class_whose_own_model_has_no_number_is_not_counted(table):
-    table.missing["beach", "beach", "psnr"] = "stale"
-    assert " on 2 of 2 classes " in diagonal_summary(matrix_of(table))
+@pytest.mark.parametrize("reason", ["stale", None])
+def test_a_class_on_which_no_model_made_for_it_has_a_complete_number_is_told_apart(table, reason):
+    """Whether it has no number at all, or one of some of the images."""
+    if reason is None:
+        own = (table.images["model"] == "beach") & (table.images["image"] == "beach_000")
+        table.images.loc[own, "psnr"] = np.nan
+    else:
+        table.missing["beach", "beach", "psnr"] = reason
+    assert diagonal_summary(matrix_of(table)) == (
+        "By PSNR, on 2 of 3 classes the best model is one that was made for it; on 1 it has no complete number."
+    )
 
 
 def test_a_summary_names_the_degradation_where_there_are_several(table):
@@ -395,7 +403,8 @@ def test_an_incomplete_number_neither_beats_a_baseline_nor_is_passed_over_by_one
     own = (table.images["model"] == "beach") & (table.images["condition"] == "beach")
     table.images.loc[own, "psnr"] += 50
     table.images.loc[own & (table.images["image"] != "beach_000"), "psnr"] = np.nan
-    assert baseline_summary(matrix_of(table)) == ["By PSNR, 2 of 2 models beat bicubic on their own class."]
+    sentence = "By PSNR, 2 of 3 models beat bicubic on their own class, 1 could not be compared."
+    assert baseline_summary(matrix_of(table)) == [sentence]
     table.images.loc[table.images["model"] == "bicubic", "psnr"] += 10
     grid = matrix_grid(matrix_of(table))
     better = {mark for mark, text in grid.footnotes if text == "bicubic is better than every model here"}
