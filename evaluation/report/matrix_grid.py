@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 
 from evaluation.metrics import NOISE_METRICS, Metric
@@ -138,15 +139,24 @@ def _is_complete(cell: Cell) -> bool:
     return cell.comparable and cell.value is not None
 
 
-def absent_measures(matrices: Sequence[Matrix]) -> dict[str, str]:
+def reader_notes(matrices: Sequence[Matrix], notes: Sequence[str]) -> list[str]:
+    """What a reader must know first: the measures that have no number, then the notes that say other things."""
+    absent = _absent_measures(matrices)
+    others = [note for note in notes if not note.removesuffix(".").endswith(tuple(absent))]
+    return [*(f"{labels}: no numbers. {reason}" for reason, labels in absent.items()), *others]
+
+
+def _absent_measures(matrices: Sequence[Matrix]) -> dict[str, str]:
     """Why a matrix has no number at all -> the labels of those that have none for this reason.
 
-    A measure that has numbers elsewhere is named with the split and the degradation that lack them.
+    The reason is that of most cells: that one model failed is no reason why the others have no number. A measure that
+    has numbers elsewhere is named with the split and the degradation that lack them.
     """
     measured = {matrix.metric.name for matrix in matrices if not matrix.is_empty}
     labels: dict[str, dict[str, None]] = {}
     for matrix in (matrix for matrix in matrices if matrix.is_empty):
-        reasons = dict.fromkeys(cell.note for line in matrix.cells for cell in line if cell.note)
+        reasons = Counter(cell.note or "not scored" for line in matrix.cells for cell in line)
+        most = [reason for reason, count in reasons.items() if count == max(reasons.values())]
         label = matrix.label if matrix.metric.name in measured else matrix.metric.label
-        labels.setdefault("; ".join(list(reasons)[:3]), {})[label] = None
+        labels.setdefault("; ".join(most[:3]), {})[label] = None
     return {reason: ", ".join(names) for reason, names in labels.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -10,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.config import EvaluateConfig
-from evaluation.metrics import FEW_IMAGES_FOR_FID, METRICS, NOISE_METRICS, Metric
-from evaluation.report.cell_scores import small_set_warning
+from evaluation.metrics import FEW_IMAGES_FOR_FID, METRICS, NOISE_METRICS, Metric, small_set_note
 from evaluation.report.compare import Comparison, Question, compare_all, specialisation_questions, to_frame
 from evaluation.report.curves import read_curves
 from evaluation.report.exports import (
@@ -23,8 +23,8 @@ from evaluation.report.exports import (
     write_matrix_files,
 )
 from evaluation.report.grid import Grid
-from evaluation.report.matrix import conditions_of
-from evaluation.report.matrix_grid import absent_measures, baseline_summary, diagonal_summary
+from evaluation.report.matrix import Matrix, conditions_of
+from evaluation.report.matrix_grid import baseline_summary, diagonal_summary, reader_notes
 from evaluation.report.page import Page, Section, write_page
 from evaluation.report.picture_source import PictureSource
 from evaluation.report.published import Published, load_published, published_grid
@@ -94,7 +94,7 @@ def write_report(
             reproduce_section(table, commands or _commands(out), _config_files(out, runs)),
         ],
         sentences=_sentences(results),
-        warnings=_warnings(table, absent_measures([named.matrix for named in results.matrices])),
+        warnings=_warnings(table, [named.matrix for named in results.matrices]),
     )
     write_page(page, out / "report.html")
     return out / "report.html"
@@ -161,20 +161,13 @@ def _subtitle(table: ScoreTable) -> str:
     return ", ".join(f"{n:,} {noun}{'' if n == 1 else 's'}" for n, noun in counts) + f"; measures: {measures}"
 
 
-def _warnings(table: ScoreTable, absent: Mapping[str, str]) -> list[str]:
-    """What a reader must know before the numbers: which measures have none, the evaluation's notes, what is missing.
-
-    absent: see `absent_measures`. Each reason is told once.
-    """
-    told = [f"{labels}: no numbers. {reason}" for reason, labels in absent.items()]
-    told += [note for note in table.notes if not (absent and note.endswith(tuple(absent)))]
+def _warnings(table: ScoreTable, matrices: Sequence[Matrix]) -> list[str]:
+    """What a reader must know before the numbers, then what is missing; each reason is told once."""
+    told = reader_notes(matrices, table.notes)
     few = table.sets["num_images"][(table.sets["metric"] == "fid") & (table.sets["num_images"] < FEW_IMAGES_FOR_FID)]
-    told += [small_set_warning("fid", int(few.max()))] if len(few) else []
-    reasons: dict[str, int] = {}
-    for reason in table.missing.values():
-        if reason not in absent and not any(note.endswith(reason) for note in table.notes):
-            reasons[reason] = reasons.get(reason, 0) + 1
-    most = sorted(reasons.items(), key=lambda item: -item[1])
+    told += [small_set_note("fid", int(few.max()))] if len(few) else []
+    untold = (reason for reason in table.missing.values() if not any(reason.removesuffix(".") in text for text in told))
+    most = Counter(untold).most_common()
     lines = [f"{count} cell{'s' if count > 1 else ''} without a number: {reason}" for reason, count in most[:5]]
     if len(most) > 5:
         lines.append(f"{len(most) - 5} more reasons for missing cells stand below the matrices.")

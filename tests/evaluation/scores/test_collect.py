@@ -143,7 +143,7 @@ def test_one_forward_per_model_and_image_serves_every_measure_and_the_pooled_row
     assert len(table.values("a", "all", "psnr")) == 5
     rows = table.sets.set_index(["model", "condition", "metric"])
     assert rows.loc[("a", "all", "fid"), "num_images"] == 5
-    assert "fewer than 2,048" in rows.loc[("a", "all", "fid"), "note"]
+    assert "below 2,048 images" in rows.loc[("a", "all", "fid"), "note"]
     assert rows.loc[("a", "all", "kid"), "note"] == ""
 
 
