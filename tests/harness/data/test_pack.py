@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,6 +138,70 @@ def test_a_killed_pack_goes_on_after_its_finished_pieces(image_folder, tmp_path,
     pack([image_folder], out, tile_px=32, workers=1, progress=lambda done, total: seen.append(done))
     assert seen[0] >= killed_after
     assert contents(out) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("options", [{}, {"tile_px": 20}, {"codec": "png"}, {"test": 1}])
+def test_what_a_killed_pack_left_of_other_images_or_options_is_not_used(tmp_path, make_image, monkeypatch, options):
+    """Without other options an image is: it has the size, the name and the place of the one that was packed."""
+    monkeypatch.setattr("harness.data.packing.layout.GROUP_BYTES", 1)
+    folder, out = tmp_path / "in" / "hill", tmp_path / "out"
+    folder.mkdir(parents=True)
+    usual: dict[str, Any] = {"tile_px": 40, "val": 0, "test": 0, "workers": 1}
+
+    def killed(done: int, total: int) -> None:
+        if done == 1:
+            raise KeyboardInterrupt
+
+    def digest_of_new(name: str, seed: int) -> str:
+        Image.fromarray(make_image(seed, 40, 40)).save(folder / f"{name}.png")
+        return hashlib.sha256((folder / f"{name}.png").read_bytes()).hexdigest()
+
+    first, *others = sorted((digest_of_new(name, seed), name) for seed, name in enumerate("abc"))
+    with pytest.raises(KeyboardInterrupt):
+        pack([folder], out, **usual, progress=killed)
+    assert len(list((out / ".building").glob("train-*.part"))) == 1
+    if not options:
+        assert any(digest_of_new(first[1], seed) < min(others)[0] for seed in range(3, 50))
+    pack([folder], out, **usual | options)
+    pack([folder], tmp_path / "fresh", **usual | options)
+    assert contents(out) == contents(tmp_path / "fresh")
+
+
+def test_shards_do_not_depend_on_how_the_work_is_cut(image_folder, tmp_path, monkeypatch):
+    pack([image_folder], tmp_path / "one", tile_px=32, workers=1)
+    monkeypatch.setattr("harness.data.packing.layout.GROUP_BYTES", 60_000)
+    pack([image_folder], tmp_path / "many", tile_px=32, workers=1)
+    one, many = contents(tmp_path / "one"), contents(tmp_path / "many")
+    assert (
+        one.keys() == many.keys() and [one[name] == many[name] for name in one if name != "dataset.json"] == [True] * 4
+    )
+    assert inspect(str(tmp_path / "many"), verify=True).problems == []
+
+
+def test_a_pack_that_was_killed_while_its_shards_were_moved_reads_no_image_again(image_folder, tmp_path, monkeypatch):
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("harness.data.sidecar.write_sidecar", killed)
+        pack([image_folder], tmp_path / "set", tile_px=32, workers=1)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "set").glob("*.tar")}
+    seen: list[int] = []
+    pack([image_folder], tmp_path / "set", tile_px=32, workers=1, progress=lambda done, total: seen.append(done))
+    assert seen == [21] and len(before) == 3
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_shard_none_of_whose_images_can_be_decoded_is_not_there(tmp_path, make_image):
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        Image.fromarray(make_image(number, 600, 620)).save(tmp_path / "in" / f"{number}.png")
+    cut = tmp_path / "in" / "0.png"
+    cut.write_bytes(cut.read_bytes()[:-900])
+    summary = pack([tmp_path / "in"], tmp_path / "out", tile_px=0, val=0, test=0, workers=1, shard_mb=1)
+    assert [Path(item.path) for item in summary.skipped] == [cut]
+    names = {path.name for path in (tmp_path / "out").glob("*.tar")}
+    assert len(names) == 2 and names == set(Dataset.open(tmp_path / "out").shards)
 
 
 @pytest.mark.parametrize("left", [b"", b"{}", bytes(20_000)])
