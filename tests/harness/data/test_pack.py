@@ -24,7 +24,9 @@ from harness.alone import alone_in
 from harness.bench import data_sidecar
 from harness.data.inspect import inspect
 from harness.data.pack import pack
-from harness.data.packing.layout import tile_places
+from harness.data.packing.layout import Group, Options, tile_places
+from harness.data.packing.survey import SourceImage, judge
+from harness.data.packing.write_group import is_written, write_group
 from harness.data.shards import Dataset
 from harness.errors import DataError, InputError
 
@@ -226,6 +228,24 @@ def test_what_a_power_failure_left_of_a_pack_is_not_taken_for_finished(
     assert contents(out) == contents(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("damage", ["a hole", "cut off", "too long"])
+def test_a_piece_of_a_shard_counts_as_written_only_with_all_its_bytes(image_folder, tmp_path, damage):
+    image = judge(("hill", str(image_folder / "hill" / "img 0.v1.png"), "img 0.v1.png"), smallest_px=16)
+    assert isinstance(image, SourceImage)
+    group = Group("train-000000-0000", (image,))
+    write_group(tmp_path, Options(tile_px=32), group)
+    assert is_written(tmp_path, group)
+    part = tmp_path / "train-000000-0000.part"
+    whole = part.read_bytes()
+    damaged = {
+        "a hole": whole[:1000] + bytes(100) + whole[1100:],
+        "cut off": whole[:-512],
+        "too long": whole + bytes(512),
+    }
+    part.write_bytes(damaged[damage])
+    assert not is_written(tmp_path, group)
+
+
 def test_a_shard_and_the_sidecar_are_on_the_disk_before_they_count(image_folder, tmp_path, monkeypatch):
     """A full disk cache is lost with its power: what stands for finished work must not."""
     synced: set[str] = set()
@@ -371,13 +391,14 @@ def test_the_same_image_in_two_classes_lies_on_one_side(tmp_path, make_image):
     for class_name in ("a", "b"):
         (tmp_path / "in" / class_name).mkdir(parents=True)
         for number in range(12 if class_name == "a" else 30):
-            Image.fromarray(make_image(number, 40, 40)).save(tmp_path / "in" / class_name / f"{class_name}{number}.png")
+            Image.fromarray(make_image(number, 40, 40)).save(tmp_path / "in" / class_name / f"{number}.png")
     pack([tmp_path / "in"], tmp_path / "out", tile_px=40, workers=1)
     dataset = Dataset.open(tmp_path / "out")
     sides: dict[int, set[int]] = {}
     for code, split in zip(dataset.source_hash.tolist(), dataset.split_code.tolist()):
         sides.setdefault(code, set()).add(split)
     assert len(sides) == 30 and all(len(side) == 1 for side in sides.values())
+    assert len(set(dataset.keys(np.arange(dataset.num_samples)))) == dataset.num_samples
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path, make_image):
