@@ -104,13 +104,14 @@ def summary(comparisons: Sequence[Comparison], questions: Sequence[Question]) ->
     losses = sum(c.is_decided and c.improvement < 0 for c in comparisons)
     rest, left = len(comparisons) - wins - losses, total - len(comparisons)
     rivals = {question.second.title for question in questions}
-    rival = rivals.pop() if len(rivals) == 1 else "the nearest general model"
+    only_rival = rivals.pop() if len(rivals) == 1 else ""
     if len({question.first.title for question in questions}) == total:
-        text = f"{wins} of {total} specialised models beat {rival} on their own class"
+        text = f"{wins} of {total} specialised models beat {only_rival or 'their general model'} on their own class"
         text += f", {losses} lose{'s' if losses == 1 else ''} to it" if losses else ""
         text += f", {rest} cannot be told apart from it" if rest else ""
         text += f", {left} could not be compared" if left else ""
     else:
+        rival = only_rival or "its general model"
         text = f"in {wins} of {total} comparisons a specialised model beats {rival} on its own class"
         text += f", in {losses} it loses" if losses else ""
         text += f", in {rest} neither is shown to be better" if rest else ""

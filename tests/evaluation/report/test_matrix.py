@@ -206,6 +206,8 @@ def test_models_that_differ_in_more_than_the_seed_stay_apart():
     assert [column.models for column in build_columns(models)] == [("a-seed0", "a-seed1"), ("b-seed0",)]
     of_classes = [Model(f"{name}-s", "checkpoint", "x", {"seed": "0"}, name) for name in ("beach", "sea")]
     assert [column.models for column in build_columns(of_classes)] == [("beach-s",), ("sea-s",)]
+    axes = [columns[0].axes for columns in (build_columns(models), build_columns(of_classes))]
+    assert axes == [(("augment", "none"),), (("seed", "0"),)], "a seed that is the only one may be an axis of a table"
 
 
 @pytest.mark.parametrize(
@@ -216,6 +218,7 @@ def test_models_that_differ_in_more_than_the_seed_stay_apart():
         (["0", "1"], "0"),
         (["a"], "a"),
         (["x-1", "x-1-2"], "x-1"),
+        (["beach-new-seed0", "beach-seed1"], "beach"),
     ],
 )
 def test_the_name_of_several_seeds_is_what_they_share(names, common):
