@@ -337,11 +337,12 @@ def test_what_cannot_be_packed_is_listed_with_the_reason(mixed_bag, tmp_path):
 
 
 def test_a_damaged_image_is_listed_whatever_split_it_would_have_joined(mixed_bag, tmp_path):
-    for name, shares in {"train": {}, "test": {"test": 0.5}, "val": {"val": 0.5}}.items():
-        summary = pack([mixed_bag], tmp_path / name, tile_px=40, workers=1, **shares)
+    for name, amounts in {"train": {}, "test": {"test": 5, "val": 0}, "val": {"test": 0, "val": 5}}.items():
+        summary = pack([mixed_bag], tmp_path / name, tile_px=40, workers=1, **amounts)
         listed = [Path(item.path).name for item in summary.skipped]
         assert sorted(listed) == ["cut.png", "empty.jpg", "notes.txt", "same.png", "small.png"]
         assert summary.num_images == 6
+        assert summary.counts[name]["things"]["images"] == (5 if amounts else 4), "as many as asked for are sound"
 
 
 @pytest.mark.parametrize("content", ["nothing", "no images", "only small ones", "only cut ones"])
