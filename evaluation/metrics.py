@@ -98,6 +98,16 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}
 assert set(METRICS) == set(get_args(MetricName))
 
 
+def small_set_note(metric: str, num_images: int) -> str:
+    """The warning that every FID on fewer than 2,048 images carries; empty for other measures."""
+    if metric != "fid" or num_images >= FEW_IMAGES_FOR_FID:
+        return ""
+    return (
+        f"FID on {num_images:,} images: below {FEW_IMAGES_FOR_FID:,} images it is far too high; compare it only with "
+        "FIDs of as many images, or read kid-paired"
+    )
+
+
 def names_of(scope: Scope, chosen: tuple[str, ...] | None = None) -> tuple[str, ...]:
     """The names of the (chosen) metrics of a scope, in the table's order."""
     return tuple(m.name for m in _TABLE if m.scope == scope and (chosen is None or m.name in chosen))

@@ -234,16 +234,14 @@ def print_matrices(console: Console, table: ScoreTable, config: EvaluateConfig) 
     Of measures without any number (their pretrained weights are absent, say) the reason is told once instead.
     """
     from evaluation.report.exports import report_matrices
-    from evaluation.report.matrix_grid import absent_measures
+    from evaluation.report.matrix_grid import reader_notes
     from evaluation.report.terminal import print_matrix
 
     matrices = [named.matrix for named in report_matrices(table, config)]
     for matrix in (matrix for matrix in matrices if not matrix.is_empty):
         print_matrix(console, matrix)
         console.print()
-    absent = absent_measures(matrices)
-    notes = [note for note in table.notes if not (absent and note.endswith(tuple(absent)))]
-    for note in [*(f"{labels}: no numbers. {reason}" for reason, labels in absent.items()), *notes]:
+    for note in reader_notes(matrices, table.notes):
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from evaluation.metrics import FEW_IMAGES_FOR_FID, Metric
+from evaluation.metrics import Metric
 from evaluation.scores.table import ScoreTable
 
 
@@ -61,14 +61,14 @@ class CellScores:
         return Cell(float(np.mean(values)), None, num_images, "; ".join(notes[:3]), all(c.comparable for c in cells))
 
     def one(self, condition: str, model: str) -> Cell:
-        """The cell of one model and condition."""
-        reason = self._missing.get((model, condition, self._metric.name), "")
+        """The cell of one model and condition. Its note may be joined with others: it ends without a full stop."""
+        reason = self._missing.get((model, condition, self._metric.name), "").removesuffix(".")
         found = self._found.get((model, condition))
         if reason or found is None:
             return Cell(note=reason or "not scored yet; run the evaluation again", comparable=False)
         value, num_images, num_failed, note, deviation = found
         failed = f"{num_failed} of {num_images + num_failed} images gave no number" if num_failed else ""
-        note = "; ".join(filter(None, [failed, note or small_set_warning(self._metric.name, num_images)]))
+        note = "; ".join(filter(None, [failed, note.removesuffix(".")]))
         return Cell(None if np.isnan(value) else value, deviation, num_images, note, not failed)
 
 
@@ -129,16 +129,6 @@ def _per_set(table: ScoreTable, name: str) -> _Found:
 
 
 _FINDERS = {"image": _per_image, "set": _per_set}
-
-
-def small_set_warning(metric: str, num_images: int) -> str:
-    """The warning that every FID on fewer than 2,048 images carries; empty for other measures."""
-    if metric != "fid" or num_images >= FEW_IMAGES_FOR_FID:
-        return ""
-    return (
-        f"FID on {num_images} images: below {FEW_IMAGES_FOR_FID:,} images it is biased upwards and noisy; "
-        "compare it only with FIDs of as many images, or use kid-paired"
-    )
 
 
 def mean_of_models(cells: Sequence[Cell], what: str, remark: str = "") -> Cell:

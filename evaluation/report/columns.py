@@ -89,8 +89,6 @@ def common_name(names: Sequence[str]) -> str:
     if len(names) == 1:
         return names[0]
     parts = [re.split(r"([-_/, ])", name) for name in names]
-    if len({len(part) for part in parts}) > 1:
-        return names[0]
     shared = [words[0] for words in zip(*parts) if len(set(words)) == 1]
     text = re.sub(r"([-_/, ])[-_/, ]+", r"\1", "".join(shared)).strip("-_/, ")
     return text or names[0]

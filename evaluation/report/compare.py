@@ -7,7 +7,7 @@ as one, and what another training seed would give is not covered. The report say
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -154,9 +154,10 @@ def _answer(
 ) -> list[Comparison]:
     """All answers on one condition. Differences over the same images share the resamples, and the work."""
     pairs = [(metric, question) for metric in metrics for question in questions]
-    wide = {metric.name: _by_image(rows, metric.name, unusable) for metric in metrics}
+    models = {model for question in questions for model in (*question.first.models, *question.second.models)}
+    scores = {metric.name: _by_image(rows, metric.name, models, unusable) for metric in metrics}
     sources = rows.groupby("image")["source_hash"].first().sort_index().to_numpy()
-    differences = [_differences(wide[metric.name], question) for metric, question in pairs]
+    differences = [_differences(scores[metric.name], question) for metric, question in pairs]
     by_images: dict[bytes, list[int]] = {}
     for number, difference in enumerate(differences):
         by_images.setdefault(np.isfinite(difference).tobytes(), []).append(number)
@@ -169,32 +170,35 @@ def _answer(
             tested = _test(values[used], sources[used], int(np.sum(~used)), resamples, stream)
             asked = [pairs[number] for number in numbers]
             for number, (metric, question), answer in zip(numbers, asked, _comparisons(asked, tested)):
-                answers[number] = _with_seeds(answer, metric, wide[metric.name][used], question)
+                answers[number] = _with_seeds(answer, metric, scores[metric.name], used, question)
     return [answers[number] for number in sorted(answers)]
 
 
-def _by_image(rows: pd.DataFrame, metric: str, unusable: set[tuple[str, str, str]]) -> pd.DataFrame:
-    """One condition's scores, images by models, without the models whose cell is not to be used."""
-    wide = rows.pivot_table(index="image", columns="model", values=metric, aggfunc="first", dropna=False)
+def _by_image(
+    rows: pd.DataFrame, metric: str, models: Iterable[str], unusable: set[tuple[str, str, str]]
+) -> dict[str, np.ndarray]:
+    """One condition's scores: model -> (N,), the images by name; NaN without a score, or in a cell not to be used."""
+    wide = rows.pivot_table(index="image", columns="model", values=metric, aggfunc="first", dropna=False).sort_index()
     condition = str(rows["condition"].iloc[0])
-    kept = [model for model in wide.columns if (model, condition, metric) not in unusable]
-    return wide[kept].sort_index()
+    found = dict(zip(wide.columns, wide.to_numpy(float).T))
+    none_N = np.full(len(wide), np.nan)
+    return {m: none_N if (m, condition, metric) in unusable else found.get(m, none_N) for m in models}
 
 
-def _differences(values: pd.DataFrame, question: Question) -> np.ndarray:
+def _differences(scores: Mapping[str, np.ndarray], question: Question) -> np.ndarray:
     """The first model's score minus the second's for each image; NaN where either, or one of its seeds, has none."""
-    sides = []
-    for column in (question.first, question.second):
-        models = list(column.models)
-        if not set(models) <= set(values.columns):
-            return np.full(len(values), np.nan)
-        sides.append(values[models].mean(axis=1, skipna=False))
-    return (sides[0] - sides[1]).to_numpy(float)
+    sides = (question.first.models, question.second.models)
+    first_N, second_N = (np.mean([scores[model] for model in models], axis=0) for models in sides)
+    with np.errstate(invalid="ignore"):  # an image that both restore exactly: infinite in both
+        return np.asarray(first_N - second_N)
 
 
-def _with_seeds(answer: Comparison, metric: Metric, values: pd.DataFrame, question: Question) -> Comparison:
-    """The answer with the pairs of seeds counted; `values` are the scores of its images, images by models."""
-    first, second = (values[list(column.models)].mean().to_numpy() for column in (question.first, question.second))
+def _with_seeds(
+    answer: Comparison, metric: Metric, scores: Mapping[str, np.ndarray], used_N: np.ndarray, question: Question
+) -> Comparison:
+    """The answer with the pairs of seeds counted, over the images that it is of."""
+    sides = (question.first.models, question.second.models)
+    first, second = (np.array([scores[model][used_N].mean() for model in models]) for models in sides)
     gains = (first[:, None] - second) * (1 if metric.higher_is_better else -1)
     return replace(answer, seed_pairs=gains.size, seed_pairs_better=int((gains > 0).sum()))
 

@@ -166,5 +166,5 @@ def _latex_entry(entry: Entry) -> str:
 
 
 def _latex_footnotes(footnotes: Iterable[tuple[str, str]]) -> list[str]:
-    lines = [rf"\textsuperscript{{{mark}}}~{latex_escape(text)}.\\" for mark, text in footnotes]
+    lines = [rf"\textsuperscript{{{mark}}}~{latex_escape(text.removesuffix('.'))}.\\" for mark, text in footnotes]
     return [r"\par\smallskip\footnotesize\raggedright", *lines] if lines else []

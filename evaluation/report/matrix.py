@@ -110,7 +110,7 @@ def _has_number(line: Sequence[Cell]) -> bool:
 def _mean(cells: Sequence[Cell], what: str) -> Cell:
     values = [cell.value for cell in cells if cell.value is not None and cell.comparable]
     if not values:
-        return Cell()
+        return Cell(note="no complete number to average", comparable=False)
     note = "" if len(values) == len(cells) else f"mean of {len(values)} of {len(cells)} {what}"
     return Cell(value=float(np.mean(values)), note=note, comparable=not note)
 
@@ -147,7 +147,7 @@ def build_matrix(
 
 def names_to_average(table: ScoreTable, conditions: Sequence[Condition]) -> list[str]:
     """The conditions' names, without those on which nothing was scored (unless that is all): they are nobody's lack."""
-    scored = set(table.images["condition"])
+    scored = set(table.images["condition"].unique())
     return [c.name for c in conditions if c.name in scored] or [c.name for c in conditions]
 
 

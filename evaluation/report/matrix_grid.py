@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Sequence
 
 from evaluation.metrics import NOISE_METRICS, Metric
@@ -85,34 +87,41 @@ def _plain(cell: Cell, matrix: Matrix, notes: Footnotes) -> Entry:
 
 
 def diagonal_summary(matrix: Matrix) -> str:
-    """On how many rows a model that was made for it is the best; empty where no model was made for a row.
+    """On how many of the rows that a model was made for such a one is the best; empty where none can be judged.
 
-    A row that such a model shares with another, at the digits shown, is a tie and is told as one.
+    A row that such a model shares with another, at the digits shown, is a tie and is told as one, and so is a row on
+    which no such model has the number of a complete cell.
 
     The sentence begins with "By MEASURE (DETAIL), ", so that `merge_by_measure` can join those that say the same.
     """
-    lines = [line.entries for line in matrix_grid(matrix).lines]
-    judged = [entries for entries in lines if any(entry.own and entry.value is not None for entry in entries)]
+    own = _own_places(matrix)
+    rows = {row for row, _ in own}
+    judged = {row for row, column in own if _is_complete(matrix.cells[row][column])}
     if not judged:
         return ""
-    winners = [{entry.own for entry in entries if entry.rank == BEST} for entries in judged]
+    lines = matrix_grid(matrix).lines
+    winners = [{entry.own for entry in lines[row].entries if entry.rank == BEST} for row in judged]
     won, tied = winners.count({True}), winners.count({True, False})
-    rows = {"class": "classes", "kernel": "degradations"}[matrix.row_kind]
+    noun = {"class": "classes", "kernel": "degradations"}[matrix.row_kind]
     ties = f"; on {tied} it ties with another" if tied else ""
-    return f"By {matrix.label}, on {won} of {len(judged)} {rows} the best model is one that was made for it{ties}."
+    unknown = f"; on {len(rows - judged)} it has no complete number" if rows != judged else ""
+    return (
+        f"By {matrix.label}, on {won} of {len(rows)} {noun} the best model is one that was made for it{ties}{unknown}."
+    )
+
+
+def _own_places(matrix: Matrix) -> list[tuple[int, int]]:
+    """(row, column) of each cell whose model was made for the row."""
+    places = itertools.product(range(len(matrix.rows)), range(len(matrix.columns)))
+    return [place for place in places if matrix.is_own(*place)]
 
 
 def baseline_summary(matrix: Matrix) -> list[str]:
     """For each baseline, how many models beat it, at the digits shown, on the row that they were made for.
 
-    Numbers of incomplete cells do not count. Empty without such models.
+    Numbers of incomplete cells do not count, which is said. Empty without models that can be compared.
     """
-    own = [
-        (row, column)
-        for row in range(len(matrix.rows))
-        for column in range(len(matrix.columns))
-        if matrix.is_own(row, column)
-    ]
+    own = _own_places(matrix)
     metric = matrix.metric
     noun = f"their own {row_kind_label(matrix.row_kind)}"
     sentences = []
@@ -121,7 +130,8 @@ def baseline_summary(matrix: Matrix) -> list[str]:
         known = [[cell.value for cell in pair] for pair in pairs if all(map(_is_complete, pair))]
         if baseline.baseline and known:
             won = sum(rank_values(pair, metric.higher_is_better, metric.digits) == [BEST, SECOND] for pair in known)
-            sentences.append(f"By {matrix.label}, {won} of {len(known)} models beat {baseline.title} on {noun}.")
+            left = f", {len(own) - len(known)} could not be compared" if len(known) < len(own) else ""
+            sentences.append(f"By {matrix.label}, {won} of {len(own)} models beat {baseline.title} on {noun}{left}.")
     return sentences
 
 
@@ -129,15 +139,24 @@ def _is_complete(cell: Cell) -> bool:
     return cell.comparable and cell.value is not None
 
 
-def absent_measures(matrices: Sequence[Matrix]) -> dict[str, str]:
+def reader_notes(matrices: Sequence[Matrix], notes: Sequence[str]) -> list[str]:
+    """What a reader must know first: the measures that have no number, then the notes that say other things."""
+    absent = _absent_measures(matrices)
+    others = [note for note in notes if not note.removesuffix(".").endswith(tuple(absent))]
+    return [*(f"{labels}: no numbers. {reason}" for reason, labels in absent.items()), *others]
+
+
+def _absent_measures(matrices: Sequence[Matrix]) -> dict[str, str]:
     """Why a matrix has no number at all -> the labels of those that have none for this reason.
 
-    A measure that has numbers elsewhere is named with the split and the degradation that lack them.
+    The reason is that of most cells: that one model failed is no reason why the others have no number. A measure that
+    has numbers elsewhere is named with the split and the degradation that lack them.
     """
     measured = {matrix.metric.name for matrix in matrices if not matrix.is_empty}
     labels: dict[str, dict[str, None]] = {}
     for matrix in (matrix for matrix in matrices if matrix.is_empty):
-        reasons = dict.fromkeys(cell.note for line in matrix.cells for cell in line if cell.note)
+        reasons = Counter(cell.note or "not scored" for line in matrix.cells for cell in line)
+        most = [reason for reason, count in reasons.items() if count == max(reasons.values())]
         label = matrix.label if matrix.metric.name in measured else matrix.metric.label
-        labels.setdefault("; ".join(list(reasons)[:3]), {})[label] = None
+        labels.setdefault("; ".join(most[:3]), {})[label] = None
     return {reason: ", ".join(names) for reason, names in labels.items()}

@@ -19,7 +19,7 @@ from evaluation.report.facts_grids import compare_grid, ledger_grid, models_grid
 from evaluation.report.grid import Grid
 from evaluation.report.page import Section
 from evaluation.report.picture_source import PictureSource, open_picture_source
-from evaluation.report.sentences import sentence, summary
+from evaluation.report.sentences import sentence
 from evaluation.report.sign_flips import undecidable
 from evaluation.report.strips import report_strips
 from evaluation.scores.table import ScoreTable
@@ -119,12 +119,6 @@ def _undecidable(comparisons: Sequence[Comparison], resamples: int) -> list[str]
         f"1 / 2^(n - 1) for n images, at least 1 / {resamples + 1:,} for any number, and the correction multiplies it "
         f"by up to {total}. Evaluate more images, or raise evaluate.report.resamples."
     ]
-
-
-def compare_summaries(comparisons: Sequence[Comparison]) -> list[str]:
-    """One line for each measure."""
-    names = dict.fromkeys(comparison.metric for comparison in comparisons)
-    return [summary([comparison for comparison in comparisons if comparison.metric == name]) for name in names]
 
 
 def curves_section(curves: Sequence[Curve], run_names: Sequence[str]) -> list[Section]:

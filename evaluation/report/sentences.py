@@ -37,7 +37,9 @@ def _seeds(c: Comparison) -> str:
     agreeing = c.seed_pairs_better if c.improvement > 0 else c.seed_pairs - c.seed_pairs_better
     every = agreeing == c.seed_pairs
     return (
-        f", in all {c.seed_pairs} pairs of seeds" if every else f", but in {agreeing} of {c.seed_pairs} pairs of seeds"
+        f", in all {c.seed_pairs} pairs of seeds"
+        if every
+        else f", but only in {agreeing} of {c.seed_pairs} pairs of seeds"
     )
 
 
@@ -89,25 +91,31 @@ def _p(comparison: Comparison) -> str:
     return "corrected p < 0.001" if p < 0.001 else f"corrected p = {p:.3f}"
 
 
-def summary(comparisons: Sequence[Comparison]) -> str:
-    """One line over all: how many specialised models beat, equal or lose to the general one; empty without any.
+def summary(comparisons: Sequence[Comparison], questions: Sequence[Question]) -> str:
+    """One line over all questions by one measure: how many specialised models beat, equal or lose to the general one,
+    and how many could not be compared; empty where none could.
 
     Where a model is compared under several conditions, comparisons are counted instead of models.
     """
     if not comparisons:
         return ""
+    total = len(questions)
     wins = sum(c.is_decided and c.improvement > 0 for c in comparisons)
     losses = sum(c.is_decided and c.improvement < 0 for c in comparisons)
-    rest = len(comparisons) - wins - losses
-    rivals = " and ".join(dict.fromkeys(comparison.second for comparison in comparisons))
-    if len({comparison.first for comparison in comparisons}) == len(comparisons):
-        text = f"{wins} of {len(comparisons)} specialised models beat {rivals} on their own class"
+    rest, left = len(comparisons) - wins - losses, total - len(comparisons)
+    rivals = {question.second.title for question in questions}
+    only_rival = rivals.pop() if len(rivals) == 1 else ""
+    if len({question.first.title for question in questions}) == total:
+        text = f"{wins} of {total} specialised models beat {only_rival or 'their general model'} on their own class"
         text += f", {losses} lose{'s' if losses == 1 else ''} to it" if losses else ""
         text += f", {rest} cannot be told apart from it" if rest else ""
+        text += f", {left} could not be compared" if left else ""
     else:
-        text = f"in {wins} of {len(comparisons)} comparisons a specialised model beats {rivals} on its own class"
+        rival = only_rival or "its general model"
+        text = f"in {wins} of {total} comparisons a specialised model beats {rival} on its own class"
         text += f", in {losses} it loses" if losses else ""
         text += f", in {rest} neither is shown to be better" if rest else ""
+        text += f", {left} could not be made" if left else ""
     mixed = sum(c.is_decided and not is_of_all_seeds(c) for c in comparisons)
     if mixed:
         text += f"; {mixed} of these verdicts {'is' if mixed == 1 else 'are'} not that of every pair of seeds"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -10,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.config import EvaluateConfig
-from evaluation.metrics import FEW_IMAGES_FOR_FID, METRICS, NOISE_METRICS, Metric
-from evaluation.report.cell_scores import small_set_warning
-from evaluation.report.compare import Comparison, compare_all, specialisation_questions, to_frame
+from evaluation.metrics import FEW_IMAGES_FOR_FID, METRICS, NOISE_METRICS, Metric, small_set_note
+from evaluation.report.compare import Comparison, Question, compare_all, specialisation_questions, to_frame
 from evaluation.report.curves import read_curves
 from evaluation.report.exports import (
     NamedMatrix,
@@ -23,14 +23,13 @@ from evaluation.report.exports import (
     write_matrix_files,
 )
 from evaluation.report.grid import Grid
-from evaluation.report.matrix import Condition, conditions_of
-from evaluation.report.matrix_grid import absent_measures, baseline_summary, diagonal_summary
+from evaluation.report.matrix import Matrix, conditions_of
+from evaluation.report.matrix_grid import baseline_summary, diagonal_summary, reader_notes
 from evaluation.report.page import Page, Section, write_page
 from evaluation.report.picture_source import PictureSource
 from evaluation.report.published import Published, load_published, published_grid
 from evaluation.report.sections import (
     compare_section,
-    compare_summaries,
     curves_section,
     ledger_section,
     matrix_section,
@@ -39,7 +38,7 @@ from evaluation.report.sections import (
     runs_section,
     table_section,
 )
-from evaluation.report.sentences import merge_by_measure, why_unanswered, why_unasked
+from evaluation.report.sentences import merge_by_measure, summary, why_unanswered, why_unasked
 from evaluation.report.tables import AxisTable, build_table, table_grid
 from evaluation.scores.table import ScoreTable, make_writable
 
@@ -95,7 +94,7 @@ def write_report(
             reproduce_section(table, commands or _commands(out), _config_files(out, runs)),
         ],
         sentences=_sentences(results),
-        warnings=_warnings(table, absent_measures([named.matrix for named in results.matrices])),
+        warnings=_warnings(table, [named.matrix for named in results.matrices]),
     )
     write_page(page, out / "report.html")
     return out / "report.html"
@@ -110,6 +109,7 @@ class _Results:
     tables: list[Grid]
     published_matrix: list[Grid]
     published_table: list[Grid]
+    questions: list[Question]
     comparisons: list[Comparison]
     not_compared: list[str]
     """What could not be compared, and why, in sentences."""
@@ -120,15 +120,17 @@ def _write_results(table: ScoreTable, config: EvaluateConfig, out: Path) -> _Res
     matrices = report_matrices(table, config)
     published = _write_published(reference, out)
     is_matrix = reference is not None and reference.metric is not None
-    comparisons, not_compared = _write_comparisons(table, config, out) if config.report.compare else ([], [])
+    questions = specialisation_questions(table, conditions_of(table), config.pool) if config.report.compare else []
+    comparisons = _write_comparisons(table, questions, config, out)
     return _Results(
         matrices=matrices,
         matrix_grids=[write_matrix_files(named, out) for named in matrices],
         tables=_write_tables(table, config, reference, out),
         published_matrix=published if is_matrix else [],
         published_table=[] if is_matrix else published,
+        questions=questions,
         comparisons=comparisons,
-        not_compared=not_compared,
+        not_compared=_not_compared(table, questions, comparisons, config) if config.report.compare else [],
     )
 
 
@@ -147,7 +149,9 @@ def _sentences(results: _Results) -> list[str]:
     shown = [named.matrix for named in results.matrices if named.matrix.metric.name not in NOISE_METRICS]
     own = [diagonal_summary(matrix) for matrix in shown]
     against = [text for matrix in shown for text in baseline_summary(matrix)]
-    return merge_by_measure([*own, *against, *compare_summaries(results.comparisons)])
+    names = dict.fromkeys(comparison.metric for comparison in results.comparisons)
+    answers = [[comparison for comparison in results.comparisons if comparison.metric == name] for name in names]
+    return merge_by_measure([*own, *against, *(summary(of_metric, results.questions) for of_metric in answers)])
 
 
 def _subtitle(table: ScoreTable) -> str:
@@ -157,20 +161,13 @@ def _subtitle(table: ScoreTable) -> str:
     return ", ".join(f"{n:,} {noun}{'' if n == 1 else 's'}" for n, noun in counts) + f"; measures: {measures}"
 
 
-def _warnings(table: ScoreTable, absent: Mapping[str, str]) -> list[str]:
-    """What a reader must know before the numbers: which measures have none, the evaluation's notes, what is missing.
-
-    absent: see `absent_measures`. Each reason is told once.
-    """
-    told = [f"{labels}: no numbers. {reason}" for reason, labels in absent.items()]
-    told += [note for note in table.notes if not (absent and note.endswith(tuple(absent)))]
+def _warnings(table: ScoreTable, matrices: Sequence[Matrix]) -> list[str]:
+    """What a reader must know before the numbers, then what is missing; each reason is told once."""
+    told = reader_notes(matrices, table.notes)
     few = table.sets["num_images"][(table.sets["metric"] == "fid") & (table.sets["num_images"] < FEW_IMAGES_FOR_FID)]
-    told += [small_set_warning("fid", int(few.max()))] if len(few) else []
-    reasons: dict[str, int] = {}
-    for reason in table.missing.values():
-        if reason not in absent and not any(note.endswith(reason) for note in table.notes):
-            reasons[reason] = reasons.get(reason, 0) + 1
-    most = sorted(reasons.items(), key=lambda item: -item[1])
+    told += [small_set_note("fid", int(few.max()))] if len(few) else []
+    untold = (reason for reason in table.missing.values() if not any(reason.removesuffix(".") in text for text in told))
+    most = Counter(untold).most_common()
     lines = [f"{count} cell{'s' if count > 1 else ''} without a number: {reason}" for reason, count in most[:5]]
     if len(most) > 5:
         lines.append(f"{len(most) - 5} more reasons for missing cells stand below the matrices.")
@@ -207,17 +204,23 @@ def _write_table(axis_table: AxisTable, out: Path, stem: str) -> Grid:
     return table_grid(axis_table.measured())
 
 
-def _write_comparisons(table: ScoreTable, config: EvaluateConfig, out: Path) -> tuple[list[Comparison], list[str]]:
-    """Tests and writes what can be compared; returns it, and in sentences what cannot."""
-    conditions: list[Condition] = conditions_of(table)
-    questions = specialisation_questions(table, conditions, config.pool)
-    if not questions:
-        return [], [why_unasked(table, config.pool)]
-    metrics = _compared(table)
-    answers = compare_all(table, metrics, questions, config.report.resamples, config.report.seed)
+def _write_comparisons(
+    table: ScoreTable, questions: Sequence[Question], config: EvaluateConfig, out: Path
+) -> list[Comparison]:
+    """Tests and writes what can be compared."""
+    answers = compare_all(table, _compared(table), questions, config.report.resamples, config.report.seed)
     for name in dict.fromkeys(answer.metric for answer in answers):
         write_frame(to_frame([answer for answer in answers if answer.metric == name]), out / f"compare_{name}.csv")
-    return answers, merge_by_measure(why_unanswered(metrics, questions, answers))
+    return answers
+
+
+def _not_compared(
+    table: ScoreTable, questions: Sequence[Question], answers: Sequence[Comparison], config: EvaluateConfig
+) -> list[str]:
+    """What could not be compared, in sentences."""
+    if not questions:
+        return [why_unasked(table, config.pool)]
+    return merge_by_measure(why_unanswered(_compared(table), questions, answers))
 
 
 def _compared(table: ScoreTable) -> list[Metric]:

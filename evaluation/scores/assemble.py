@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evaluation.metrics import FEW_IMAGES_FOR_FID, METRICS, NOISE_METRICS, names_of
+from evaluation.metrics import METRICS, NOISE_METRICS, names_of, small_set_note
 from evaluation.scores.cells import NOT_FINITE, REALS, Rows, ScoreCache
 from evaluation.scores.frechet import FeatureStatistics, frechet_distance, kernel_distance
 from evaluation.scores.images import Chunk, Condition
 from evaluation.scores.networks import INCEPTION_METRICS
 from evaluation.scores.roster import Entry
-from evaluation.scores.score_folder import few_images_note
 from evaluation.scores.table import IMAGE_KEYS, NOT_FINITE_REASON, SET_KEYS, ScoreTable
 from evaluation.scores.work import Job
 
@@ -169,9 +168,8 @@ class Assembler:
             if found is None:
                 return "its features are not measured yet; run the evaluation again"
             score = found
-        few = metric == "fid" and cell.num_images < FEW_IMAGES_FOR_FID
         row: dict[str, Any] = {"model": cell.entry.model.name, "condition": cell.condition.name, "metric": metric}
-        row |= {"num_images": cell.num_images, "note": few_images_note(cell.num_images) if few else "", **score}
+        row |= {"num_images": cell.num_images, "note": small_set_note(metric, cell.num_images), **score}
         self.sets.append(row)
         return None
 

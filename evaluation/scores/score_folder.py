@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evaluation.metrics import FEW_IMAGES_FOR_FID, METRICS, NOISE_METRICS
+from evaluation.metrics import METRICS, NOISE_METRICS, small_set_note
 from evaluation.report.grid import show_number
 from evaluation.scores.frechet import FEATURE_DIM, FeatureStatistics, frechet_distance, kernel_distance
 from evaluation.scores.measures import Measures, unit_range
@@ -221,18 +221,12 @@ def _add_set_scores(result: dict[str, Any], wanted: tuple[str, ...], real: _Feat
         return
     if "fid" in wanted:
         result["mean"]["fid"] = frechet_distance(real.statistics, fake.statistics)
-        if count < FEW_IMAGES_FOR_FID:
-            result["notes"].append(few_images_note(count))
+        if note := small_set_note("fid", count):
+            result["notes"].append(f"{note}.")
     for metric in sorted({"kid", "kid-paired"} & set(wanted)):
         rows = (real.rows_ND.__getitem__, fake.rows_ND.__getitem__)
         value, deviation = kernel_distance(np.arange(count), *rows, paired=metric == "kid-paired")
         result["mean"][metric], result["deviation"][metric] = value, deviation
-
-
-def few_images_note(count: int) -> str:
-    """The warning that goes with every FID on a small set."""
-    few = f"FID on {count:,} images (fewer than {FEW_IMAGES_FOR_FID:,})"
-    return f"{few} is far too high and not comparable; read kid-paired."
 
 
 def shown_names(names: list[str]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.data import sidecar
 from harness.data.foreign_shard import read_shard
-from harness.data.packing.split import assign_splits, count_or_share
+from harness.data.packing.split import assign_splits, count_or_share, most_guarded
 from harness.data.packing.survey import Skipped, storable
 from harness.data.shards import EXTENSIONS
 from harness.data.sidecar import Sample
@@ -127,10 +127,14 @@ def _check_keys(samples: list[Sample], folder: Path) -> None:
 
 
 def _with_splits(samples: list[Sample], val: float | int, test: float | int, seed: int) -> list[Sample]:
-    """Decides the splits that the shards do not say, by source."""
+    """Decides the splits that the shards do not say, by source: that of another tile of the image, if one says it."""
+    said: dict[int, str] = {}
+    for sample in samples:
+        if sample.split:
+            said[sample.source_hash] = most_guarded(sample.split, said.get(sample.source_hash, "train"))
+    samples = [s if s.split else replace(s, split=said.get(s.source_hash, "")) for s in samples]
     open_ones = [place for place, sample in enumerate(samples) if not sample.split]
     pairs = [(samples[place].class_name, f"{samples[place].source_hash:016x}") for place in open_ones]
-    result = list(samples)
     for place, split in zip(open_ones, assign_splits(pairs, val, test, seed)):
-        result[place] = replace(samples[place], split=split)
-    return result
+        samples[place] = replace(samples[place], split=split)
+    return samples

@@ -87,7 +87,7 @@ def _survey(files: list[tuple[str, str, str]], options: Options, run: Run) -> tu
         bad = {item.path: item for item in (result for _, result in results) if item is not None}
         if not bad:
             return assigned, sorted(skipped, key=lambda item: item.path)
-        sound |= {image.path for image in unsure} - set(bad)
+        sound |= {image.path for image in unsure}
         skipped += bad.values()
         found = [image for image in found if image.path not in bad]
 

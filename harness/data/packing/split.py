@@ -10,7 +10,7 @@ from harness import random
 from harness.errors import InputError
 
 SPLITS = ("train", "val", "test")
-_GUARD = {"train": 0, "val": 1, "test": 2}
+"""From the least to the most guarded: what lies in several belongs to the last of them."""
 
 
 def count_or_share(value: float, name: str) -> float | int:
@@ -52,9 +52,13 @@ def assign_splits(
             )
         for place, digest in enumerate(ordered):
             split = "test" if place < num_test else "val" if place < num_test + num_val else "train"
-            before = chosen.get(digest, "train")
-            chosen[digest] = max(split, before, key=_GUARD.__getitem__)
+            chosen[digest] = most_guarded(split, chosen.get(digest, "train"))
     return [chosen[digest] for _, digest in images]
+
+
+def most_guarded(*splits: str) -> str:
+    """The split that keeps an image of several splits from being trained or chosen on."""
+    return max(splits, key=SPLITS.index)
 
 
 def _amount(wanted: float | int, count: int) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.data import images
-from harness.data.packing.split import assign_splits
+from harness.data.packing.split import SPLITS, assign_splits
 from harness.errors import DataError, InputError
 from harness.files import BROKEN
 
@@ -191,8 +191,7 @@ def with_splits(found: list[SourceImage], val: float | int, test: float | int, s
     """The images with their splits, ordered by split and then by content, so that every shard mixes the classes."""
     names = assign_splits([(image.class_name, image.digest) for image in found], val, test, seed)
     split_images = [replace(image, split=name) for image, name in zip(found, names)]
-    place = {"train": 0, "val": 1, "test": 2}
-    return sorted(split_images, key=lambda image: (place[image.split], image.digest, image.class_name))
+    return sorted(split_images, key=lambda image: (SPLITS.index(image.split), image.digest, image.class_name))
 
 
 def _reason(error: DataError, path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 
 from evaluation.metrics import METRICS
 from evaluation.model import Model
+from evaluation.report.columns import Column
 from evaluation.report.compare import (
     Comparison,
+    Question,
     compare,
     compare_all,
     pair_questions,
@@ -19,7 +22,7 @@ from evaluation.report.compare import (
     to_frame,
 )
 from evaluation.report.facts_grids import compare_grid
-from evaluation.report.matrix import conditions_of
+from evaluation.report.matrix import Condition, conditions_of
 from evaluation.report.sections import compare_section
 from evaluation.report.sentences import merge_by_measure, sentence, summary, why_unanswered, why_unasked
 from harness.errors import InputError
@@ -27,6 +30,17 @@ from harness.errors import InputError
 
 def specialised(table, metric="psnr", **options) -> list[Comparison]:
     return compare(table, METRICS[metric], specialisation_questions(table, conditions_of(table)), **options)
+
+
+def asked(table) -> list[Question]:
+    return specialisation_questions(table, conditions_of(table))
+
+
+def questions_of(models: list[str], generals: Sequence[str] = ("general",)) -> list[Question]:
+    """Whether each model beats one of the general ones."""
+    condition = Condition("beach", "test", "beach", "area")
+    rivals = itertools.cycle(Column(name, (name,)) for name in generals)
+    return [Question(condition, Column(name, (name,)), rival) for name, rival in zip(models, rivals)]
 
 
 def test_measures_asked_together_answer_as_if_asked_alone(table):
@@ -86,7 +100,58 @@ def test_sentence_names_classes_models_amount_and_unit(table):
     low, high = f"{-by_mse.high:.7f}", f"{-by_mse.low:.7f}"
     assert sentence(by_mse).startswith("On beach, model beach beats general: its MSE is ")
     assert f"lower (95% interval {low} to {high}, 8 images, corrected p = 0.0" in sentence(by_mse)
-    assert summary(specialised(table)).startswith("By PSNR, 2 of 2 specialised models beat general")
+    assert summary(specialised(table), asked(table)).startswith("By PSNR, 2 of 2 specialised models beat general")
+
+
+UNSURE = Comparison(
+    metric="psnr",
+    condition="beach",
+    image_class="beach",
+    kernel="area",
+    first="a",
+    second="b",
+    num_images=8,
+    num_sources=8,
+    num_left_out=0,
+    difference=-0.1234,
+    low=-0.3,
+    high=0.05,
+    probability=0.2,
+    p_value=0.04,
+    p_holm=0.08,
+)
+
+
+def test_a_sentence_gives_the_difference_with_its_sign_its_unit_and_the_corrected_p():
+    assert sentence(UNSURE) == (
+        "On beach, 8 images do not show which is better by PSNR: model a minus b is −0.123 dB (95% interval −0.300 to "
+        "0.050 dB, corrected p = 0.080)."
+    )
+    decided = replace(UNSURE, high=-0.05, p_value=0.0004, p_holm=0.005)
+    assert sentence(decided) == (
+        "On beach, model b beats a: its PSNR is 0.123 dB higher (95% interval 0.050 to 0.300 dB, 8 images, corrected "
+        "p = 0.005)."
+    )
+    assert sentence(replace(decided, p_holm=0.0009)).endswith("8 images, corrected p < 0.001).")
+
+
+@pytest.mark.parametrize(
+    ("comparison", "head", "texts"),
+    [
+        (UNSURE, "difference (dB)", ["−0.123", "−0.300 to +0.050", "20.0%", "0.080", "8"]),
+        (replace(UNSURE, metric="ssim", num_sources=2), "difference", ["−0.12340", "−0.30000 to +0.05000"]),
+        (replace(UNSURE, metric="mse"), "difference", ["−0.1234000", "−0.3000000 to +0.0500000", "20.0%"]),
+        (
+            replace(UNSURE, p_value=0.1, p_holm=0.0009),
+            "difference (dB)",
+            ["−0.123", "−0.300 to +0.050", "20.0%", "< 0.001"],
+        ),
+    ],
+)
+def test_the_table_gives_the_difference_with_its_sign_its_unit_and_the_corrected_p(comparison, head, texts):
+    grid = compare_grid([comparison], "x")
+    assert [entry.text for entry in grid.lines[0].entries][: 1 + len(texts)] == ["a against b", *texts]
+    assert grid.heads[1].title == head and grid.lines[0].heads == ("beach",)
 
 
 def test_losing_specialised_model_is_said_to_lose(table):
@@ -94,7 +159,9 @@ def test_losing_specialised_model_is_said_to_lose(table):
     table.images.loc[better, "psnr"] += 3
     answers = specialised(table)
     assert sentence(answers[0]).startswith("On beach, model general beats beach: its PSNR is ")
-    assert "1 of 2 specialised models beat general on their own class, 1 loses to it (" in summary(answers)
+    assert "1 of 2 specialised models beat general on their own class, 1 loses to it (" in summary(
+        answers, asked(table)
+    )
 
 
 def test_images_without_a_number_for_one_model_are_left_out_of_the_pairs(table):
@@ -161,7 +228,7 @@ def test_seeds_that_disagree_are_told_beside_the_test_over_images(table_maker):
     table = table_maker([*models, Model("general", "checkpoint", "x", {"class": "all"})])
     (answer,) = specialised(table)
     assert (answer.seed_pairs, answer.seed_pairs_better) == (2, 2)
-    assert sentence(answer).endswith("), in all 2 pairs of seeds.") and "verdict" not in summary([answer])
+    assert sentence(answer).endswith("), in all 2 pairs of seeds.") and "verdict" not in summary([answer], asked(table))
     worse = (table.images["model"] == "beach-seed1") & (table.images["image_class"] == "beach")
     better = (table.images["model"] == "beach-seed0") & (table.images["image_class"] == "beach")
     table.images.loc[worse, ["psnr", "mse"]] += [-1, 0.004]
@@ -169,10 +236,10 @@ def test_seeds_that_disagree_are_told_beside_the_test_over_images(table_maker):
     for metric in ("psnr", "mse"):
         (answer,) = specialised(table, metric)
         assert answer.is_decided and (answer.seed_pairs, answer.seed_pairs_better) == (2, 1)
-        assert sentence(answer).endswith("), but in 1 of 2 pairs of seeds.")
+        assert sentence(answer).endswith("), but only in 1 of 2 pairs of seeds.")
         assert (
             "1 of 1 specialised models beat general on their own class; 1 of these verdicts is not that of every pair"
-            in summary([answer])
+            in summary([answer], asked(table))
         )
         (section,) = compare_section([answer], 10_000)
         assert section.content[0].grid.lines[0].entries[-1].text == "1 of 2"
@@ -192,7 +259,7 @@ def test_pairs_of_seeds_are_counted_whichever_way_is_better_and_whoever_wins(tab
     assert answer.is_decided and answer.improvement * sign > 0
     assert (answer.seed_pairs, answer.seed_pairs_better) == (3, num_better)
     winner = "beach beats general" if sign > 0 else "general beats beach"
-    assert winner in sentence(answer) and sentence(answer).endswith("), but in 2 of 3 pairs of seeds.")
+    assert winner in sentence(answer) and sentence(answer).endswith("), but only in 2 of 3 pairs of seeds.")
 
 
 def test_pairs_of_seeds_are_counted_over_the_images_of_the_test(table_maker):
@@ -231,11 +298,27 @@ def test_answers_stand_in_the_order_of_the_questions(table):
 def test_a_summary_counts_what_is_decided_alone(table):
     won, other = specialised(table)
     lost = replace(other, first="sea", difference=-1.0)
-    unsure = replace(lost, first="desert", p_holm=0.3, seed_pairs=4, seed_pairs_better=1)
-    assert summary([won, lost, unsure]) == (
+    unsure = replace(won, first="desert", p_holm=0.3, seed_pairs=4, seed_pairs_better=1)
+    assert summary([won, lost, unsure], questions_of(["beach", "sea", "desert"])) == (
         "By PSNR, 1 of 3 specialised models beat general on their own class, 1 loses to it, 1 cannot be told apart "
         "from it (paired sign-flip test at 5%, Holm's correction)."
     )
+
+
+def test_a_summary_tells_of_the_models_that_could_not_be_compared(table):
+    won, lost = specialised(table)
+    lost = replace(lost, difference=-1.0)
+    of_models = questions_of(["beach", "mountain", "sea", "ice"], ["general-a", "general-b"])
+    assert summary([won, lost], of_models).startswith(
+        "By PSNR, 1 of 4 specialised models beat their general model on their own class, 1 loses to it, "
+        "2 could not be compared ("
+    )
+    of_conditions = questions_of(["beach", "mountain", "beach"])
+    assert summary([won, lost], of_conditions).startswith(
+        "By PSNR, in 1 of 3 comparisons a specialised model beats general on its own class, in 1 it loses, 1 could not "
+        "be made ("
+    )
+    assert summary([], of_models) == ""
 
 
 def test_the_table_says_which_sign_is_the_better_one(table):
@@ -262,11 +345,13 @@ def test_measures_that_say_the_same_share_a_sentence():
 
 
 def test_sentences_name_the_degradation_where_several_were_measured(table_maker):
-    answers = specialised(table_maker(kernels=("matlab-bicubic", "nearest")))
+    table = table_maker(kernels=("matlab-bicubic", "nearest"))
+    answers = specialised(table)
     texts = [sentence(answer) for answer in answers]
     assert len(set(texts)) == 4
     assert sum("On beach (nearest), model beach" in text for text in texts) == 1
-    assert summary(answers).startswith("By PSNR, in 4 of 4 comparisons a specialised model beats general")
+    questions = asked(table)
+    assert summary(answers, questions).startswith("By PSNR, in 4 of 4 comparisons a specialised model beats general")
 
 
 def test_comparisons_that_no_scores_could_decide_are_announced(table_maker):

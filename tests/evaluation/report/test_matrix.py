@@ -10,14 +10,15 @@ import pandas as pd
 import pytest
 
 from evaluation.config import EvaluateConfig
-from evaluation.metrics import METRICS
+from evaluation.metrics import METRICS, small_set_note
 from evaluation.model import Model
-from evaluation.report.cell_scores import Cell, mean_of_models, small_set_warning
+from evaluation.report.cell_scores import Cell, mean_of_models
 from evaluation.report.columns import build_columns, common_name
 from evaluation.report.exports import report_matrices
+from evaluation.report.formats import latex
 from evaluation.report.grid import BEST, SECOND, Footnotes, rank_values, shades, show_number
 from evaluation.report.matrix import build_matrix, conditions_of
-from evaluation.report.matrix_grid import baseline_summary, diagonal_summary, matrix_grid
+from evaluation.report.matrix_grid import baseline_summary, diagonal_summary, matrix_grid, reader_notes
 from evaluation.report.tables import build_table, table_grid
 from evaluation.scores.table import SET_KEYS, ScoreTable
 
@@ -205,6 +206,8 @@ def test_models_that_differ_in_more_than_the_seed_stay_apart():
     assert [column.models for column in build_columns(models)] == [("a-seed0", "a-seed1"), ("b-seed0",)]
     of_classes = [Model(f"{name}-s", "checkpoint", "x", {"seed": "0"}, name) for name in ("beach", "sea")]
     assert [column.models for column in build_columns(of_classes)] == [("beach-s",), ("sea-s",)]
+    axes = [columns[0].axes for columns in (build_columns(models), build_columns(of_classes))]
+    assert axes == [(("augment", "none"),), (("seed", "0"),)], "a seed that is the only one may be an axis of a table"
 
 
 @pytest.mark.parametrize(
@@ -215,6 +218,7 @@ def test_models_that_differ_in_more_than_the_seed_stay_apart():
         (["0", "1"], "0"),
         (["a"], "a"),
         (["x-1", "x-1-2"], "x-1"),
+        (["beach-new-seed0", "beach-seed1"], "beach"),
     ],
 )
 def test_the_name_of_several_seeds_is_what_they_share(names, common):
@@ -258,20 +262,20 @@ def test_a_model_is_framed_on_what_it_was_made_for_whatever_it_is_called(table_m
     ("metric", "num_images", "warns"), [("fid", 2047, True), ("fid", 2048, False), ("kid", 9, False)]
 )
 def test_fid_is_warned_of_below_as_many_images_as_features(metric, num_images, warns):
-    assert bool(small_set_warning(metric, num_images)) is warns
+    assert bool(small_set_note(metric, num_images)) is warns
 
 
 def test_fid_on_few_images_carries_a_warning_and_kid_its_deviation(table):
     rows = [
-        {"model": m.name, "condition": c, "metric": metric, "value": v, "deviation": d, "num_images": n, "note": ""}
+        {"model": m.name, "condition": c, "metric": metric, "value": v, "deviation": d, "num_images": n, "note": note}
         for m in table.models
-        for c, n in (("beach", 50), ("mountain", 3000))
+        for c, n, note in (("beach", 50, "FID on 50 images: a warning."), ("mountain", 3000, ""))
         for metric, v, d in (("fid", 12.0, np.nan), ("kid", 1.5, 0.2))
     ]
     table.sets = pd.DataFrame(rows)
+    table.sets.loc[table.sets["metric"] == "kid", "note"] = ""
     fid = matrix_grid(matrix_of(table, "fid"))
-    warning = dict(fid.footnotes)[fid.lines[0].entries[0].mark]
-    assert warning.startswith("FID on 50 images: below 2,048 images it is biased")
+    assert dict(fid.footnotes)[fid.lines[0].entries[0].mark] == "FID on 50 images: a warning"
     assert fid.lines[1].entries[0].mark == ""
     kid = matrix_grid(matrix_of(table, "kid"))
     assert (
@@ -360,9 +364,17 @@ def test_summary_counts_the_classes_whose_own_model_is_the_best(table):
     assert diagonal_summary(matrix_of(table)) == whole.replace("3 of", "2 of")
 
 
-def test_a_class_whose_own_model_has_no_number_is_not_counted(table):
-    table.missing["beach", "beach", "psnr"] = "stale"
-    assert " on 2 of 2 classes " in diagonal_summary(matrix_of(table))
+@pytest.mark.parametrize("reason", ["stale", None])
+def test_a_class_on_which_no_model_made_for_it_has_a_complete_number_is_told_apart(table, reason):
+    """Whether it has no number at all, or one of some of the images."""
+    if reason is None:
+        own = (table.images["model"] == "beach") & (table.images["image"] == "beach_000")
+        table.images.loc[own, "psnr"] = np.nan
+    else:
+        table.missing["beach", "beach", "psnr"] = reason
+    assert diagonal_summary(matrix_of(table)) == (
+        "By PSNR, on 2 of 3 classes the best model is one that was made for it; on 1 it has no complete number."
+    )
 
 
 def test_a_summary_names_the_degradation_where_there_are_several(table):
@@ -395,7 +407,8 @@ def test_an_incomplete_number_neither_beats_a_baseline_nor_is_passed_over_by_one
     own = (table.images["model"] == "beach") & (table.images["condition"] == "beach")
     table.images.loc[own, "psnr"] += 50
     table.images.loc[own & (table.images["image"] != "beach_000"), "psnr"] = np.nan
-    assert baseline_summary(matrix_of(table)) == ["By PSNR, 2 of 2 models beat bicubic on their own class."]
+    sentence = "By PSNR, 2 of 3 models beat bicubic on their own class, 1 could not be compared."
+    assert baseline_summary(matrix_of(table)) == [sentence]
     table.images.loc[table.images["model"] == "bicubic", "psnr"] += 10
     grid = matrix_grid(matrix_of(table))
     better = {mark for mark, text in grid.footnotes if text == "bicubic is better than every model here"}
@@ -408,6 +421,37 @@ def test_an_incomplete_number_of_a_baseline_beats_nobody(table):
     table.images.loc[failed, "psnr"] = np.nan
     notes = dict(matrix_grid(matrix_of(table)).footnotes)
     assert notes[matrix_grid(matrix_of(table)).lines[0].entries[3].mark] == "1 of 8 images gave no number"
+
+
+def test_a_measure_is_said_to_lack_what_most_cells_lack_not_why_a_model_failed(table):
+    table.missing = {(m.name, c, "lpips-vgg"): "no weights; get them." for m in table.models for c in table.conditions}
+    for metric in ("psnr", "lpips-vgg"):
+        table.missing |= {("mountain", condition, metric): "mountain failed." for condition in table.conditions}
+    matrices = [matrix_of(table, metric) for metric in ("psnr", "lpips-vgg")]
+    notes = ["LPIPS (VGG): no weights; get them.", "beach: step 3 is used"]
+    assert reader_notes(matrices, notes) == ["LPIPS (VGG): no numbers. no weights; get them", "beach: step 3 is used"]
+
+
+def test_reasons_that_are_joined_or_end_a_sentence_have_one_full_stop(table_maker):
+    models = [Model(f"beach-seed{s}", "checkpoint", "x", {"class": "beach", "seed": str(s)}, "beach") for s in range(3)]
+    table = table_maker([*models, Model("bicubic", "method")])
+    for model in ("beach-seed1", "beach-seed2"):
+        table.missing[model, "beach", "psnr"] = f"{model} failed; run it again."
+    grid = matrix_grid(matrix_of(table))
+    reasons = "mean of 1 of 3 seeds; beach-seed1 failed; run it again; beach-seed2 failed; run it again"
+    assert grid.footnotes[0] == ("a", reasons)
+    for text in (reasons, f"{reasons}."):
+        assert rf"\textsuperscript{{a}}~{reasons}.\\" in latex(replace(grid, footnotes=(("a", text),)))
+
+
+def test_a_mean_without_a_number_says_why(table):
+    table.missing |= {("beach", condition, "psnr"): "failed" for condition in table.conditions}
+    table.missing |= {(model.name, "mountain", "psnr"): "not finished" for model in table.models}
+    grid = matrix_grid(matrix_of(table))
+    notes = dict(grid.footnotes)
+    assert [grid.lines[-1].entries[0].text, grid.lines[1].entries[-1].text] == ["–", "–"]
+    assert notes[grid.lines[-1].entries[0].mark] == notes[grid.lines[1].entries[-1].mark]
+    assert notes[grid.lines[1].entries[-1].mark] == "no complete number to average"
 
 
 def test_an_empty_table_gives_a_matrix_of_reasons():

@@ -79,7 +79,7 @@ def test_measures_without_numbers_are_one_sentence_with_its_reason_on_the_page(t
     assert "lpips-alex" in text_of(tmp_path / "table.csv") and "weights absent" in text_of(tmp_path / "table.md")
 
 
-@pytest.mark.parametrize(("counts", "warned"), [((50, 2047), "FID on 2047 images: "), ((2048, 3000), None)])
+@pytest.mark.parametrize(("counts", "warned"), [((50, 2047), "FID on 2,047 images: "), ((2048, 3000), None)])
 def test_a_fid_on_few_images_is_warned_of_before_what_is_said_by_it(table, tmp_path, counts, warned):
     rows = [(m.name, c, "fid", 9.0, None, n, "") for m in table.models for c, n in zip(table.conditions, counts)]
     table.sets = pd.DataFrame(rows, columns=list(SET_KEYS))

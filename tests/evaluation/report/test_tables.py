@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from evaluation.metrics import small_set_note
 from evaluation.model import Model
 from evaluation.report.grid import BEST, SECOND, show_number
 from evaluation.report.matrix import conditions_of
@@ -261,7 +262,7 @@ def test_fid_warning_is_in_every_table(table_maker):
             "value": 9.0,
             "deviation": np.nan,
             "num_images": 20,
-            "note": "",
+            "note": small_set_note("fid", 20),
         }
         for m in table.models
         for c in table.conditions

@@ -104,15 +104,18 @@ CONFIG = EvaluateConfig(scale=4, metrics=("mse", "psnr", "ssim", "color-shift"))
 def test_each_number_is_the_mean_over_the_images_of_its_condition(tmp_path: Path) -> None:
     pictures = Pictures(TWO_CLASSES)
     table = evaluate([baseline("bicubic")], CONFIG.model_copy(update={"color": "rgb"}), tmp_path, source=pictures)
-    expected = []
-    for image in pictures.images("test", "sand"):
+    expected = {}
+    for image in (image for name in TWO_CLASSES for image in pictures.images("test", name)):
         hr_image = pictures.read(image)[: image.height // 4 * 4, : image.width // 4 * 4]
         sr_image = upscale_image(degrade_image(hr_image, 4), 4)
         pair = (torch.from_numpy(x[4:-4, 4:-4].astype(float))[None] for x in (sr_image, hr_image))
-        expected.append(psnr(*pair, data_range=255).item())
-    assert table.mean("bicubic", "sand", "psnr") == pytest.approx(np.mean(expected), abs=1e-9)
-    assert list(table.values("bicubic", "sand", "psnr").index) == ["sand/0", "sand/1"]
-    assert table.images.set_index("image").loc["sand/0", ["height", "width"]].tolist() == [28, 28]
+        expected[image.key] = psnr(*pair, data_range=255).item()
+    for name in TWO_CLASSES:
+        of_class = {key: value for key, value in expected.items() if key.startswith(name)}
+        assert table.mean("bicubic", name, "psnr") == pytest.approx(np.mean(list(of_class.values())), abs=1e-9)
+        assert table.values("bicubic", name, "psnr").to_dict() == pytest.approx(of_class, abs=1e-9)
+    sizes = table.images.set_index("image")[["height", "width"]]
+    assert [sizes.loc[key].tolist() for key in ("sand/0", "sand/1")] == [[28, 28], [36, 32]]
     assert table.metrics == CONFIG.metrics and not table.missing
     assert ScoreTable.load(tmp_path).mean("bicubic", "sand", "psnr") == table.mean("bicubic", "sand", "psnr")
 
@@ -141,9 +144,10 @@ def test_one_forward_per_model_and_image_serves_every_measure_and_the_pooled_row
     assert set(pictures.reads.values()) == {1}
     assert table.conditions == ["sea", "sand", "all"]
     assert len(table.values("a", "all", "psnr")) == 5
+    assert table.images[table.images["condition"] == "all"]["image_class"].unique().tolist() == ["sea", "sand"]
     rows = table.sets.set_index(["model", "condition", "metric"])
     assert rows.loc[("a", "all", "fid"), "num_images"] == 5
-    assert "fewer than 2,048" in rows.loc[("a", "all", "fid"), "note"]
+    assert "below 2,048 images" in rows.loc[("a", "all", "fid"), "note"]
     assert rows.loc[("a", "all", "kid"), "note"] == ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from pathlib import Path
 
@@ -74,6 +75,22 @@ def test_tiles_of_one_image_stay_in_one_split_whatever_names_the_image(tmp_path,
     assert len(found) == len({source_hash for _, source_hash, _ in found}) == 6
 
 
+def test_a_tile_that_says_no_split_lies_where_another_tile_of_its_image_says(tmp_path, tar_of, png_of):
+    said = {"lake": ["val", "", "test", ""], "hill": ["", "train", "", ""], "wood": [""] * 4}
+    members = {}
+    for source, splits in said.items():
+        for number, split in enumerate(splits):
+            about = {"source": source} | ({"split": split} if split else {})
+            key = f"{source}-{number}"
+            members |= {f"{key}.png": png_of(len(members)), f"{key}.json": json.dumps(about).encode()}
+    tar_of(tmp_path / "a.tar", members)
+    index(tmp_path, val=0, test=0)
+    dataset = Dataset.open(tmp_path)
+    splits = [dataset.splits[code] for code in dataset.split_code]
+    found = {source: [s for i, s in enumerate(splits) if dataset.source(i) == source] for source in said}
+    assert found == {"lake": ["val", "test", "test", "test"], "hill": ["train"] * 4, "wood": ["train"] * 4}
+
+
 def test_indexing_our_own_shards_gives_the_sidecar_that_pack_wrote(packed, tmp_path):
     import shutil
 
@@ -99,8 +116,6 @@ def test_indexing_a_pack_keeps_what_only_packing_knows(packed, tmp_path):
 
 
 def test_a_pickled_member_beside_a_sound_index_is_found_by_verify(tmp_path, tar_of, png_of):
-    import json
-
     tar_of(tmp_path / "a.tar", {f"s{i}.png": png_of(i) for i in range(4)})
     index(tmp_path)
     with tarfile.open(tmp_path / "a.tar", "a") as archive:

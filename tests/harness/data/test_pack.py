@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,9 @@ from harness.alone import alone_in
 from harness.bench import data_sidecar
 from harness.data.inspect import inspect
 from harness.data.pack import pack
-from harness.data.packing.layout import tile_places
+from harness.data.packing.layout import Group, Options, tile_places
+from harness.data.packing.survey import SourceImage, judge
+from harness.data.packing.write_group import is_written, write_group
 from harness.data.shards import Dataset
 from harness.errors import DataError, InputError
 
@@ -138,6 +142,70 @@ def test_a_killed_pack_goes_on_after_its_finished_pieces(image_folder, tmp_path,
     assert contents(out) == contents(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("options", [{}, {"tile_px": 20}, {"codec": "png"}, {"test": 1}])
+def test_what_a_killed_pack_left_of_other_images_or_options_is_not_used(tmp_path, make_image, monkeypatch, options):
+    """Without other options an image is: it has the size, the name and the place of the one that was packed."""
+    monkeypatch.setattr("harness.data.packing.layout.GROUP_BYTES", 1)
+    folder, out = tmp_path / "in" / "hill", tmp_path / "out"
+    folder.mkdir(parents=True)
+    usual: dict[str, Any] = {"tile_px": 40, "val": 0, "test": 0, "workers": 1}
+
+    def killed(done: int, total: int) -> None:
+        if done == 1:
+            raise KeyboardInterrupt
+
+    def digest_of_new(name: str, seed: int) -> str:
+        Image.fromarray(make_image(seed, 40, 40)).save(folder / f"{name}.png")
+        return hashlib.sha256((folder / f"{name}.png").read_bytes()).hexdigest()
+
+    first, *others = sorted((digest_of_new(name, seed), name) for seed, name in enumerate("abc"))
+    with pytest.raises(KeyboardInterrupt):
+        pack([folder], out, **usual, progress=killed)
+    assert len(list((out / ".building").glob("train-*.part"))) == 1
+    if not options:
+        assert any(digest_of_new(first[1], seed) < min(others)[0] for seed in range(3, 50))
+    pack([folder], out, **usual | options)
+    pack([folder], tmp_path / "fresh", **usual | options)
+    assert contents(out) == contents(tmp_path / "fresh")
+
+
+def test_shards_do_not_depend_on_how_the_work_is_cut(image_folder, tmp_path, monkeypatch):
+    pack([image_folder], tmp_path / "one", tile_px=32, workers=1)
+    monkeypatch.setattr("harness.data.packing.layout.GROUP_BYTES", 60_000)
+    pack([image_folder], tmp_path / "many", tile_px=32, workers=1)
+    one, many = contents(tmp_path / "one"), contents(tmp_path / "many")
+    assert (
+        one.keys() == many.keys() and [one[name] == many[name] for name in one if name != "dataset.json"] == [True] * 4
+    )
+    assert inspect(str(tmp_path / "many"), verify=True).problems == []
+
+
+def test_a_pack_that_was_killed_while_its_shards_were_moved_reads_no_image_again(image_folder, tmp_path, monkeypatch):
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("harness.data.sidecar.write_sidecar", killed)
+        pack([image_folder], tmp_path / "set", tile_px=32, workers=1)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "set").glob("*.tar")}
+    seen: list[int] = []
+    pack([image_folder], tmp_path / "set", tile_px=32, workers=1, progress=lambda done, total: seen.append(done))
+    assert seen == [21] and len(before) == 3
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_shard_none_of_whose_images_can_be_decoded_is_not_there(tmp_path, make_image):
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        Image.fromarray(make_image(number, 600, 620)).save(tmp_path / "in" / f"{number}.png")
+    cut = tmp_path / "in" / "0.png"
+    cut.write_bytes(cut.read_bytes()[:-900])
+    summary = pack([tmp_path / "in"], tmp_path / "out", tile_px=0, val=0, test=0, workers=1, shard_mb=1)
+    assert [Path(item.path) for item in summary.skipped] == [cut]
+    names = {path.name for path in (tmp_path / "out").glob("*.tar")}
+    assert len(names) == 2 and names == set(Dataset.open(tmp_path / "out").shards)
+
+
 @pytest.mark.parametrize("left", [b"", b"{}", bytes(20_000)])
 @pytest.mark.parametrize("killed_after", [4, 17])
 def test_what_a_power_failure_left_of_a_pack_is_not_taken_for_finished(
@@ -158,6 +226,24 @@ def test_what_a_power_failure_left_of_a_pack_is_not_taken_for_finished(
             path.write_bytes(left)
     pack([image_folder], out, tile_px=32, workers=1)
     assert contents(out) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("damage", ["a hole", "cut off", "too long"])
+def test_a_piece_of_a_shard_counts_as_written_only_with_all_its_bytes(image_folder, tmp_path, damage):
+    image = judge(("hill", str(image_folder / "hill" / "img 0.v1.png"), "img 0.v1.png"), smallest_px=16)
+    assert isinstance(image, SourceImage)
+    group = Group("train-000000-0000", (image,))
+    write_group(tmp_path, Options(tile_px=32), group)
+    assert is_written(tmp_path, group)
+    part = tmp_path / "train-000000-0000.part"
+    whole = part.read_bytes()
+    damaged = {
+        "a hole": whole[:1000] + bytes(100) + whole[1100:],
+        "cut off": whole[:-512],
+        "too long": whole + bytes(512),
+    }
+    part.write_bytes(damaged[damage])
+    assert not is_written(tmp_path, group)
 
 
 def test_a_shard_and_the_sidecar_are_on_the_disk_before_they_count(image_folder, tmp_path, monkeypatch):
@@ -251,11 +337,12 @@ def test_what_cannot_be_packed_is_listed_with_the_reason(mixed_bag, tmp_path):
 
 
 def test_a_damaged_image_is_listed_whatever_split_it_would_have_joined(mixed_bag, tmp_path):
-    for name, shares in {"train": {}, "test": {"test": 0.5}, "val": {"val": 0.5}}.items():
-        summary = pack([mixed_bag], tmp_path / name, tile_px=40, workers=1, **shares)
+    for name, amounts in {"train": {}, "test": {"test": 5, "val": 0}, "val": {"test": 0, "val": 5}}.items():
+        summary = pack([mixed_bag], tmp_path / name, tile_px=40, workers=1, **amounts)
         listed = [Path(item.path).name for item in summary.skipped]
         assert sorted(listed) == ["cut.png", "empty.jpg", "notes.txt", "same.png", "small.png"]
         assert summary.num_images == 6
+        assert summary.counts[name]["things"]["images"] == (5 if amounts else 4), "as many as asked for are sound"
 
 
 @pytest.mark.parametrize("content", ["nothing", "no images", "only small ones", "only cut ones"])
@@ -305,13 +392,14 @@ def test_the_same_image_in_two_classes_lies_on_one_side(tmp_path, make_image):
     for class_name in ("a", "b"):
         (tmp_path / "in" / class_name).mkdir(parents=True)
         for number in range(12 if class_name == "a" else 30):
-            Image.fromarray(make_image(number, 40, 40)).save(tmp_path / "in" / class_name / f"{class_name}{number}.png")
+            Image.fromarray(make_image(number, 40, 40)).save(tmp_path / "in" / class_name / f"{number}.png")
     pack([tmp_path / "in"], tmp_path / "out", tile_px=40, workers=1)
     dataset = Dataset.open(tmp_path / "out")
     sides: dict[int, set[int]] = {}
     for code, split in zip(dataset.source_hash.tolist(), dataset.split_code.tolist()):
         sides.setdefault(code, set()).add(split)
     assert len(sides) == 30 and all(len(side) == 1 for side in sides.values())
+    assert len(set(dataset.keys(np.arange(dataset.num_samples)))) == dataset.num_samples
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path, make_image):

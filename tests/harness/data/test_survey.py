@@ -15,7 +15,7 @@ from PIL import Image
 from harness.data.folders import degrade_folder
 from harness.data.pack import pack
 from harness.data.packing.layout import plan_shards
-from harness.data.packing.survey import files_below
+from harness.data.packing.survey import class_name_of, files_below
 from harness.data.shards import Dataset
 from harness.data.sidecar import MOST_CLASSES, Sample, table_of
 from harness.errors import DataError, InputError
@@ -92,6 +92,11 @@ def test_a_pipe_among_the_images_is_listed_and_not_waited_for(folder, tmp_path):
     assert [(Path(item.path).name, item.reason) for item in summary.skipped] == [("pipe.png", "is no regular file")]
 
 
+def test_a_class_keeps_as_much_of_its_folders_name_as_a_tar_has_room_for():
+    assert class_name_of("Haus & Garten, 2/3") == "Haus_Garten_2_3" and class_name_of("e\u0301") == "é"
+    assert class_name_of("n" * 41) == "n" * 40 and class_name_of("n" + "é" * 20) == "n" + "é" * 19
+
+
 def test_images_whose_names_are_no_utf_8_are_packed(folder, tmp_path):
     os.rename(folder / "a" / "a.png", os.fsencode(folder / "a") + b"/caf\xe9.png")
     os.rename(folder / "b", os.fsencode(folder) + b"/\xff")
@@ -109,6 +114,7 @@ def test_images_of_one_name_from_two_sources_count_as_two(tmp_path, make_image):
     summary = pack(sources, tmp_path / "out", tile_px=40, workers=1)
     assert (summary.num_images, summary.num_samples) == (2, 4)
     assert summary.counts == {"train": {"HR": {"images": 2, "samples": 4}}}
+    assert len(set(Dataset.open(tmp_path / "out").keys(np.arange(4)))) == 4
 
 
 def test_more_classes_than_an_index_can_tell_apart_are_refused_before_anything_is_packed(folder, tmp_path, monkeypatch):
