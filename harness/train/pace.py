@@ -22,16 +22,26 @@ class Pace:
     def __init__(self, run: Run, phase: Phase) -> None:
         self._run = run
         self._phase = phase
-        self._mtbf_s = mean_time_between_stops(run.stretch.out / "events.jsonl")
+        self._mtbf_s = self._time_between_stops()
         self._begin = self._told = time.monotonic()
         self._begin_step = run.step
         self._val_psnr: float | None = None
         self._validation_s = 0.0
         self._num_validations = 0
-        config = run.config.checkpoint
-        self.save_every = config.every  # never comes for a run that is killed more often than that
-        if self._mtbf_s is not None:
-            self.save_every = max(config.min_every, min(config.every, _FIRST_SAVE_STEPS))
+        self.save_every = self._steps_to_first_save()
+
+    def _time_between_stops(self) -> float | None:
+        """The same on every rank: the shortest that any knows of, as one may not see yet what another has noted."""
+        own_s = mean_time_between_stops(self._run.stretch.out / "events.jsonl")
+        (per_s,) = self._run.ranks.largest([1.0 / own_s if own_s else 0.0])
+        return 1.0 / per_s if per_s else None
+
+    def _steps_to_first_save(self) -> int:
+        """The recipe's `every`; early for a run that was interrupted: killed more often, it would never come to a save."""
+        config = self._run.config.checkpoint
+        if self._mtbf_s is None:
+            return config.every
+        return max(config.min_every, min(config.every, _FIRST_SAVE_STEPS))
 
     def step_done(self) -> None:
         """Notes when the first step is over: from there on time is spent on training, not on starting up."""

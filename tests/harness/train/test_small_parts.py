@@ -132,16 +132,23 @@ def test_however_often_a_run_is_interrupted_it_writes_for_a_tenth_of_the_time_at
 
 
 @pytest.mark.parametrize(
-    ("killed", "bounds", "first_save"), [(False, {}, 5000), (True, {}, 10), (True, {"min_every": 20}, 20)]
+    ("killed", "told", "bounds", "first_save"),
+    [
+        (False, False, {}, 5000),
+        (True, True, {}, 10),
+        (False, True, {}, 10),  # another rank has seen it, on a folder that lags behind
+        (True, True, {"min_every": 20}, 20),
+    ],
 )
 def test_run_that_is_killed_before_its_first_save_saves_early_when_it_is_started_again(
-    tmp_path, killed, bounds, first_save
+    tmp_path, killed, told, bounds, first_save
 ):
     starts = [{"event": "start", "time": 0}, {"event": "start", "time": 900, "last_updated": 800}]
     rows = starts if killed else starts[:1]
     (tmp_path / "events.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = SimpleNamespace(checkpoint=CheckpointConfig(every=5000, **bounds))
-    run = SimpleNamespace(stretch=SimpleNamespace(out=tmp_path), step=0, config=config)
+    ranks = SimpleNamespace(largest=lambda values: [max(value, 1 / 800 if told else 0.0) for value in values])
+    run = SimpleNamespace(stretch=SimpleNamespace(out=tmp_path), step=0, config=config, ranks=ranks)
     assert Pace(run, phase=None).save_every == first_save
 
 
