@@ -37,7 +37,7 @@ class Pace:
         return 1.0 / per_s if per_s else None
 
     def _steps_to_first_save(self) -> int:
-        """The recipe's `every`; early for a run that was interrupted: killed more often, it would never come to a save."""
+        """The recipe's `every`, or few for a run that was interrupted: killed more often, it would never save."""
         config = self._run.config.checkpoint
         if self._mtbf_s is None:
             return config.every
