@@ -76,8 +76,8 @@ def say(console: Console, text: str) -> None:
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 image`, `2 images`: a number with what it counts, for a noun that takes an s."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    """`1 image`, `2,000 images`: a number with what it counts, for a noun that takes an s."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def complain(text: str) -> None:

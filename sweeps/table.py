@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
+from harness.screen import counted
 from sweeps.apply import Changes
 from sweeps.ledger import Ledger
 from sweeps.plan import Plan
@@ -29,7 +30,7 @@ MAX_LIVE_LINES = 40
 def print_plan(console: Console, plan: Plan) -> None:
     """The table of runs, the graph of phases, and what sharing saves."""
     axes = list(dict.fromkeys(axis for run in plan.runs for axis in run.axes))
-    runs = Table(title=f"{plan.sweep}: {_count(len(plan.runs), 'run')}", title_justify="left")
+    runs = Table(title=f"{plan.sweep}: {counted(len(plan.runs), 'run')}", title_justify="left")
     for head in ("run", *axes, "phases"):
         runs.add_column(Text(head))
     for run in plan.runs:
@@ -44,7 +45,7 @@ def print_plan(console: Console, plan: Plan) -> None:
 
 def savings(plan: Plan) -> str:
     """What training shared phases once saves, in one sentence."""
-    parts = f"{_count(len(plan.runs), 'run')}, {_count(len(plan.phases), 'phase')}"
+    parts = f"{counted(len(plan.runs), 'run')}, {counted(len(plan.phases), 'phase')}"
     spent = f"{plan.iterations:,} iterations"
     if plan.iterations == plan.iterations_alone:
         return f"{parts}: {spent}; no phase is shared."
@@ -177,7 +178,7 @@ def _cells(row: Row) -> list[Text]:
 def _interruptions(row: Row) -> list[str]:
     """What a run has been through: preempted by SLURM, and started again for any other reason."""
     other = row.starts_again - row.preempted
-    words = [f"preempted {_count(row.preempted, 'time')}"] if row.preempted else []
+    words = [f"preempted {counted(row.preempted, 'time')}"] if row.preempted else []
     return words + ([f"started again {other}x"] if other > 0 else [])
 
 
@@ -218,7 +219,3 @@ def duration(seconds: float) -> str:
     if whole < 48 * 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

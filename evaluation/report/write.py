@@ -41,6 +41,7 @@ from evaluation.report.sections import (
 from evaluation.report.sentences import merge_by_measure, summary, why_unanswered, why_unasked
 from evaluation.report.tables import AxisTable, build_table, table_grid
 from evaluation.scores.table import ScoreTable, make_writable
+from harness.screen import counted
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def _subtitle(table: ScoreTable) -> str:
     images = table.images["image"].nunique()
     measures = ", ".join(METRICS[name].label for name in table.metrics)
     counts = [(len(table.models), "model"), (len(table.conditions), "condition"), (images, "image")]
-    return ", ".join(f"{n:,} {noun}{'' if n == 1 else 's'}" for n, noun in counts) + f"; measures: {measures}"
+    return ", ".join(counted(n, noun) for n, noun in counts) + f"; measures: {measures}"
 
 
 def _warnings(table: ScoreTable, matrices: Sequence[Matrix]) -> list[str]:
@@ -168,7 +169,7 @@ def _warnings(table: ScoreTable, matrices: Sequence[Matrix]) -> list[str]:
     told += [small_set_note("fid", int(few.max()))] if len(few) else []
     untold = (reason for reason in table.missing.values() if not any(reason.removesuffix(".") in text for text in told))
     most = Counter(untold).most_common()
-    lines = [f"{count} cell{'s' if count > 1 else ''} without a number: {reason}" for reason, count in most[:5]]
+    lines = [f"{counted(count, 'cell')} without a number: {reason}" for reason, count in most[:5]]
     if len(most) > 5:
         lines.append(f"{len(most) - 5} more reasons for missing cells stand below the matrices.")
     return [*told, *lines]
