@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from harness.errors import EXIT_SAVED
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-AGREE_EVERY_S = 0.5
+AGREE_EVERY_S = 1.0
 """Seconds between two agreements."""
 
 
@@ -76,7 +76,7 @@ class StopFlag:
 class StopAgreement:
     """Tells all ranks at the same step that one of them was asked to stop.
 
-    One rank looks at its flag after each step. Several ranks agree through a reduction about twice a second:
+    One rank looks at its flag after each step. Several ranks agree through a reduction about once a second:
     each agreement also carries the slowest rank's step time, from which every rank computes the same next one, so
     that no collective runs in the steps between.
     """

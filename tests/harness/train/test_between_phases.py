@@ -28,7 +28,7 @@ from harness.train.phase import Phase
 from harness.train.ranks import Ranks
 from harness.train.run import Run, Stretch
 from harness.train.steps import train_step
-from harness.train.stop import StopAgreement, StopFlag
+from harness.train.stop import AGREE_EVERY_S, StopAgreement, StopFlag
 from harness.train.watch import NonFinite
 from harness.train.writer import CheckpointWriter
 
@@ -163,7 +163,7 @@ def test_ranks_of_a_resumed_run_look_for_a_signal_again_after_its_first_step():
     time.sleep(0.05)
     agreement.reached(100_001)
     assert len(asked) == 2 and asked[1][1] >= 0.05
-    agreement.reached(100_011)
+    agreement.reached(100_001 + int(AGREE_EVERY_S / 0.05))
     assert len(asked) == 3
 
 
