@@ -10,6 +10,8 @@ TEST_JOBS ?= 2
 # Some pinned versions need Python 3.11; on 3.10 the lower bounds of pyproject.toml decide.
 PINS = $(BIN)/python -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")'
 export HARNESS_RUNS = $(RUNS)
+# Tests start hundreds of processes, which would else compile the same files again where this is set.
+test test-all test-slurm: export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: install lint test test-all test-slurm smoke bench sweep slurm-dev slurm-dev-stop clean
 

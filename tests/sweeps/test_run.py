@@ -387,7 +387,7 @@ def _wait_for_training(folder: SweepFolder, process: subprocess.Popen[bytes]) ->
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("how", ["ctrl-c", "cancel"])
+@pytest.mark.parametrize("how", ["ctrl-c", pytest.param("cancel", marks=pytest.mark.slow)])
 def test_stopped_sweep_leaves_with_75_and_goes_on_when_called_again(
     sweep_file: Path,
     tmp_path: Path,

@@ -299,6 +299,7 @@ def thousand_runs(plan_of: PlanOf, folder: SweepFolder, write_status: WriteStatu
     return plan
 
 
+@pytest.mark.slow
 def test_thousand_runs_are_all_told(plan_of: PlanOf, sweep_folder: SweepFolder, write_status: WriteStatus) -> None:
     plan = thousand_runs(plan_of, sweep_folder, write_status)
     status = sweep_status(sweep_folder.runs, plan, Queues())

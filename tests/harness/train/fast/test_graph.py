@@ -165,7 +165,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+SLOW = {"least_squares", "hinge", "relativistic average", "ada and r1", "two to one"}
+"""Made of what other cases record as well."""
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] if c in SLOW else []) for c in CASES])
 def test_recorded_steps_equal_steps_done_anew(open_phase, recipe, monkeypatch, case):
     changes, run = CASES[case]
     if "degradation" in run:
