@@ -15,12 +15,12 @@ from harness.models.prelu import PReLU
 from harness.models.to_image import ConvToImage
 
 
-def activation(name: str, slope: float = 0.2) -> nn.Module:
-    """The activation called `name`; in place where neither it nor the convolution before needs the old values."""
+def activation(name: str, slope: float = 0.2, in_place: bool = True) -> nn.Module:
+    """The activation called `name`; `in_place` where neither it nor the convolution before needs the old values."""
     builders: dict[str, Callable[[], nn.Module]] = {
         "prelu": PReLU,
-        "relu": lambda: nn.ReLU(inplace=True),
-        "leaky_relu": lambda: nn.LeakyReLU(slope, inplace=True),
+        "relu": lambda: nn.ReLU(in_place),
+        "leaky_relu": lambda: nn.LeakyReLU(slope, in_place),
         "silu": nn.SiLU,
     }
     return builders[name]()

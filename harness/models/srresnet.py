@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from harness.models.config import MSRResNetConfig, SRResNetConfig
-from harness.models.layers import activation, conv, num_doublings, small_kaiming_
+from harness.models.layers import activation, conv, small_kaiming_
 from harness.models.narrow_blocks import has_block_kernels, narrow_blocks
-from harness.models.upsample import ShuffleUpsample, upsample_to_image
+from harness.models.upsample import shuffle_stages, upsample_to_image
 
 
 class ResidualBlock(nn.Module):
@@ -51,9 +51,7 @@ class SRResNet(nn.Module):
         )
         norm = nn.BatchNorm2d(width) if config.batch_norm != "none" else nn.Identity()
         self.trunk = nn.Sequential(conv(width, width), norm)
-        self.up = nn.Sequential(
-            *(ShuffleUpsample(width, activation(config.activation)) for _ in range(num_doublings(scale)))
-        )
+        self.up = shuffle_stages(width, scale, config.activation)
         self.last = conv(width, 3, 9)
 
     def forward(self, lr_image_BCHW: Tensor) -> Tensor:
@@ -72,9 +70,7 @@ class MSRResNet(nn.Module):
         self.blocks = nn.Sequential(
             *(ResidualBlock(width, activation("relu"), batch_norm=False) for _ in range(config.num_blocks))
         )
-        self.up = nn.Sequential(
-            *(ShuffleUpsample(width, activation("leaky_relu", 0.1)) for _ in range(num_doublings(scale)))
-        )
+        self.up = shuffle_stages(width, scale, "leaky_relu", 0.1)
         self.high = nn.Sequential(conv(width, width), activation("leaky_relu", 0.1))
         self.last = conv(width, 3)
         small_kaiming_(self.modules())  # as BasicSR does: the first output is nearly the skip

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.models.conv import conv2d
+from harness.models.layers import activation, num_doublings
 from harness.models.narrow import is_compiled_for_gpu
 from harness.models.prelu import has_one_slope
 from harness.models.shuffle import ConvShuffle
@@ -43,6 +44,15 @@ class ShuffleUpsample(nn.Module):
         y_BCHW = y_BCHW.contiguous(memory_format=torch.channels_last)
         result: Tensor = _OnGpu.apply(y_BCHW, bias, self.activation.weight, in_blocks)
         return result
+
+
+def shuffle_stages(num_channels: int, scale: int, name: str, slope: float = 0.2) -> nn.Sequential:
+    """The doublings up to `scale`, each with the activation called `name`.
+
+    A shuffle's result is a view, of which an operation in place would make four copies in the backward pass.
+    """
+    between = (activation(name, slope, in_place=False) for _ in range(num_doublings(scale)))
+    return nn.Sequential(*(ShuffleUpsample(num_channels, layer) for layer in between))
 
 
 def has_kernels(x_BCHW: Tensor, stage: ShuffleUpsample) -> bool:

@@ -174,6 +174,33 @@ def test_srresnet_takes_every_activation(activation):
     assert found and all(isinstance(m, kinds[activation]) for m in found)
 
 
+def operations(result: torch.Tensor) -> set[str]:
+    """The names of all nodes of a result's backward pass."""
+    seen, todo = set(), [result.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            todo += [before for before, _ in node.next_functions]
+    return {node.name() for node in seen}
+
+
+IN_PLACE_ON_A_VIEW = "torch::autograd::CopySlices"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [*map(small, GENERATORS), *(small("srresnet", activation=name) for name in ("relu", "leaky_relu", "silu"))],
+    ids=lambda config: "-".join(filter(None, (config.name, getattr(config, "activation", "")))),
+)
+def test_no_backward_pass_copies_around_an_operation_in_place(config):
+    generator = build_generator(config, 4).to(memory_format=torch.channels_last)
+    lr_image = torch.rand(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    assert IN_PLACE_ON_A_VIEW not in operations(generator(lr_image))
+    view = (lr_image.requires_grad_() * 2).permute(0, 2, 3, 1)
+    assert IN_PLACE_ON_A_VIEW in operations(view.relu_()), "torch would name it so"
+
+
 @pytest.mark.parametrize(("choice", "norms"), [("none", 0), ("after_blocks", 1), ("everywhere", 5)])
 def test_batch_norm_is_where_it_was_asked_for(choice, norms):
     generator = build_generator(small("srresnet", batch_norm=choice), 4)
