@@ -156,8 +156,9 @@ _COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
     ("nodes", "left"),
 )
 _FIRST_TO_GO = ("saves", "nodes", "val PSNR", "steps/s", "phase", "time left")
-# Of names, interruptions and lists of nodes so many characters have to fit; the rest is shown where there is room.
-_LEAST = {"run": 20, "state": 12, "nodes": 12}
+# Of names, interruptions (one kind) and lists of nodes so many characters have to fit; the rest is shown where there is
+# room.
+_LEAST = {"run": 20, "state": len("running, preempted 12x"), "nodes": 12}
 _NARROWEST_NAME = 8
 
 
@@ -178,8 +179,8 @@ def _cells(row: Row) -> list[Text]:
 def _interruptions(row: Row) -> list[str]:
     """What a run has been through: preempted by SLURM, and started again for any other reason."""
     other = row.starts_again - row.preempted
-    words = [f"preempted {counted(row.preempted, 'time')}"] if row.preempted else []
-    return words + ([f"started again {other}x"] if other > 0 else [])
+    words = [f"preempted {row.preempted}x"] if row.preempted else []
+    return words + ([f"restarted {other}x"] if other > 0 else [])
 
 
 def _most_telling(rows: list[Row], most: int) -> list[int]:
