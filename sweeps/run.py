@@ -26,7 +26,7 @@ from sweeps.grid import expand
 from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.local import train_here
 from sweeps.plan import Identify, Plan, make_plan
-from sweeps.preflight import evaluation_reasons, preflight
+from sweeps.preflight import evaluation_reasons, preflight, room_to_come_gb
 from sweeps.queues import Queues
 from sweeps.state import SILENT_AFTER_S, submitted_job
 from sweeps.status import SweepStatus, sweep_status
@@ -162,6 +162,8 @@ def preflight_sweep(
     if not reasons:
         said = f"{planned.sweep.name}: nothing speaks against running it with the cluster profile '{profile.name}'"
         console.print(said, markup=False, soft_wrap=True)
+        room = f"{room_to_come_gb(planned.plan, planned.folder):.1f} GiB"
+        say(console, f"checkpoints and weights of what is left to train take {room} of disk at the most")
     return EXIT_WRONG_INPUT if reasons else EXIT_DONE
 
 

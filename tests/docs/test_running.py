@@ -26,6 +26,7 @@ RUN: dict[str, dict[str, str] | str | None] = {
     # README
     "harness --help": None,
     "harness sweep demo --dry-run": None,
+    "harness preflight demo": "harness preflight demo --cluster local data.patch_px=32",
     "harness train demo --out runs/one": (
         "harness train demo --out runs/one phases.0.iterations=1 phases.1.iterations=1 phases.2.iterations=1"
         " data.sources.0.path=data/photos data.patch_px=32 validation.every=1"

@@ -180,6 +180,7 @@ def test_preflight_alone_prints_every_reason(sweep_file: Path, tmp_path: Path, m
     monkeypatch.setattr("sweeps.run.note_of_gpus", lambda _: "GPUs stay idle.")
     code, lines = reasons()
     assert code == EXIT_DONE and lines[0] == "note: GPUs stay idle."
+    assert lines[2] == "checkpoints and weights of what is left to train take 0.0 GiB of disk at the most"
     monkeypatch.setattr("sweeps.run.note_of_gpus", lambda _: None)
     code, lines = reasons("axes=[]", "data.sources.0.classes=[sea]", "phases.1.sources=[{path: nowhere}]")
     assert code == EXIT_WRONG_INPUT
