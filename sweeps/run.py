@@ -105,15 +105,16 @@ def run_sweep(
     profile = _with_limit(profile, planned.sweep)
     if dry_run:
         print_plan(console, planned.plan)
-        print_changes(console, planned.changes, cancel_gone)
+        if not planned.plan.missing:
+            print_changes(console, planned.changes, cancel_gone)
         return EXIT_DONE
     console.print(f"{planned.sweep.name}: {savings(planned.plan)}", markup=False, soft_wrap=True)
-    print_changes(console, planned.changes, cancel_gone)
     if check:
         _tell_gpus(profile, console)
         refuse(_reasons(planned, profile))
     elif planned.plan.missing:
         refuse(list(planned.plan.missing.values()))
+    print_changes(console, planned.changes, cancel_gone)
     store(planned.sweep, planned.plan, planned.folder)
     if cancel_gone:
         cancel_left(planned.folder, planned.plan, console)

@@ -122,6 +122,18 @@ def test_dry_run_prints_the_plan_and_writes_nothing(sweep_file: Path, tmp_path: 
     assert all(name in console.text for name in ("hill", "lake", "general", "pretrain-", "44.4%"))
 
 
+def test_dry_run_names_what_is_missing_instead_of_changes_that_nobody_can_know(
+    sweep_file: Path, tmp_path: Path
+) -> None:
+    console = Printed()
+    before = plan_sweep(sweep_file, ["axes=[]"], tmp_path)
+    store(before.sweep, before.plan, before.folder)
+    changes = ["axes=[]", "data=nowhere"]
+    assert run_sweep(sweep_file, dry_run=True, overrides=changes, runs_dir=tmp_path, console=console) == EXIT_DONE
+    assert "note: nowhere: no such file or folder; mend the path" in console.text
+    assert "changed:" not in console.text
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
