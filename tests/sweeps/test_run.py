@@ -504,6 +504,13 @@ def test_process_that_trains_a_phase_of_another_sweep_too_is_stopped_with_its_ow
     assert stopped == [this_process()] and "another sweep needs it" in console.text
 
 
+def test_cancelling_where_nothing_is_at_work_promises_nothing(sweep_file: Path, tmp_path: Path) -> None:
+    planned, console = plan_sweep(sweep_file, [], tmp_path / "runs"), Printed()
+    store(planned.sweep, planned.plan, planned.folder)
+    cancel_sweep(planned.folder, [], console)
+    assert console.text == "cancelled 0 phases\n"
+
+
 def test_one_run_of_a_process_cannot_be_cancelled_alone(sweep_file: Path, tmp_path: Path) -> None:
     planned = plan_sweep(sweep_file, [], tmp_path / "runs")
     store(planned.sweep, planned.plan, planned.folder)
