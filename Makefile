@@ -13,7 +13,24 @@ export HARNESS_RUNS = $(RUNS)
 # Tests start hundreds of processes, which would else compile the same files again where this is set.
 test test-all test-slurm: export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: install lint test test-all test-slurm smoke bench sweep slurm-dev slurm-dev-stop clean
+.PHONY: help install lint test test-all test-slurm smoke bench sweep slurm-dev slurm-dev-stop clean
+
+define HELP
+make install       .venv with the versions that the tests pass with (6.4 GB)
+make sweep         train, evaluate and report the demo, or SWEEP=FILE CLUSTER=NAME DATA=FOLDER RUNS=FOLDER ARGS=WORDS
+make lint          ruff and mypy
+make test          the tests that are fast; TEST_JOBS=2 files at once
+make test-all      all tests but those of SLURM and of smoke runs
+make test-slurm    the tests that start a SLURM of their own (root on Debian or Ubuntu)
+make smoke         the smallest training of every recipe
+make bench         the speed figures that the documentation quotes
+make slurm-dev     start a SLURM on this machine, for CLUSTER=dev; make slurm-dev-stop ends it
+make clean         remove .venv and what a build left
+endef
+export HELP
+
+help:
+	@echo "$$HELP"
 
 install: $(VENV)/installed
 

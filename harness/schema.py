@@ -109,11 +109,19 @@ def read_yaml(path: Path) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); give a readable YAML file.") from None
     except BAD_YAML as error:
-        place = getattr(error, "problem_mark", None)
-        where = f" at line {place.line + 1}" if place else ""
-        if isinstance(error, _KeyTwice):
-            raise InputError(f"{path}: {error.problem}{where} for the second time; leave one of them out.") from None
-        raise InputError(f"{path}: is not valid YAML{where}; mend the indentation or quoting there.") from None
+        raise InputError(f"{path}: {_why_bad(error)}") from None
+
+
+def _why_bad(error: Exception) -> str:
+    """Where a text ceases to be YAML and the parser's reason; a tab is called so, since nobody sees one."""
+    place, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    where = f" at line {place.line + 1}" if place else ""
+    if isinstance(error, _KeyTwice):
+        return f"{problem}{where} for the second time; leave one of them out."
+    if problem and r"'\t'" in problem:
+        return f"is not valid YAML{where}, where a tab stands; indent with spaces."
+    why = f" ({problem})" if problem else ""
+    return f"is not valid YAML{where}{why}; mend the indentation or quoting there."
 
 
 class _KeyTwice(yaml.composer.ComposerError):

@@ -119,8 +119,14 @@ def _read(path: Path) -> Any:
         assert error.problem_mark is not None
         where = f"line {error.problem_mark.line + 1}"
         raise ClusterError(f"{path}: {error.problem} at {where} for the second time; leave one of them out.") from None
-    except (yaml.YAMLError, ValueError, AttributeError, TypeError, RecursionError):  # impossible dates, endless nesting
-        raise ClusterError(f"{path}: is not valid YAML; mend the indentation or quoting.") from None
+    except (yaml.YAMLError, ValueError, AttributeError, TypeError, RecursionError) as error:  # e.g. impossible dates
+        raise ClusterError(f"{path}: is not valid YAML{_line(error)}; mend the indentation or quoting.") from None
+
+
+def _line(error: Exception) -> str:
+    """The line where a text ceases to be YAML; not the parser's reason, which can quote what may be a secret."""
+    place = getattr(error, "problem_mark", None)
+    return f" at line {place.line + 1}" if place else ""
 
 
 def _sentence(error: ValidationError) -> str:

@@ -109,7 +109,8 @@ def cancel_phases(folder: SweepFolder, keys: Iterable[str], console: Console) ->
         if others:
             raise InputError(f"{owner.shown} trains these together with {others[0]}; cancel the whole sweep instead.")
         _stop_process(owner)
-    console.print(f"cancelled {counted(len(held), 'phase')}; `harness sweep` goes on with what had begun", markup=False)
+    again = "; `harness sweep` goes on with what had begun" if held else ""
+    console.print(f"cancelled {counted(len(held), 'phase')}{again}", markup=False)
 
 
 def _needed_elsewhere(

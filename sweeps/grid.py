@@ -69,8 +69,12 @@ def _copy(value: Any) -> Any:
 
 def _replace_data(values: dict[str, Any], path: str) -> None:
     """Puts one dataset in the place of all training sources; a source's classes and fraction stay."""
-    data = values.setdefault("data", {})
-    for owner in [data, *(phase for phase in values.get("phases") or [] if isinstance(phase, dict))]:
+    if values.get("data") is None:
+        values["data"] = {}
+    data, phases = values["data"], values.get("phases") or []
+    if not isinstance(data, dict):
+        return  # which the run's configuration refuses
+    for owner in [data, *(phase for phase in phases if isinstance(phase, dict))]:
         sources = owner.get("sources")
         if isinstance(sources, list) and sources and isinstance(sources[0], dict):
             owner["sources"] = [{**sources[0], "path": path, "weight": None}]
@@ -188,6 +192,8 @@ def _check_names(runs: list[Run], source: str) -> None:
     seen: dict[str, Run] = {}
     for run in runs:
         other = seen.setdefault(run.name.casefold(), run)
+        if other is not run and other.axes == run.axes:
+            raise InputError(f"{source}: the run {run.axes} comes twice; remove the value that an axis repeats.")
         if other is not run:
             raise InputError(
                 f"{source}: the runs {other.axes} and {run.axes} would both be called '{run.name}'; "

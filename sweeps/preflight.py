@@ -141,6 +141,11 @@ def _batches(plan: Plan, profile: ClusterProfile) -> Iterator[str]:
         )
 
 
+def room_to_come_gb(plan: Plan, folder: SweepFolder) -> float:
+    """`estimated_gb` of what has yet to be trained."""
+    return estimated_gb(replace(plan, configs=_unfinished(plan, folder)))
+
+
 def estimated_gb(plan: Plan) -> float:
     """Space that the phases need at the most, in GiB: their checkpoints, one being written, and the result."""
     configs = plan.configs.values()

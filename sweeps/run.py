@@ -26,7 +26,7 @@ from sweeps.grid import expand
 from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.local import train_here
 from sweeps.plan import Identify, Plan, make_plan
-from sweeps.preflight import evaluation_reasons, preflight
+from sweeps.preflight import evaluation_reasons, preflight, room_to_come_gb
 from sweeps.queues import Queues
 from sweeps.state import SILENT_AFTER_S, submitted_job
 from sweeps.status import SweepStatus, sweep_status
@@ -105,15 +105,16 @@ def run_sweep(
     profile = _with_limit(profile, planned.sweep)
     if dry_run:
         print_plan(console, planned.plan)
-        print_changes(console, planned.changes, cancel_gone)
+        if not planned.plan.missing:
+            print_changes(console, planned.changes, cancel_gone)
         return EXIT_DONE
     console.print(f"{planned.sweep.name}: {savings(planned.plan)}", markup=False, soft_wrap=True)
-    print_changes(console, planned.changes, cancel_gone)
     if check:
         _tell_gpus(profile, console)
         refuse(_reasons(planned, profile))
     elif planned.plan.missing:
         refuse(list(planned.plan.missing.values()))
+    print_changes(console, planned.changes, cancel_gone)
     store(planned.sweep, planned.plan, planned.folder)
     if cancel_gone:
         cancel_left(planned.folder, planned.plan, console)
@@ -162,6 +163,8 @@ def preflight_sweep(
     if not reasons:
         said = f"{planned.sweep.name}: nothing speaks against running it with the cluster profile '{profile.name}'"
         console.print(said, markup=False, soft_wrap=True)
+        room = f"{room_to_come_gb(planned.plan, planned.folder):.1f} GiB"
+        say(console, f"checkpoints and weights of what is left to train take {room} of disk at the most")
     return EXIT_WRONG_INPUT if reasons else EXIT_DONE
 
 

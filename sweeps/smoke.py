@@ -17,6 +17,7 @@ from rich.table import Table
 from harness.alone import alone_in
 from harness.config import RunConfig, load_run_config
 from harness.errors import EXIT_DONE, EXIT_FAILURE, InputError
+from harness.show_training import shown_training
 from sweeps.config import RECIPES
 from sweeps.dataset import make_embedded
 
@@ -55,7 +56,8 @@ def run_smoke(names: Sequence[str], out: Path, console: Console) -> int:
 
 def _told(name: str, out: Path, console: Console) -> SmokeResult:
     console.print(f"{name} ...", markup=False, highlight=False)
-    result = train_smoke(name, out / name)
+    with shown_training(console, out / name):
+        result = train_smoke(name, out / name)
     console.print(f"{name}: {_in_words(result)}", markup=False, highlight=False)
     return result
 

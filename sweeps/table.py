@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
-from harness.screen import counted
+from harness.screen import counted, say
 from sweeps.apply import Changes
 from sweeps.ledger import Ledger
 from sweeps.plan import Plan
@@ -28,7 +28,7 @@ MAX_LIVE_LINES = 40
 
 
 def print_plan(console: Console, plan: Plan) -> None:
-    """The table of runs, the graph of phases, and what sharing saves."""
+    """The table of runs, the graph of phases, what sharing saves, and what is not there to plan by."""
     axes = list(dict.fromkeys(axis for run in plan.runs for axis in run.axes))
     runs = Table(title=f"{plan.sweep}: {counted(len(plan.runs), 'run')}", title_justify="left")
     for head in ("run", *axes, "phases"):
@@ -41,6 +41,8 @@ def print_plan(console: Console, plan: Plan) -> None:
     runs.title_style = phases.title_style = "bold"
     console.print(runs, phases, sep="\n")
     console.print(savings(plan))
+    for reason in plan.missing.values():
+        say(console, f"note: {reason} Until then the keys of the phases that read it are provisional.")
 
 
 def savings(plan: Plan) -> str:
@@ -156,8 +158,9 @@ _COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
     ("nodes", "left"),
 )
 _FIRST_TO_GO = ("saves", "nodes", "val PSNR", "steps/s", "phase", "time left")
-# Of names, interruptions and lists of nodes so many characters have to fit; the rest is shown where there is room.
-_LEAST = {"run": 20, "state": 12, "nodes": 12}
+# Of names, interruptions (one kind) and lists of nodes so many characters have to fit; the rest is shown where there is
+# room.
+_LEAST = {"run": 20, "state": len("running, preempted 12x"), "nodes": 12}
 _NARROWEST_NAME = 8
 
 
@@ -178,8 +181,8 @@ def _cells(row: Row) -> list[Text]:
 def _interruptions(row: Row) -> list[str]:
     """What a run has been through: preempted by SLURM, and started again for any other reason."""
     other = row.starts_again - row.preempted
-    words = [f"preempted {counted(row.preempted, 'time')}"] if row.preempted else []
-    return words + ([f"started again {other}x"] if other > 0 else [])
+    words = [f"preempted {row.preempted}x"] if row.preempted else []
+    return words + ([f"restarted {other}x"] if other > 0 else [])
 
 
 def _most_telling(rows: list[Row], most: int) -> list[int]:

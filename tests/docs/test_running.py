@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ RUN: dict[str, dict[str, str] | str | None] = {
     # README
     "harness --help": None,
     "harness sweep demo --dry-run": None,
+    "harness preflight demo": "harness preflight demo --cluster local data.patch_px=32",
     "harness train demo --out runs/one": (
         "harness train demo --out runs/one phases.0.iterations=1 phases.1.iterations=1 phases.2.iterations=1"
         " data.sources.0.path=data/photos data.patch_px=32 validation.every=1"
@@ -263,6 +265,15 @@ def test_every_target_of_make_is_made_of_commands_that_exist(target: str) -> Non
             harness.cli.main()
         assert left.value.code in (0, None)
     assert bool(commands) == (target in {"smoke", "bench", "sweep"})
+
+
+def test_make_without_a_target_tells_every_target_and_installs_nothing() -> None:
+    plain, asked = (
+        subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True) for words in ([], ["help"])
+    )
+    assert plain.returncode == 0 and plain.stdout == asked.stdout
+    targets = re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert [name for name in targets if f"make {name} " not in plain.stdout] == ["help"]
 
 
 @pytest.mark.slow

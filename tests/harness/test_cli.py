@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -42,6 +43,16 @@ def test_without_a_command_the_help_is_shown_and_no_error(answer, monkeypatch, c
     with pytest.raises(SystemExit):
         harness.cli.main()
     assert said == capsys.readouterr().out
+
+
+def test_the_version_is_one_line_and_that_of_the_package(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["harness", "--version"])
+    with pytest.raises(SystemExit) as left:
+        harness.cli.main()
+    said = capsys.readouterr()
+    assert (said.out, said.err, left.value.code) == (f"{harness.__version__}\n", "", 0)
+    pyproject = Path(__file__).parents[2] / "pyproject.toml"
+    assert f'version = "{harness.__version__}"' in pyproject.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
 
 from harness.errors import InputError
-from harness.schema import Section, apply_overrides, load_yaml, parse
+from harness.schema import Section, apply_overrides, load_yaml, parse, read_yaml
 
 
 class Settings(Section):
@@ -74,3 +75,19 @@ def test_override_of_what_is_not_there_is_refused(override: str, said: str) -> N
     with pytest.raises(InputError) as caught:
         apply_overrides({"a": [0, 1], "b": 2}, [override])
     assert str(caught.value) == f"override '{override}': {said}"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("a: 1\nb:\n\tc: 2\n", "at line 3, where a tab stands; indent with spaces."),
+        ("a: 1\nb: *base\n", "at line 2 (found undefined alias 'base'); mend"),
+        ("a: b: c\n", "at line 1 (mapping values are not allowed here); mend"),
+    ],
+)
+def test_a_file_that_is_not_yaml_is_told_line_and_reason(tmp_path: Path, text: str, why: str) -> None:
+    (tmp_path / "my.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        read_yaml(tmp_path / "my.yaml")
+    assert f"my.yaml: is not valid YAML {why}" in str(caught.value)
+    assert "\n" not in str(caught.value)

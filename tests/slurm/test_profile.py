@@ -79,7 +79,7 @@ def test_auto_is_slurm_where_a_controller_answers(monkeypatch, tmp_path):
         ("executor: local\nsetup: [module load cuda]\n", "setup is for SLURM alone"),
         ("executor: slurm\ntime_min: 1\n", "signal_s 90 is not before the time limit of 1 min; lower it"),
         ("- a\n", "expected keys and values"),
-        ("a: [\n", "is not valid YAML"),
+        ("a: [\n", "is not valid YAML at line 2"),
     ],
 )
 def test_a_mistake_is_one_sentence_that_names_file_and_key(tmp_path, text, said):
@@ -94,6 +94,12 @@ def test_a_mistake_is_one_sentence_that_names_file_and_key(tmp_path, text, said)
 def test_a_mistake_in_the_environment_never_shows_its_value(tmp_path):
     with pytest.raises(ClusterError) as caught:
         load_profile(write(tmp_path, "environment: {TOKEN: [hunter2]}\n"))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_value_that_is_taken_for_an_alias_is_not_shown(tmp_path):
+    with pytest.raises(ClusterError, match="is not valid YAML at line 2") as caught:
+        load_profile(write(tmp_path, "environment:\n  TOKEN: *hunter2\n"))
     assert "hunter2" not in str(caught.value)
 
 

@@ -131,6 +131,14 @@ def test_data_replaces_the_path_of_every_source_and_keeps_their_filters(
 PER_CLASS = {"name": "class", "per_class": {"phases": ["adversarial"]}}
 
 
+@pytest.mark.parametrize("written", [None, 3, "photos", []])
+def test_data_of_a_recipe_that_is_no_section_is_told_when_a_sweep_replaces_it_too(
+    sweep_of: SweepOf, recipe: dict[str, Any], written: Any
+) -> None:
+    with pytest.raises(InputError, match="key 'data"):
+        runs_of(sweep_of(base={**recipe, "data": written}, data="mine"))
+
+
 def test_class_axis_pools_all_classes_for_general_where_the_data_has_no_such_class(sweep_of: SweepOf) -> None:
     runs = runs_of(sweep_of(PER_CLASS), ["Set5", "Set14"])
     assert [(run.name, run.own_class, run.pooled) for run in runs] == [
@@ -186,7 +194,8 @@ def test_a_single_class_gets_no_general_model_that_would_be_the_same_again(sweep
 
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
-    ("two runs of one name", {"axes": [{**SEEDS, "values": ["1", 1]}]}, "would both be called '1'"),
+    ("a value that stands twice", {"axes": [{**SEEDS, "values": [1, 1]}]}, "the run {'seed': '1'} comes twice; remove"),
+    ("two runs of one name", {"axes": [{**SEEDS, "values": {"a/b": 1, "a b": 2}}]}, "would both be called 'a-b'"),
     ("names that differ in case", {"axes": [{"name": "x", "settings": {"A": {}, "a": {}}}]}, "would both be called"),
     ("a name of nothing", {"axes": [{"name": "x", "settings": {"///": {}}}]}, "leaves no letter or digit"),
     ("naming without an axis", {"axes": [SEEDS], "naming": "{sede}"}, "the axes are ['seed']"),

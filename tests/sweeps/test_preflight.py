@@ -19,7 +19,7 @@ from sweeps.config import SweepConfig, dump_sweep
 from sweeps.grid import expand
 from sweeps.layout import RunsFolder, SweepFolder
 from sweeps.plan import Identify, Plan, make_plan
-from sweeps.preflight import estimated_gb, evaluation_reasons, measured_save_s, preflight
+from sweeps.preflight import estimated_gb, evaluation_reasons, measured_save_s, preflight, room_to_come_gb
 from sweeps.run import dataset_classes, refuse, run_sweep
 
 SweepOf = Callable[..., SweepConfig]
@@ -189,6 +189,16 @@ def test_estimated_space_is_what_the_checkpoints_of_a_phase_take(
     pretrain = 4 * (4 * generator) * 3 + 4 * generator
     adversarial = 4 * (4 * generator + 3 * discriminator) * 3 + 4 * generator
     assert estimated_gb(plan) * 2**30 == pytest.approx(pretrain + adversarial)
+
+
+def test_finished_phases_need_no_more_space(
+    sweep_of: SweepOf, sweep_folder: SweepFolder, photos: Path, finish: Callable[[str], None]
+) -> None:
+    plan = planned(sweep_of(data=str(photos)))
+    assert room_to_come_gb(plan, sweep_folder) == estimated_gb(plan)
+    for key in plan.phases:
+        finish(key)
+    assert room_to_come_gb(plan, sweep_folder) == 0
 
 
 def test_save_time_is_the_longest_from_signal_to_stop(

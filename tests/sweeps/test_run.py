@@ -122,6 +122,18 @@ def test_dry_run_prints_the_plan_and_writes_nothing(sweep_file: Path, tmp_path: 
     assert all(name in console.text for name in ("hill", "lake", "general", "pretrain-", "44.4%"))
 
 
+def test_dry_run_names_what_is_missing_instead_of_changes_that_nobody_can_know(
+    sweep_file: Path, tmp_path: Path
+) -> None:
+    console = Printed()
+    before = plan_sweep(sweep_file, ["axes=[]"], tmp_path)
+    store(before.sweep, before.plan, before.folder)
+    changes = ["axes=[]", "data=nowhere"]
+    assert run_sweep(sweep_file, dry_run=True, overrides=changes, runs_dir=tmp_path, console=console) == EXIT_DONE
+    assert "note: nowhere: no such file or folder; mend the path" in console.text
+    assert "changed:" not in console.text
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -180,6 +192,7 @@ def test_preflight_alone_prints_every_reason(sweep_file: Path, tmp_path: Path, m
     monkeypatch.setattr("sweeps.run.note_of_gpus", lambda _: "GPUs stay idle.")
     code, lines = reasons()
     assert code == EXIT_DONE and lines[0] == "note: GPUs stay idle."
+    assert lines[2] == "checkpoints and weights of what is left to train take 0.0 GiB of disk at the most"
     monkeypatch.setattr("sweeps.run.note_of_gpus", lambda _: None)
     code, lines = reasons("axes=[]", "data.sources.0.classes=[sea]", "phases.1.sources=[{path: nowhere}]")
     assert code == EXIT_WRONG_INPUT
@@ -489,6 +502,13 @@ def test_process_that_trains_a_phase_of_another_sweep_too_is_stopped_with_its_ow
     console = Printed()
     cancel_sweep(planned.folder, [], console)
     assert stopped == [this_process()] and "another sweep needs it" in console.text
+
+
+def test_cancelling_where_nothing_is_at_work_promises_nothing(sweep_file: Path, tmp_path: Path) -> None:
+    planned, console = plan_sweep(sweep_file, [], tmp_path / "runs"), Printed()
+    store(planned.sweep, planned.plan, planned.folder)
+    cancel_sweep(planned.folder, [], console)
+    assert console.text == "cancelled 0 phases\n"
 
 
 def test_one_run_of_a_process_cannot_be_cancelled_alone(sweep_file: Path, tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
+import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from harness import show_training
 from harness.alone import alone_in
 from harness.errors import InputError
 from sweeps import smoke
@@ -32,6 +35,25 @@ def test_each_recipe_is_told_when_it_is_through_and_a_failed_one_decides_the_exi
     assert "srgan: 23.87 dB (bicubic 25.03) after 61 s" in screen.getvalue()
     assert "esrgan: left with exit code 1 after 61 s" in screen.getvalue()
     assert run_smoke(["srgan"], tmp_path, Console(file=screen)) == 0
+
+
+def test_how_a_recipe_gets_on_is_shown_while_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+
+    def train(name: str, out: Path) -> SmokeResult:
+        out.mkdir()
+        status = {"phase": "pretrain", "step": 12, "total_steps": 30, "steps_per_s": 2.0}
+        (out / "status.json").write_text(json.dumps(status))
+        for _ in range(200):
+            if "pretrain" not in screen.getvalue():
+                time.sleep(0.01)
+        return SmokeResult(name, 1000, 30, 15, 0, 25.031, 6.0, 23.872)
+
+    monkeypatch.setattr(smoke, "train_smoke", train)
+    monkeypatch.setattr(smoke, "make_embedded", lambda console: None)
+    monkeypatch.setattr(show_training, "_POLL_S", 0.01)
+    run_smoke(["srgan"], tmp_path, Console(file=screen, width=120))
+    assert "pretrain: 12 / 30 · 2.0 steps/s · 9 s left" in screen.getvalue()
 
 
 def test_a_second_command_does_not_clear_the_folder_of_a_running_one(

@@ -55,7 +55,7 @@ def test_row_tells_phase_step_speed_time_left_and_the_last_psnr(
     assert (running.steps_per_s, running.left_s, running.val_psnr, running.starts_again) == (2.0, 20.0, 25.5, 3)
     assert (waiting.state, waiting.phase, waiting.step, waiting.val_psnr) == ("waiting", "adversarial", 100, 24.0)
     line = plain_line(running)
-    assert "started again 3x" in line and "110 / 150" in line and "20 s" in line and "25.50" in line
+    assert "restarted 3x" in line and "110 / 150" in line and "20 s" in line and "25.50" in line
 
 
 def test_row_tells_preemptions_restarts_and_how_often_it_saves(
@@ -68,11 +68,11 @@ def test_row_tells_preemptions_restarts_and_how_often_it_saves(
     note_ending(folder, Ending("1", 75, "back", "was preempted, and had saved", 2))
     (row,) = sweep_status(sweep_folder.runs, plan, Queues()).rows
     line = plain_line(row)
-    assert "running, preempted 2 times, started again 1x" in line and "every 250" in line
+    assert "running, preempted 2x, restarted 1x" in line and "every 250" in line
     write_status(folder, state="saved", step=10, starts=2)
     note_ending(folder, Ending("1", 75, "left", "was requeued 9 times already (max_requeues)", 1))
     (row,) = sweep_status(sweep_folder.runs, plan, Queues()).rows
-    assert "saved, preempted 1 time: was requeued 9 times already (max_requeues)" in plain_line(row)
+    assert "saved, preempted 1x: was requeued 9 times already (max_requeues)" in plain_line(row)
 
 
 def test_shared_phase_counts_once_in_the_progress(
@@ -416,6 +416,18 @@ def test_a_narrow_terminal_shows_fewer_columns_but_no_cut_number(
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in table and "time left" in table and " / " in table
     assert ("val PSNR" in table) == (width >= 80)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_how_often_a_run_was_interrupted_is_shown_in_narrow_terminals_too(
+    plan_of: PlanOf, sweep_folder: SweepFolder, write_status: WriteStatus, width: int
+) -> None:
+    plan = plan_of({"name": "seed", "key": "seed", "values": [0, 1]})
+    for key in plan.phases:
+        folder = sweep_folder.runs.phase(key)
+        write_status(folder, state="running", step=119, steps_per_s=0.01, val_psnr=25.0, starts=7, **_HERE)
+    text = shown(status_view(sweep_status(sweep_folder.runs, plan, Queues())), width)
+    assert "running, restarted 12x" in text and "time left" in text
 
 
 @pytest.mark.parametrize("width", [20, 28, 36])
