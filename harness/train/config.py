@@ -70,7 +70,7 @@ class ValidationConfig(Section):
     max_images: int = Field(16, ge=0)
     """0 validates never."""
     sample_images: int = Field(4, ge=0)
-    """Pictures (LR, SR, HR) written each time."""
+    """Pictures (bicubic, SR, HR) written each time."""
     max_share: float = Field(0.1, gt=0, le=1)
     """Share of the time; a run whose validations take more says so once, with an `every` that would keep it."""
 
