@@ -24,6 +24,7 @@ from harness.data.cache import NodeCache
 from harness.data.inspect import inspect
 from harness.data.loader import PatchLoader
 from harness.data.pack import pack
+from harness.data.remote import RemoteStore
 from harness.data.shards import Dataset
 from harness.errors import DataError, UnreachableError
 
@@ -289,6 +290,39 @@ def test_shards_are_fetched_ahead_of_the_window(server, data_config):
         time.sleep(0.01)
     assert all(handler.sent[name] == (served / name).stat().st_size for name in wanted)
     batches.close()
+
+
+def test_a_shard_that_left_the_cache_is_fetched_ahead_again():
+    class Cache:
+        fetched = 0
+
+        def fetch(self, url: str, size: int | None, version: str) -> None:
+            self.fetched += 1
+
+    cache = Cache()
+    store = RemoteStore("memory://set", cache)
+    deadline = time.monotonic() + 10
+    while cache.fetched < 2 and time.monotonic() < deadline:
+        store.prefetch([("a.tar", 10)])
+        time.sleep(0.001)
+    assert cache.fetched >= 2
+
+
+def test_a_shard_that_is_evicted_while_it_is_opened_is_fetched_again(tmp_path, monkeypatch):
+    """An open file without a name would take room that nobody counts."""
+
+    class Cache:
+        fetched = 0
+
+        def fetch(self, url: str, size: int | None, version: str) -> Path:
+            self.fetched += 1
+            (tmp_path / "a.tar").write_bytes(bytes(10))
+            return tmp_path / "a.tar"
+
+    cache = Cache()
+    monkeypatch.setattr("fcntl.flock", lambda fd, how: (tmp_path / "a.tar").unlink() if cache.fetched == 1 else None)
+    assert RemoteStore("memory://set", cache).open_shard("a.tar", 10).path.exists()
+    assert cache.fetched == 2
 
 
 def test_shards_that_are_read_next_are_told_from_those_that_are_read_now(shard_folder, data_config, monkeypatch):
