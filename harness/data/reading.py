@@ -11,6 +11,7 @@ from __future__ import annotations
 import mmap
 import os
 import tokenize
+import warnings
 import zlib
 from collections import OrderedDict
 from pathlib import Path
@@ -171,7 +172,9 @@ def npy_layout(start: bytes, name: str) -> tuple[int, tuple[int, int, int]]:
     try:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file, max_header_size=1000)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a damaged header, which is Python's syntax, Python may warn besides
+            shape, fortran, dtype = read(file, max_header_size=1000)
     except (ValueError, EOFError, OSError, SyntaxError, tokenize.TokenError, TypeError, KeyError) as error:
         reason = first_line(error)
         raise DataError(f"{name}: is not a .npy array ({reason}); pack it again.") from None
