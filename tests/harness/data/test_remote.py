@@ -20,6 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
+from harness.data import fetching
 from harness.data.cache import NodeCache
 from harness.data.inspect import inspect
 from harness.data.loader import PatchLoader
@@ -125,6 +126,14 @@ def test_each_shard_is_fetched_once(server, data_config):
     shards = {path.name: path.stat().st_size for path in served.glob("train*.tar")}
     assert {name: handler.sent[name] for name in shards} == shards
     assert handler.sent["index.parquet"] == (served / "index.parquet").stat().st_size
+
+
+def test_no_byte_of_a_large_shard_is_sent_twice(server, tmp_path):
+    url, served, handler = server
+    (served / "large.tar").write_bytes(bytes(2 * fetching._CHUNK_BYTES))
+    with (tmp_path / "large.tar").open("wb") as target:
+        fetching.fetch_into(f"{url}/large.tar", target, 2 * fetching._CHUNK_BYTES)
+    assert handler.sent["large.tar"] == 2 * fetching._CHUNK_BYTES
 
 
 def test_processes_of_a_node_fetch_a_shard_once(server, cache_folder):
