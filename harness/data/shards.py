@@ -151,15 +151,11 @@ class Dataset:
         """A sample's bytes as stored, compared with their checksum."""
         shard = self.shard_file(self.shard_code[index])
         content = shard.read(int(self.length[index]), int(self.offset[index]))
-        self.check_content(index, content)
-        return content
-
-    def check_content(self, index: int, content: bytes) -> None:
-        """Raises DataError where the content differs from its checksum."""
         if len(content) != self.length[index]:
             raise self.cut_off(index)
         if checksum(content) != self.crc32[index]:
             raise self.bad_sample(index, "differs from its checksum")
+        return content
 
     def describe(self, index: int) -> str:
         """`SHARD: sample 'KEY'`, for messages."""
