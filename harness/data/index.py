@@ -91,7 +91,7 @@ def _find_shards(folder: Path) -> tuple[list[Path], list[Skipped]]:
     for shard in shards:
         if storable(shard.name) != shard.name or not sidecar.is_plain(shard.name):
             raise InputError(f"{shard}: has a name with a backslash or with bytes that are no UTF-8; rename it.")
-    others = sorted(path for path in folder.iterdir() if _OTHER_TAR.fullmatch(path.name) and path not in set(shards))
+    others = sorted(path for path in {*folder.iterdir()}.difference(shards) if _OTHER_TAR.fullmatch(path.name))
     return shards, [Skipped(str(path), "is no .tar (a compressed one cannot be read by ranges)") for path in others]
 
 
