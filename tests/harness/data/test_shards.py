@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import shutil
@@ -18,7 +20,7 @@ from PIL import Image
 from harness.data import reading, sidecar
 from harness.data.pack import pack
 from harness.data.shards import Dataset
-from harness.errors import DataError, InputError
+from harness.errors import DataError, InputError, UnreachableError
 from harness.files import sha256_of
 
 
@@ -163,6 +165,25 @@ def test_a_disk_that_fails_is_an_error_that_names_the_shard(packed_npy, monkeypa
     for read in (dataset.read, lambda i: read_crop(dataset, i, 0, 0, 8, 8)):
         with pytest.raises(DataError, match=r"train-000000.tar: cannot be read \(Input/output error\)"):
             read(index)
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "index.parquet"])
+@pytest.mark.parametrize(
+    ("number", "kind", "mend"),
+    [(errno.EACCES, DataError, "check its rights"), (errno.ESTALE, UnreachableError, "try again once the disk")],
+)
+def test_a_sidecar_that_cannot_be_read_is_named_with_the_mend(packed_npy, monkeypatch, name, number, kind, mend):
+    real = io.open
+
+    def opened(path: object, *arguments: object, **options: object) -> object:
+        if path == packed_npy / name:
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(io, "open", opened)
+    with pytest.raises(kind, match=rf"{name}: cannot be read \(.*\); {mend}") as raised:
+        Dataset.open(packed_npy)
+    assert type(raised.value) is kind
 
 
 def test_a_flipped_byte_is_named_with_shard_and_key(copy, read_crop):
