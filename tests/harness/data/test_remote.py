@@ -114,7 +114,7 @@ def test_memory_urls_are_read_too(shard_folder, data_config):
     memory.put(str(shard_folder), "/some/set", recursive=True)
     try:
         assert torch.equal(some_batches("memory://some/set", data_config), some_batches(shard_folder, data_config))
-        assert inspect("memory://some/set", verify=True).problems == []
+        assert inspect("memory://some/set/", verify=True).problems == []
     finally:
         memory.rm("/some", recursive=True)
 
