@@ -124,8 +124,8 @@ class Dataset:
 
     def _in_fraction(self, candidates: np.ndarray, fraction: float, seed: int) -> np.ndarray:
         inside = np.zeros(self.num_samples, bool)
-        for code in np.unique(self.class_code[candidates]):
-            of_class = candidates[self.class_code[candidates] == code]
+        by_class = candidates[np.argsort(self.class_code[candidates], kind="stable")]
+        for of_class in np.split(by_class, np.flatnonzero(np.diff(self.class_code[by_class])) + 1):
             sources = np.unique(self.source_hash[of_class])
             rank = np.argsort(random.bits(random.key(seed, "fraction"), sources), kind="stable")
             kept = sources[rank[: max(1, int(np.floor(fraction * len(sources) + 0.5)))]]
