@@ -76,7 +76,7 @@ def decode(content: bytes, name: str) -> np.ndarray:
     with _open(content, name) as image:
         try:
             image.load()
-            image = ImageOps.exif_transpose(image)
+            ImageOps.exif_transpose(image, in_place=True)  # else a copy, also of what is upright
             return np.asarray(_to_rgb(image))
         except DataError:
             raise
@@ -192,4 +192,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         return Image.alpha_composite(black, image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

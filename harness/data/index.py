@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.data import sidecar
 from harness.data.foreign_shard import read_shard
-from harness.data.packing.split import assign_splits, count_or_share, most_guarded
+from harness.data.packing.split import assign_splits, count_or_share
 from harness.data.packing.survey import Skipped, storable
 from harness.data.shards import EXTENSIONS
 from harness.data.sidecar import Sample
@@ -49,7 +49,8 @@ def index(
 
     Raises:
         InputError: no folder, no shards, a pack whose shards were changed since, or it cannot be written.
-        DataError: a shard is damaged, or has an unsafe or a pickled member; names the shard and the member.
+        DataError: a shard is damaged, or has an unsafe or a pickled member (names both), two samples have one key, or
+            tiles of one image say different splits.
     """
     if "://" in str(folder) or not folder.is_dir():
         raise InputError(f"{folder}: is not a local folder; index the shards where they lie before uploading them.")
@@ -67,7 +68,7 @@ def index(
     if not samples:
         raise DataError(f"{folder}: none of its samples has an image ({', '.join(sorted(EXTENSIONS))}).")
     _check_keys(samples, folder)
-    samples = _with_splits(samples, val, test, seed)
+    samples = _with_splits(samples, folder, val, test, seed)
     sizes = {shard.name: shard.stat().st_size for shard in shards}
     extensions = sorted({sample.extension for sample in samples})
     packed = _packed(folder, samples)
@@ -90,7 +91,7 @@ def _find_shards(folder: Path) -> tuple[list[Path], list[Skipped]]:
     for shard in shards:
         if storable(shard.name) != shard.name or not sidecar.is_plain(shard.name):
             raise InputError(f"{shard}: has a name with a backslash or with bytes that are no UTF-8; rename it.")
-    others = sorted(path for path in folder.iterdir() if _OTHER_TAR.fullmatch(path.name) and path not in set(shards))
+    others = sorted(path for path in {*folder.iterdir()}.difference(shards) if _OTHER_TAR.fullmatch(path.name))
     return shards, [Skipped(str(path), "is no .tar (a compressed one cannot be read by ranges)") for path in others]
 
 
@@ -126,15 +127,30 @@ def _check_keys(samples: list[Sample], folder: Path) -> None:
         seen[sample.key] = sample.shard
 
 
-def _with_splits(samples: list[Sample], val: float | int, test: float | int, seed: int) -> list[Sample]:
+def _with_splits(samples: list[Sample], folder: Path, val: float | int, test: float | int, seed: int) -> list[Sample]:
     """Decides the splits that the shards do not say, by source: that of another tile of the image, if one says it."""
-    said: dict[int, str] = {}
-    for sample in samples:
-        if sample.split:
-            said[sample.source_hash] = most_guarded(sample.split, said.get(sample.source_hash, "train"))
+    said = _said_splits(samples, folder)
     samples = [s if s.split else replace(s, split=said.get(s.source_hash, "")) for s in samples]
     open_ones = [place for place, sample in enumerate(samples) if not sample.split]
     pairs = [(samples[place].class_name, f"{samples[place].source_hash:016x}") for place in open_ones]
     for place, split in zip(open_ones, assign_splits(pairs, val, test, seed)):
         samples[place] = replace(samples[place], split=split)
     return samples
+
+
+def _said_splits(samples: list[Sample], folder: Path) -> dict[int, str]:
+    """The split of each source image of which a tile says one.
+
+    Raises:
+        DataError: another tile says another, so that the image would be on two sides.
+    """
+    said: dict[int, Sample] = {}
+    for sample in (sample for sample in samples if sample.split):
+        first = said.setdefault(sample.source_hash, sample)
+        if first.split != sample.split:
+            raise DataError(
+                f"{folder}: the image '{sample.source}' is on two sides, '{first.key}' in {first.shard} says "
+                f"{first.split} and '{sample.key}' in {sample.shard} says {sample.split}; give its tiles one split, or "
+                "different images different sources."
+            )
+    return {source_hash: sample.split for source_hash, sample in said.items()}

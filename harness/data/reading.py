@@ -11,6 +11,7 @@ from __future__ import annotations
 import mmap
 import os
 import tokenize
+import warnings
 import zlib
 from collections import OrderedDict
 from pathlib import Path
@@ -96,24 +97,31 @@ class CropReader:
             DataError: the sample cannot be read or differs from its checksum; names the shard and the key.
         """
         data = self.dataset
-        header = data.header[index]
-        if header == 0:
-            image_HWC = self._decoded(index)
-            height, width3 = out_HX.shape
-            out_HX[:] = image_HWC[top : top + height, left : left + width3 // 3].reshape(height, width3)
-            return
-        shard = data.shard_file(data.shard_code[index])
-        if not data.checked[index]:
-            self._check(index, shard)
-        row_bytes = int(data.width[index]) * 3
         height, crop_bytes = out_HX.shape
-        start = int(data.offset[index]) + int(header) + top * row_bytes + left * 3
+        header = int(data.header[index])
+        if header == 0:
+            crop_HWC = self._decoded(index)[top : top + height, left : left + crop_bytes // 3]
+            out_HX[:] = crop_HWC.reshape(height, crop_bytes)
+            return
+        row_bytes = int(data.width[index]) * 3
         length = (height - 1) * row_bytes + crop_bytes
-        if row_bytes > _WIDE * crop_bytes:
+        is_wide = row_bytes > _WIDE * crop_bytes
+        found, place = self._stretch(index, header + top * row_bytes + left * 3, length, is_wide)
+        out_HX[:] = np.ndarray((height, crop_bytes), np.uint8, found, place, (row_bytes, 1))
+
+    def _stretch(self, index: int, first: int, length: int, is_wide: bool) -> tuple[bytes | np.ndarray, int]:
+        """What holds the bytes of a raw sample from `first` on, and where in it they begin."""
+        data = self.dataset
+        shard = data.shard_file(data.shard_code[index])  # before the checks: of another file they begin anew
+        if not data.checked[index] and data.length[index] <= CHECKED_BYTES:
+            content = data.read_content(index)
+            data.checked[index] = True
+            return content, first
+        start = int(data.offset[index]) + first
+        if is_wide:
             if os.fstat(shard.fd).st_size < start + length:  # reading past the end of a map would kill the process
                 raise data.cut_off(index)
-            out_HX[:] = np.ndarray((height, crop_bytes), np.uint8, shard.mapped, start, (row_bytes, 1))
-            return
+            return shard.mapped, start
         if len(self._scratch) < length:
             self._scratch = np.empty(length, np.uint8)
         try:
@@ -122,13 +130,7 @@ class CropReader:
             raise shard.unreadable(error) from None
         if found != length:
             raise data.cut_off(index)
-        out_HX[:] = np.ndarray((height, crop_bytes), np.uint8, self._scratch, 0, (row_bytes, 1))
-
-    def _check(self, index: int, shard: ShardFile) -> None:
-        data = self.dataset
-        if data.length[index] <= CHECKED_BYTES:
-            data.check_content(index, shard.read(int(data.length[index]), int(data.offset[index])))
-        data.checked[index] = True
+        return self._scratch, 0
 
     def _decoded(self, index: int) -> np.ndarray:
         image_HWC, left = self._kept.pop(index, (None, 0))
@@ -171,7 +173,9 @@ def npy_layout(start: bytes, name: str) -> tuple[int, tuple[int, int, int]]:
     try:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file, max_header_size=1000)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a damaged header, which is Python's syntax, Python may warn besides
+            shape, fortran, dtype = read(file, max_header_size=1000)
     except (ValueError, EOFError, OSError, SyntaxError, tokenize.TokenError, TypeError, KeyError) as error:
         reason = first_line(error)
         raise DataError(f"{name}: is not a .npy array ({reason}); pack it again.") from None

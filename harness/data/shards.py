@@ -124,8 +124,8 @@ class Dataset:
 
     def _in_fraction(self, candidates: np.ndarray, fraction: float, seed: int) -> np.ndarray:
         inside = np.zeros(self.num_samples, bool)
-        for code in np.unique(self.class_code[candidates]):
-            of_class = candidates[self.class_code[candidates] == code]
+        by_class = candidates[np.argsort(self.class_code[candidates], kind="stable")]
+        for of_class in np.split(by_class, np.flatnonzero(np.diff(self.class_code[by_class])) + 1):
             sources = np.unique(self.source_hash[of_class])
             rank = np.argsort(random.bits(random.key(seed, "fraction"), sources), kind="stable")
             kept = sources[rank[: max(1, int(np.floor(fraction * len(sources) + 0.5)))]]
@@ -151,15 +151,11 @@ class Dataset:
         """A sample's bytes as stored, compared with their checksum."""
         shard = self.shard_file(self.shard_code[index])
         content = shard.read(int(self.length[index]), int(self.offset[index]))
-        self.check_content(index, content)
-        return content
-
-    def check_content(self, index: int, content: bytes) -> None:
-        """Raises DataError where the content differs from its checksum."""
         if len(content) != self.length[index]:
             raise self.cut_off(index)
         if checksum(content) != self.crc32[index]:
             raise self.bad_sample(index, "differs from its checksum")
+        return content
 
     def describe(self, index: int) -> str:
         """`SHARD: sample 'KEY'`, for messages."""

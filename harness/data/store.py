@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from harness.data.reading import ShardFile
-from harness.errors import DataError
-from harness.files import sha256_of
+from harness.errors import DataError, UnreachableError
+from harness.files import BROKEN, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -70,13 +70,17 @@ class LocalStore:
                 "that others wrote."
             ) from None
         except OSError as error:
-            raise DataError(f"{self.folder / file}: cannot be read ({error.strerror}); check its rights.") from None
+            raise _unreadable(self.folder / file, error) from None
 
     def keep(self, file: str, sha256: str) -> Path:
         path = self.folder / file
-        if not path.exists():
-            raise DataError(f"{path}: is missing; copy or pack the dataset again.")
-        if sha256_of(path) != sha256:
+        try:
+            found = sha256_of(path)
+        except FileNotFoundError:
+            raise DataError(f"{path}: is missing; copy or pack the dataset again.") from None
+        except OSError as error:
+            raise _unreadable(path, error) from None
+        if found != sha256:
             raise other_than_described(str(path))
         return path
 
@@ -96,6 +100,13 @@ class LocalStore:
                 raise DataError(f"{path}: the shard is missing; copy or pack it again.") from None
             if found != size:
                 raise DataError(f"{path}: the shard has {found} bytes instead of {size}; copy or pack it again.")
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    """The error for a file that is there: the user may not read it, or the disk fails."""
+    if error.errno in BROKEN:
+        return UnreachableError(f"{path}: cannot be read ({error.strerror}); try again once the disk answers.")
+    return DataError(f"{path}: cannot be read ({error.strerror}); check its rights.")
 
 
 def other_than_described(name: str) -> DataError:

@@ -39,7 +39,7 @@ def tiled(net: Network, tile_px: int, overlap_px: int | None = None, **options) 
 
 @pytest.mark.parametrize("size", [1, 7, 16, 17, 33, 49, 64, 100, 257])
 @pytest.mark.parametrize(
-    ("tile_px", "overlap_px", "align_px"), [(16, 16, 1), (16, 80, 1), (16, 32, 8), (24, 8, 1), (48, 0, 1)]
+    ("tile_px", "overlap_px", "align_px"), [(16, 16, 1), (16, 80, 1), (16, 32, 8), (16, 20, 8), (24, 8, 1), (48, 0, 1)]
 )
 def test_tiles_answer_for_every_pixel_once(size, tile_px, overlap_px, align_px):
     scale = 3

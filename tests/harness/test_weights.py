@@ -110,6 +110,15 @@ def test_own_folder_is_looked_up_before_the_hub_cache(toy, folder, tmp_path):
     assert weights.find("toy") == folder / "toy.pth"
 
 
+def test_torchs_cache_lies_where_torch_looks_for_it(toy, folder, tmp_path, monkeypatch):
+    from torch import hub
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for _ in range(2):
+        assert weights.folders()[1] == Path(hub.get_dir()) / "checkpoints"
+        monkeypatch.delenv("TORCH_HOME", raising=False)
+
+
 def test_missing_file_is_answered_with_where_and_how(folder):
     with pytest.raises(InputError) as caught:
         weights.find("vgg19")
@@ -182,6 +191,18 @@ def _answer_once(listener: socket.socket, answer: bytes) -> None:
     with listener.accept()[0] as connection:
         connection.recv(4096)
         connection.sendall(answer)
+
+
+def test_what_was_downloaded_to_its_end_is_not_downloaded_again(toy, folder, server):
+    folder.mkdir()
+    (folder / "toy.pth.part").write_bytes(CONTENT)
+    assert weights.fetch("toy").read_bytes() == CONTENT and server.asked == []
+
+
+def test_a_file_of_another_content_is_fetched_anew(toy, folder, server):
+    folder.mkdir()
+    (folder / "toy.pth").write_bytes(b"x" + CONTENT[1:])
+    assert weights.fetch("toy").read_bytes() == CONTENT
 
 
 def test_download_starts_anew_where_the_server_knows_no_ranges(toy, folder, server):

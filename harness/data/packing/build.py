@@ -20,6 +20,7 @@ from harness.data.packing.survey import Skipped, SourceImage
 from harness.data.packing.write_group import is_written, write_group
 from harness.data.shards import Dataset
 from harness.data.sidecar import Sample
+from harness.data.store import LocalStore
 from harness.data.tar import END_OF_ARCHIVE
 from harness.data.workers import Run
 from harness.errors import DataError, InputError
@@ -92,7 +93,7 @@ class Builder:
         """
         if not (self.out / sidecar.DESCRIPTION_NAME).exists():
             return None
-        content = (self.out / sidecar.DESCRIPTION_NAME).read_bytes()
+        content = LocalStore(self.out).read(sidecar.DESCRIPTION_NAME)
         description: sidecar.Description | None = None
         with contextlib.suppress(DataError):  # of another version, say
             description = sidecar.read_description(content, str(self.out / sidecar.DESCRIPTION_NAME))

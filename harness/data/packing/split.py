@@ -52,13 +52,8 @@ def assign_splits(
             )
         for place, digest in enumerate(ordered):
             split = "test" if place < num_test else "val" if place < num_test + num_val else "train"
-            chosen[digest] = most_guarded(split, chosen.get(digest, "train"))
+            chosen[digest] = max(split, chosen.get(digest, "train"), key=SPLITS.index)
     return [chosen[digest] for _, digest in images]
-
-
-def most_guarded(*splits: str) -> str:
-    """The split that keeps an image of several splits from being trained or chosen on."""
-    return max(splits, key=SPLITS.index)
 
 
 def _amount(wanted: float | int, count: int) -> int:

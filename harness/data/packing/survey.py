@@ -15,7 +15,7 @@ import numpy as np
 
 from harness.data import images
 from harness.data.packing.split import SPLITS, assign_splits
-from harness.errors import DataError, InputError
+from harness.errors import DataError, InputError, UnreachableError
 from harness.files import BROKEN
 
 SMALLEST_PX = 16
@@ -131,7 +131,7 @@ def content_of(path: str) -> bytes | Skipped:
     """A file's content, or why the file is skipped.
 
     Raises:
-        DataError: the disk fails (to leave out the file for that would make another dataset).
+        UnreachableError: the disk fails (to leave out the file for that would make another dataset).
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would wait for somebody who writes to it
@@ -139,7 +139,7 @@ def content_of(path: str) -> bytes | Skipped:
         return Path(path).read_bytes()
     except OSError as error:
         if error.errno in BROKEN:
-            raise DataError(
+            raise UnreachableError(
                 f"{path}: cannot be read ({error.strerror}); try again once the disk answers, or take the file out."
             ) from None
         return Skipped(path, f"cannot be read ({error.strerror})")
@@ -160,7 +160,7 @@ def decode(image: SourceImage) -> np.ndarray | Skipped:
     """The image as uint8, H x W x 3, or why it is skipped.
 
     Raises:
-        DataError: the disk fails, or the file was changed since it was surveyed.
+        DataError: the disk fails (UnreachableError), or the file was changed since it was surveyed.
     """
     content = content_of(image.path)
     if isinstance(content, Skipped):

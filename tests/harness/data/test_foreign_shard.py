@@ -59,13 +59,11 @@ def test_a_decompression_bomb_is_skipped_with_its_key(tmp_path, tar_of, png_of):
 def test_an_array_that_is_not_as_long_as_its_header_says_is_skipped(tmp_path, make_image, tar_of, png_of):
     buffer = io.BytesIO()
     np.save(buffer, make_image(0, 20, 20))
-    tar_of(
-        tmp_path / "a.tar",
-        {"long.npy": buffer.getvalue() + bytes(48), **{f"s{i}.png": png_of(i) for i in (1, 2)}},
-    )
+    arrays = {"long.npy": buffer.getvalue() + bytes(48), "short.npy": buffer.getvalue()[:-1]}
+    tar_of(tmp_path / "a.tar", {**arrays, **{f"s{i}.png": png_of(i) for i in (1, 2)}})
     summary = index(tmp_path)
     assert [(item.path, item.reason) for item in summary.skipped] == [
-        (f"{tmp_path}/a.tar: sample 'long'", "is not as long as its header says")
+        (f"{tmp_path}/a.tar: sample '{key}'", "is not as long as its header says") for key in ("long", "short")
     ]
     assert len(Dataset.open(str(tmp_path)).offset) == 2
 
@@ -114,6 +112,13 @@ def test_what_lies_in_no_folder_is_of_the_class_all_however_tar_names_it(tmp_pat
     index(tmp_path, val=0, test=0)
     dataset = Dataset.open(tmp_path)
     assert [dataset.classes[code] for code in dataset.class_code] == ["all", "all", "hill", "hill"]
+
+
+def test_a_class_that_is_said_is_named_as_the_folder_of_that_name_would_be(tmp_path, tar_of, png_of):
+    said = {"a.png": png_of(0), "a.json": b'{"class": "sea/cold water"}', "b.png": png_of(1), "b.cls": b"sea/warm"}
+    tar_of(tmp_path / "a.tar", said)
+    index(tmp_path)
+    assert Dataset.open(tmp_path).classes == ["sea_cold_water", "sea_warm"]
 
 
 def test_names_that_are_no_utf_8_are_indexed(tmp_path, tar_of, png_of):

@@ -63,6 +63,7 @@ def test_alpha_is_composited_on_black(mode):
     base.putalpha(Image.fromarray(alpha))
     expected = np.asarray(base.convert("RGBA"))[:, :, :3].astype(float) * alpha[:, :, None] / 255
     assert np.abs(decode(saved(base), "x") - expected).max() <= 1
+    assert read_header(saved(base), "x").grey == (mode == "LA")
 
 
 def test_cmyk_is_converted():

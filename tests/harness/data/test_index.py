@@ -76,7 +76,7 @@ def test_tiles_of_one_image_stay_in_one_split_whatever_names_the_image(tmp_path,
 
 
 def test_a_tile_that_says_no_split_lies_where_another_tile_of_its_image_says(tmp_path, tar_of, png_of):
-    said = {"lake": ["val", "", "test", ""], "hill": ["", "train", "", ""], "wood": [""] * 4}
+    said = {"lake": ["", "", "test", ""], "hill": ["", "train", "", ""], "wood": [""] * 4}
     members = {}
     for source, splits in said.items():
         for number, split in enumerate(splits):
@@ -88,7 +88,36 @@ def test_a_tile_that_says_no_split_lies_where_another_tile_of_its_image_says(tmp
     dataset = Dataset.open(tmp_path)
     splits = [dataset.splits[code] for code in dataset.split_code]
     found = {source: [s for i, s in enumerate(splits) if dataset.source(i) == source] for source in said}
-    assert found == {"lake": ["val", "test", "test", "test"], "hill": ["train"] * 4, "wood": ["train"] * 4}
+    assert found == {"lake": ["test"] * 4, "hill": ["train"] * 4, "wood": ["train"] * 4}
+
+
+@pytest.mark.parametrize("splits", [("train", "test"), ("val", "test"), ("test", "train")])
+def test_tiles_of_one_image_that_say_different_splits_are_refused(tmp_path, tar_of, png_of, splits):
+    for name, split in zip("ab", splits):
+        about = json.dumps({"source": "lake", "split": split}).encode()
+        tar_of(tmp_path / f"{name}.tar", {f"{name}.png": png_of(0), f"{name}.json": about})
+    one, other = splits
+    sides = (
+        rf"the image 'lake' is on two sides, 'a' in a\.tar says {one} and 'b' in b\.tar says {other}; give its tiles"
+    )
+    with pytest.raises(DataError, match=sides):
+        index(tmp_path)
+    assert not (tmp_path / "index.parquet").exists()
+
+
+def test_the_same_image_under_two_keys_is_one_image(tmp_path, tar_of, png_of):
+    tar_of(tmp_path / "a.tar", {f"{name}{i}.png": png_of(i) for name in "ab" for i in range(4)})
+    counts = index(tmp_path, val=1, test=1).counts
+    assert counts == {
+        split: {"all": {"images": images, "samples": 2 * images}}
+        for split, images in (("test", 1), ("train", 2), ("val", 1))
+    }
+
+
+def test_a_split_of_another_name_counts_as_not_said(tmp_path, tar_of, png_of):
+    pngs = {f"{i}.png": png_of(i) for i in range(6)}
+    tar_of(tmp_path / "a.tar", pngs | {f"{i}.json": b'{"split": "train2017"}' for i in range(6)})
+    assert sorted(index(tmp_path, val=1, test=1).counts) == ["test", "train", "val"]
 
 
 def test_indexing_our_own_shards_gives_the_sidecar_that_pack_wrote(packed, tmp_path):

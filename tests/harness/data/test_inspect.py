@@ -19,6 +19,7 @@ from harness.data.contact_sheet import write_contact_sheet
 from harness.data.degrade import degrade_image
 from harness.data.folders import degrade_folder
 from harness.data.images import encode_png, read_image
+from harness.data.index import index as index_shards
 from harness.data.inspect import inspect, print_summary
 from harness.data.shards import Dataset
 from harness.errors import DataError, InputError
@@ -73,6 +74,16 @@ def test_verify_lists_every_bad_sample_with_shard_and_key(packed, tmp_path):
         assert any(f"{dataset.shards[dataset.shard_code[index]]}: sample '{dataset.key(index)}'" in p for p in problems)
 
 
+def test_verify_ends_where_there_are_too_many_problems_to_read(packed_npy, tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.data.inspect._MOST_PROBLEMS", 2)
+    folder = tmp_path / "copy"
+    shutil.copytree(packed_npy, folder)
+    shard = folder / "train-000000.tar"
+    shard.write_bytes(bytes(shard.stat().st_size))
+    problems = inspect(str(folder), verify=True).problems
+    assert len(problems) == 3 and problems[-1] == f"{folder}: stopped after 2 problems; pack the images again."
+
+
 def test_verify_hands_samples_out_in_chunks(packed, monkeypatch):
     """One by one, those of a million wait in 1.7 GB."""
     submit, handed = ThreadPoolExecutor.submit, []
@@ -101,6 +112,13 @@ def test_the_contact_sheet_shows_samples_of_every_class_and_split(packed, tmp_pa
     assert (tmp_path / "again.html").read_text() == page
     with pytest.raises(InputError, match="cannot be written"):
         write_contact_sheet(str(packed), out / "below.html")
+
+
+def test_what_shards_of_others_say_is_no_markup_in_the_contact_sheet(tmp_path, tar_of, png_of):
+    tar_of(tmp_path / "a.tar", {"<b>x.png": png_of(0)})
+    index_shards(tmp_path)
+    page = write_contact_sheet(str(tmp_path), tmp_path / "sheet.html").read_text()
+    assert "&lt;b&gt;x" in page and "<b>x" not in page
 
 
 def test_a_folder_is_degraded_as_its_images_are(tmp_path, make_image):

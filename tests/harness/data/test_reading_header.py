@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -32,3 +33,11 @@ def test_any_changed_byte_gives_a_layout_or_one_sentence(place, value):
         assert str(error).startswith("shard.tar: sample 'a'") and "\n" not in str(error)
     else:
         assert offset <= len(changed) + 256 and len(shape) == 3
+
+
+def test_of_a_damaged_header_python_does_not_warn():
+    damaged = header().replace(b"|u1", b"|\\d")
+    with warnings.catch_warnings(record=True) as warned, pytest.raises(DataError, match=r"is not a \.npy array"):
+        warnings.simplefilter("always")
+        npy_layout(damaged, "x")
+    assert warned == []

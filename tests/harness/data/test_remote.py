@@ -20,10 +20,12 @@ import pytest
 import torch
 from PIL import Image
 
+from harness.data import fetching
 from harness.data.cache import NodeCache
 from harness.data.inspect import inspect
 from harness.data.loader import PatchLoader
 from harness.data.pack import pack
+from harness.data.remote import RemoteStore
 from harness.data.shards import Dataset
 from harness.errors import DataError, UnreachableError
 
@@ -112,7 +114,7 @@ def test_memory_urls_are_read_too(shard_folder, data_config):
     memory.put(str(shard_folder), "/some/set", recursive=True)
     try:
         assert torch.equal(some_batches("memory://some/set", data_config), some_batches(shard_folder, data_config))
-        assert inspect("memory://some/set", verify=True).problems == []
+        assert inspect("memory://some/set/", verify=True).problems == []
     finally:
         memory.rm("/some", recursive=True)
 
@@ -124,6 +126,14 @@ def test_each_shard_is_fetched_once(server, data_config):
     shards = {path.name: path.stat().st_size for path in served.glob("train*.tar")}
     assert {name: handler.sent[name] for name in shards} == shards
     assert handler.sent["index.parquet"] == (served / "index.parquet").stat().st_size
+
+
+def test_no_byte_of_a_large_shard_is_sent_twice(server, tmp_path):
+    url, served, handler = server
+    (served / "large.tar").write_bytes(bytes(2 * fetching._CHUNK_BYTES))
+    with (tmp_path / "large.tar").open("wb") as target:
+        fetching.fetch_into(f"{url}/large.tar", target, 2 * fetching._CHUNK_BYTES)
+    assert handler.sent["large.tar"] == 2 * fetching._CHUNK_BYTES
 
 
 def test_processes_of_a_node_fetch_a_shard_once(server, cache_folder):
@@ -289,6 +299,39 @@ def test_shards_are_fetched_ahead_of_the_window(server, data_config):
         time.sleep(0.01)
     assert all(handler.sent[name] == (served / name).stat().st_size for name in wanted)
     batches.close()
+
+
+def test_a_shard_that_left_the_cache_is_fetched_ahead_again():
+    class Cache:
+        fetched = 0
+
+        def fetch(self, url: str, size: int | None, version: str) -> None:
+            self.fetched += 1
+
+    cache = Cache()
+    store = RemoteStore("memory://set", cache)
+    deadline = time.monotonic() + 10
+    while cache.fetched < 2 and time.monotonic() < deadline:
+        store.prefetch([("a.tar", 10)])
+        time.sleep(0.001)
+    assert cache.fetched >= 2
+
+
+def test_a_shard_that_is_evicted_while_it_is_opened_is_fetched_again(tmp_path, monkeypatch):
+    """An open file without a name would take room that nobody counts."""
+
+    class Cache:
+        fetched = 0
+
+        def fetch(self, url: str, size: int | None, version: str) -> Path:
+            self.fetched += 1
+            (tmp_path / "a.tar").write_bytes(bytes(10))
+            return tmp_path / "a.tar"
+
+    cache = Cache()
+    monkeypatch.setattr("fcntl.flock", lambda fd, how: (tmp_path / "a.tar").unlink() if cache.fetched == 1 else None)
+    assert RemoteStore("memory://set", cache).open_shard("a.tar", 10).path.exists()
+    assert cache.fetched == 2
 
 
 def test_shards_that_are_read_next_are_told_from_those_that_are_read_now(shard_folder, data_config, monkeypatch):

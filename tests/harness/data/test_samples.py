@@ -8,8 +8,10 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from harness.data.config import SourceConfig
+from harness.data.pack import pack
 from harness.data.samples import Samples
 from harness.data.shards import Dataset
 from harness.errors import DataError
@@ -63,6 +65,25 @@ def test_samples_smaller_than_the_patch_are_refused_with_count_and_key(packed_np
     data = data_config(packed_npy, patch_px=41)
     with pytest.raises(DataError, match=r"samples are smaller than the patch of 41 px \(the first: '.*', 40 x 40 px\)"):
         Samples(data, data.sources, seed=0)
+
+
+def test_samples_narrower_than_the_patch_are_refused_too(tmp_path, make_image, data_config):
+    (tmp_path / "in").mkdir()
+    for number in range(2):
+        Image.fromarray(make_image(number, 40, 20)).save(tmp_path / "in" / f"{number}.png")
+    pack([tmp_path / "in"], tmp_path / "set", tile_px=0, val=0, test=0, workers=1)
+    data = data_config(tmp_path / "set", patch_px=24)
+    with pytest.raises(DataError, match=r"2 samples are smaller than the patch of 24 px .*, 20 x 40 px"):
+        Samples(data, data.sources, seed=0)
+
+
+def test_sizes_of_a_mixture_are_those_of_the_samples(image_folder, tmp_path, data_config):
+    pack([image_folder], tmp_path / "set", tile_px=0, workers=1)
+    sources = tuple(SourceConfig(path=str(tmp_path / "set"), classes=(name,), weight=1.0) for name in ("wood", "hill"))
+    samples = Samples(data_config(tmp_path / "set", sources=sources), sources, seed=0)
+    source_B, sample_B = samples.at(np.arange(32))
+    read = [samples.datasets[0].read(index).shape[:2] for index in sample_B]
+    assert list(zip(*samples.sizes(source_B, sample_B))) == read
 
 
 def test_a_dataset_that_several_sources_name_is_opened_once(packed_npy, data_config, monkeypatch):

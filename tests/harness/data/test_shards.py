@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import shutil
@@ -18,7 +20,7 @@ from PIL import Image
 from harness.data import reading, sidecar
 from harness.data.pack import pack
 from harness.data.shards import Dataset
-from harness.errors import DataError, InputError
+from harness.errors import DataError, InputError, UnreachableError
 from harness.files import sha256_of
 
 
@@ -38,8 +40,9 @@ def test_any_crop_is_the_part_of_the_whole(packed, read_crop, data):
     width = data.draw(st.integers(1, whole.shape[1]))
     top = data.draw(st.integers(0, whole.shape[0] - height))
     left = data.draw(st.integers(0, whole.shape[1] - width))
-    crop = read_crop(dataset, index, top, left, height, width)
-    assert np.array_equal(crop, whole[top : top + height, left : left + width])
+    for _ in range(2):  # compared with its checksum, and not any more
+        crop = read_crop(dataset, index, top, left, height, width)
+        assert np.array_equal(crop, whole[top : top + height, left : left + width])
 
 
 @pytest.mark.parametrize("width", [300, 4000])
@@ -59,6 +62,17 @@ def test_only_the_rows_of_the_crop_are_read_from_large_samples(tmp_path, make_im
     monkeypatch.setattr(os, "pread", lambda *args: pytest.fail("the whole sample was read"))
     assert np.array_equal(read_crop(dataset, index, 100, 50, 64, 64), expected)
     assert sum(counted) <= 64 * width * 3  # none at all where the crop comes out of the memory map
+
+
+def test_a_crop_of_a_sample_that_is_compared_comes_out_of_what_is_compared(packed_npy, monkeypatch, read_crop):
+    dataset, read = Dataset.open(packed_npy), []
+    pread, preadv = os.pread, os.preadv
+    monkeypatch.setattr(os, "pread", lambda fd, length, at: read.append("all") or pread(fd, length, at))
+    monkeypatch.setattr(os, "preadv", lambda fd, buffers, at: read.append("rows") or preadv(fd, buffers, at))
+    index = int(dataset.select("train")[3])
+    crops = [read_crop(dataset, index, 5, 7, 20, 24) for _ in range(2)]
+    assert read == ["all", "rows"]
+    assert all(np.array_equal(crop, dataset.read(index)[5:25, 7:31]) for crop in crops)
 
 
 def test_threads_read_the_same(packed):
@@ -151,6 +165,25 @@ def test_a_disk_that_fails_is_an_error_that_names_the_shard(packed_npy, monkeypa
     for read in (dataset.read, lambda i: read_crop(dataset, i, 0, 0, 8, 8)):
         with pytest.raises(DataError, match=r"train-000000.tar: cannot be read \(Input/output error\)"):
             read(index)
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "index.parquet"])
+@pytest.mark.parametrize(
+    ("number", "kind", "mend"),
+    [(errno.EACCES, DataError, "check its rights"), (errno.ESTALE, UnreachableError, "try again once the disk")],
+)
+def test_a_sidecar_that_cannot_be_read_is_named_with_the_mend(packed_npy, monkeypatch, name, number, kind, mend):
+    real = io.open
+
+    def opened(path: object, *arguments: object, **options: object) -> object:
+        if path == packed_npy / name:
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(io, "open", opened)
+    with pytest.raises(kind, match=rf"{name}: cannot be read \(.*\); {mend}") as raised:
+        Dataset.open(packed_npy)
+    assert type(raised.value) is kind
 
 
 def test_a_flipped_byte_is_named_with_shard_and_key(copy, read_crop):

@@ -14,11 +14,11 @@ from PIL import Image
 
 from harness.data.folders import degrade_folder
 from harness.data.pack import pack
-from harness.data.packing.layout import plan_shards
-from harness.data.packing.survey import class_name_of, files_below
+from harness.data.packing.layout import Options, plan_shards
+from harness.data.packing.survey import SourceImage, class_name_of, files_below
 from harness.data.shards import Dataset
 from harness.data.sidecar import MOST_CLASSES, Sample, table_of
-from harness.errors import DataError, InputError
+from harness.errors import DataError, InputError, UnreachableError
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_an_image_that_a_failing_disk_does_not_give_is_not_left_out(folder, tmp_
         return real(path)
 
     monkeypatch.setattr(Path, "read_bytes", read_bytes)
-    with pytest.raises(DataError, match=r"b/b\.png: cannot be read \(.*\); try again once the disk"):
+    with pytest.raises(UnreachableError, match=r"b/b\.png: cannot be read \(.*\); try again once the disk"):
         pack([folder], tmp_path / "out", tile_px=32, workers=1)
     assert not (tmp_path / "out").exists()
 
@@ -128,3 +128,14 @@ def test_the_most_classes_that_are_allowed_fit_the_index():
     sample = Sample("k", "", "train", "s", 0, "a.tar", "npy", 0, 1, 0, 1, 1, 0, False)
     table = table_of([dataclasses.replace(sample, class_name=str(number)) for number in range(MOST_CLASSES)])
     assert table.num_rows == len(table["class"].unique()) == MOST_CLASSES
+
+
+def test_no_shard_is_planned_larger_than_asked_for_unless_one_image_is():
+    edges = [100, 400, 700, 300] * 5
+    found = [SourceImage("", "sea", "", f"{n:032x}", edge, edge, grey=False) for n, edge in enumerate(edges)]
+    shards = [
+        [image for group in groups for image in group.images]
+        for _, groups in plan_shards(found, Options(tile_px=0, shard_mb=1))
+    ]
+    assert [image for shard in shards for image in shard] == found
+    assert all(len(shard) == 1 or sum(i.height * i.width * 3 for i in shard) <= 1 << 20 for shard in shards)

@@ -26,6 +26,24 @@ def test_files_do_not_depend_on_workers_or_on_the_number_of_images(tmp_path):
     assert np.array_equal(np.asarray(Image.open(tmp_path / "one" / "sea" / "sea_00002.png")), draw("sea", 1, 2, 48))
 
 
+def test_every_image_has_random_numbers_of_its_own(monkeypatch):
+    monkeypatch.setattr("harness.data.synth.paint", lambda rng, painter, size_px: rng.random())
+    drawn = {draw(name, seed, index, 32) for name in CLASSES for seed in range(2) for index in range(2)}
+    assert len(drawn) == len(CLASSES) * 4
+
+
+def test_an_image_that_was_not_written_to_its_end_is_not_kept(tmp_path, monkeypatch):
+    def torn(path: Path, content: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(content[:50])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "write_bytes", torn)
+        write_dataset(tmp_path, 1, 32, workers=1)
+    assert files(tmp_path) == {}
+
+
 def test_drawing_goes_on_after_what_is_there(tmp_path):
     write_dataset(tmp_path, 2, 32, workers=1)
     seen: list[tuple[int, int]] = []

@@ -275,6 +275,8 @@ def test_r1_of_a_linear_discriminator_is_half_its_squared_weight():
     ("values", "message"),
     [
         ({"real_label": [1.0, 0.9]}, "real_label"),
+        ({"real_label": [0.9, 1.1]}, r"real_label \[0.9, 1.1\] is not a range within"),
+        ({"fake_label": [-0.1, 0.0]}, r"fake_label \[-0.1, 0.0\] is not a range within"),
         ({"instance_noise_std": 1.0}, "needs instance_noise_steps above 0"),
         ({"form": "hinge", "real_label": [0.9, 0.9]}, "hinge has margins, not labels"),
         ({"form": "hinge", "fake_label": [0.0, 0.1]}, "hinge has margins, not labels"),

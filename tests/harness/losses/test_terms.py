@@ -161,6 +161,14 @@ def test_terms_are_float32_scalars_under_autocast(values, pair):
     torch.testing.assert_close(value, terms(*pair)[values["name"]], rtol=0.05, atol=0.01)
 
 
+@pytest.mark.parametrize("values", TERMS[:-1], ids=lambda v: v["name"])
+def test_terms_without_a_network_lose_nothing_under_autocast(values, pair):
+    terms, sr_image = terms_of(values), pair[0].bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        value = terms(sr_image, pair[1])[values["name"]]
+    torch.testing.assert_close(value, terms(sr_image.float(), pair[1])[values["name"]], rtol=1e-6, atol=1e-7)
+
+
 def test_rounding_the_weights_once_gives_what_autocast_gives(pair, monkeypatch):
     section = {"name": "features", "network": "vgg16", "layers": {"relu2_2": 1.0, "conv3_1": 0.5}, "distance": "l1"}
     loss = terms_of({**section, "weights": "random"})

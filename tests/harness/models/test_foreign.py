@@ -26,6 +26,7 @@ def rrdb():
     [
         *((RRDB, format, 4) for format in RRDB_FORMATS),
         *((RRDB, "esrgan-old", scale) for scale in (2, 8)),
+        (RRDB.model_copy(update={"growth": 8}), "basicsr-rrdb", 4),
         *((MSRRESNET, "basicsr-msrresnet", scale) for scale in (2, 4)),
     ],
 )
@@ -36,6 +37,14 @@ def test_generator_names_map_both_ways(config, format, scale):
     assert type(config)(**back.config) == config
     assert back.weights.keys() == state.keys()
     assert all(torch.equal(back.weights[key], value) for key, value in state.items())
+
+
+def test_a_file_tells_its_kernel_of_fusion(rrdb):
+    theirs = {
+        key: value[..., 1:2, 1:2] if ".conv5.weight" in key else value
+        for key, value in to_foreign(RRDB, rrdb.state_dict(), "basicsr-rrdb").items()
+    }
+    assert RRDBConfig(**from_foreign(theirs).config) == RRDB.model_copy(update={"fusion_kernel": 1})
 
 
 @pytest.mark.parametrize("patch_px", [64, 128])

@@ -29,6 +29,20 @@ def test_values_and_gradients_equal_torchs(dtype, memory_format):
     assert to_slope.dtype == torch.float32
 
 
+def test_slopes_gradient_is_summed_in_float32():
+    """2051 lies between two values of bfloat16."""
+    layer = PReLU()
+    layer(-torch.ones(2051, dtype=torch.bfloat16)).backward(torch.ones(2051, dtype=torch.bfloat16))
+    assert layer.weight.grad.item() == -2051
+
+
+def test_a_second_derivative_is_refused_and_not_wrong():
+    layer, x = PReLU(), torch.randn(10, requires_grad=True)
+    (first,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
 def test_state_dict_is_torchs():
     assert PReLU().state_dict().keys() == nn.PReLU().state_dict().keys()
     assert PReLU().weight.item() == 0.25

@@ -111,3 +111,17 @@ def test_compiled_layers_are_the_layers(monkeypatch, kernels, kernel, between, s
     pairs += [(own.grad, other.grad) for own, other in zip(tail.parameters(), plain.parameters(), strict=True)]
     for own, correct in pairs:
         assert (own.double() - correct).norm() < 1e-3 * correct.norm()
+
+
+@pytest.mark.parametrize("size", [(5, 4), (4, 5)])
+def test_images_that_are_no_whole_blocks_are_not_made_blocks(monkeypatch, size):
+    used: list[bool] = []
+    monkeypatch.setattr(upsample, "is_compiled_for_gpu", lambda x: True)
+    monkeypatch.setattr(
+        ShuffleUpsample,
+        "by_kernels",
+        lambda stage, x, in_blocks: used.append(in_blocks) or stage.activation(stage.conv(x)),
+    )
+    tail = Tail(9, PReLU())
+    upsample_to_image(tail.stages[:1], tail.last, torch.randn(1, 16, *size))
+    assert used == [False]
