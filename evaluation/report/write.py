@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ from evaluation.report.sections import (
 )
 from evaluation.report.sentences import merge_by_measure, summary, why_unanswered, why_unasked
 from evaluation.report.tables import AxisTable, build_table, table_grid
+from evaluation.scores.code_version import code_version
 from evaluation.scores.table import ScoreTable, make_writable
 from harness.screen import counted
 
@@ -85,7 +85,7 @@ def write_report(
         name=name,
         subtitle=_subtitle(table),
         written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        code_version=metadata.version("sr-harness"),
+        code_version=code_version(),
         sections=[
             *_result_sections(results, config.report.resamples),
             *pictures_section(table, config, pictures),

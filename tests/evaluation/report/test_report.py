@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from importlib import metadata
 
 import pandas as pd
 import pytest
 
+import harness
 from evaluation.config import EvaluateConfig
 from evaluation.metrics import METRICS
 from evaluation.model import Model
@@ -45,6 +47,15 @@ def test_report_is_the_same_twice_but_for_the_time(table, tmp_path, pictures):
         text = text_of(write_report("demo", table, EvaluateConfig(), [], tmp_path / name, None, (), pictures))
         pages.append(re.sub(r"Written \S+ \S+ UTC", "", text))
     assert pages[0] == pages[1]
+
+
+def test_report_of_a_clone_that_is_not_installed_names_the_version_of_its_code(table, tmp_path, monkeypatch):
+    def absent(package):
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(metadata, "version", absent)
+    text = text_of(write_report("demo", table, EvaluateConfig(report={"num_strips": 0}), [], tmp_path))
+    assert f"by sr-harness {harness.__version__}" in text and "<dt>sr-harness</dt><dd>not installed" not in text
 
 
 def test_page_is_self_contained(table, tmp_path, pictures):
