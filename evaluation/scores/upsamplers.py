@@ -16,11 +16,12 @@ from evaluation.scores.checkpoints import find_weights
 from evaluation.scores.device import float32_proper
 from evaluation.scores.images import name_of_image
 from evaluation.scores.measures import unit_range
-from evaluation.scores.score_folder import list_images, shown_names
+from evaluation.scores.score_folder import list_images
 from harness.data.degrade import UpscaleMethod, upscale_image
 from harness.data.images import decode
 from harness.errors import CheckpointError, DataError, InputError, first_line
 from harness.networks import Network, open_network
+from harness.screen import shown_names
 from harness.tiles import NotFiniteError, TiledNetwork
 
 _WHOLE_PX = 256 * 256

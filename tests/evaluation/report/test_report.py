@@ -109,6 +109,20 @@ def test_report_of_models_that_could_not_be_scored_at_all_gives_the_reasons(tmp_
     assert (tmp_path / "matrix_psnr.csv").read_text().splitlines()[1] == "beach,,"
 
 
+def test_failed_models_share_a_line_and_leave_room_for_the_reasons_of_single_cells(table_maker, tmp_path):
+    models = [Model(f"beach-{n}", "checkpoint", f"/none/{n}", {"n": str(n)}, "beach") for n in range(7)]
+    table = table_maker(models)
+    failed = [model.name for model in models[:6]]
+    table.images = table.images[~table.images["model"].isin(failed)]
+    cells = [(name, c, metric) for name in failed for c in table.conditions for metric in table.metrics]
+    table.missing = {cell: f"{cell[0]} failed at step {100 + failed.index(cell[0])}." for cell in cells}
+    table.missing["beach-6", "beach", "psnr"] = "one output is not finite"
+    text = text_of(write_report("demo", table, EvaluateConfig(report={"num_strips": 0}), [], tmp_path))
+    names = ", ".join(failed[:5])
+    assert f"<p>6 models without a number: {names} and 1 more. beach-0: beach-0 failed at step 100.</p>" in text
+    assert "<p>1 cell without a number: one output is not finite</p>" in text and "6 cells" not in text
+
+
 def test_pictures_that_cannot_be_made_give_a_reason_instead(table, tmp_path):
     text = text_of(write_report("demo", table, EvaluateConfig(), [], tmp_path))
     assert "no pictures: no model says which dataset and scale" in text
