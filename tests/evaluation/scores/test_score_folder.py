@@ -181,8 +181,8 @@ def test_where_nothing_can_be_measured_the_reason_stands_and_the_exit_code_is_1(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sr, hr = folders
-    assert score(sr, hr, metrics="psnr") == 0
-    assert score(sr, hr, json=tmp_path / "a.json", crop_border=20, metrics="ssim") == 1
+    assert score(sr, hr, metrics=["psnr"]) == 0
+    assert score(sr, hr, json=tmp_path / "a.json", crop_border=20, metrics=["ssim"]) == 1
     said = json.loads((tmp_path / "a.json").read_text())
     assert (said["mean"], said["missing"]) == ({"ssim": None}, {"ssim": "every image is too small for it."})
     assert "nothing could be measured" in capsys.readouterr().err
@@ -192,7 +192,7 @@ def test_scores_are_shown_where_their_file_cannot_be_written(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(InputError, match="cannot be written"):
-        score(*folders, json=tmp_path, metrics="psnr")
+        score(*folders, json=tmp_path, metrics=["psnr"])
     assert "mean" in capsys.readouterr().out
 
 
