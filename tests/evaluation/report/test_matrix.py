@@ -505,3 +505,9 @@ def test_a_baseline_that_reads_the_same_as_the_best_model_is_not_called_better(t
 def test_seeds_of_which_one_is_infinite_have_no_deviation():
     cell = mean_of_models([Cell(30.0), Cell(math.inf)], "seeds")
     assert (cell.value, cell.deviation) == (math.inf, None)
+
+
+def test_seeds_of_which_one_lacks_images_have_no_deviation_but_those_beside_an_absent_one_do():
+    alike, lacking, absent = [Cell(30.0), Cell(32.0)], Cell(35.0, comparable=False), Cell(comparable=False)
+    assert mean_of_models([*alike, lacking], "seeds").deviation is None
+    assert mean_of_models([*alike, absent], "seeds").deviation == pytest.approx(math.sqrt(2))
