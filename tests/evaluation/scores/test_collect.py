@@ -325,7 +325,9 @@ def test_a_metric_without_its_network_has_a_reason_in_every_cell(tmp_path: Path)
         raise InputError(f"{name} is absent; run `harness weights fetch {name}`.")
 
     config = CONFIG.model_copy(update={"metrics": ("psnr", "lpips-vgg", "fid")})
-    table = evaluate([baseline("bicubic")], config, tmp_path, source=Pictures(TWO_CLASSES), find=absent)
+    models = [baseline("bicubic"), Model("gone", "checkpoint", str(tmp_path / "gone"))]
+    table = evaluate(models, config, tmp_path, source=Pictures(TWO_CLASSES), find=absent)
+    assert "no such run" in table.missing["gone", "sea", "fid"], "no weights would give it numbers"
     assert "fetch vgg16" in table.missing["bicubic", "sea", "lpips-vgg"]
     assert "fetch inception-fid" in table.missing["bicubic", "sand", "fid"]
     assert "lpips-vgg" in table.metrics and table.values("bicubic", "sea", "lpips-vgg").empty
@@ -344,7 +346,7 @@ def test_tiny_images_have_no_ssim_but_the_rest(tmp_path: Path) -> None:
     pictures = Pictures({"sea": [(16, 60), (40, 40)], "ice": [(16, 16)]})
     table = evaluate([baseline("bicubic")], CONFIG, tmp_path, source=pictures)
     assert len(table.values("bicubic", "sea", "psnr")) == 2 and len(table.values("bicubic", "sea", "ssim")) == 1
-    assert table.missing["bicubic", "ice", "ssim"] == "every image is too small for it"
+    assert table.missing == {("bicubic", "ice", "ssim"): "every image is too small for it"}
     assert math.isfinite(table.mean("bicubic", "ice", "psnr"))
 
 
