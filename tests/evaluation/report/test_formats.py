@@ -79,6 +79,29 @@ def test_each_split_has_a_matrix_of_its_own_numbers(table):
     assert (named[1].matrix.values() - named[0].matrix.values()).to_numpy() == pytest.approx(np.ones((3, 4)))
 
 
+def test_each_split_has_a_matrix_of_degradations_of_its_own_images(table_maker):
+    table = table_maker(kernels=("matlab-bicubic", "nearest"))
+    other = table.images.assign(split="val", psnr=table.images["psnr"] + 1)
+    table.images = pd.concat(
+        [each.assign(condition=each["split"] + "/" + each["condition"]) for each in (table.images, other)]
+    )
+    table.conditions = [f"{split}/{name}" for split in ("test", "val") for name in table.conditions]
+    named = report_matrices(table, EvaluateConfig(report={"matrix_metrics": ["psnr"]}))
+    first, second = named[:2]
+    assert [first.stem, second.stem] == ["degradations_psnr", "degradations_psnr_val"]
+    assert (second.matrix.values() - first.matrix.values()).to_numpy() == pytest.approx(np.ones((2, 4)))
+
+
+def test_deviations_over_seeds_have_a_file_of_their_own(table_maker, tmp_path):
+    models = [Model(f"beach-seed{n}", "checkpoint", "x", {"class": "beach", "seed": str(n)}, "beach") for n in range(3)]
+    table = table_maker([*models, Model("bicubic", "method")])
+    named = report_matrices(table, EvaluateConfig(report={"matrix_metrics": ["psnr"]}))[0]
+    write_matrix_files(named, tmp_path)
+    frame = pd.read_csv(tmp_path / "matrix_psnr_deviation.csv", index_col="class")
+    expected = np.std([table.mean(model.name, "mountain", "psnr") for model in models], ddof=1)
+    assert frame.loc["mountain", "beach"] == pytest.approx(expected) and frame["bicubic"].isna().all()
+
+
 def test_pooled_row_is_shown_but_not_counted_twice_over_degradations(table_maker):
     table = table_maker(kernels=("matlab-bicubic", "nearest"))
     pooled = table.images["condition"].str.endswith("/general")
