@@ -80,13 +80,16 @@ class NetworkUpsampler:
 
     def _forward(self, lr_NHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         height, width = lr_NHWC.shape[1:3]
-        if height * width > self.whole_px and self.network.tileable:
+        if height * width > self.whole_px:
             return self._in_tiles(lr_NHWC)
         self.network.place(0, 0, height, width)
         return _to_levels(self.network.module(unit_range(lr_NHWC, self.device)).float())
 
     def _in_tiles(self, lr_NHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """One image after the other, so that one that is not finite leaves the others what they are."""
+        """One image after the other, so that one that is not finite leaves the others what they are.
+
+        A network that cannot be tiled gets each of them whole.
+        """
         num_images, height, width, channels = lr_NHWC.shape
         scale = self.network.scale
         sr_NHWC = np.zeros((num_images, height * scale, width * scale, channels), np.uint8)

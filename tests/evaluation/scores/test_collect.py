@@ -559,6 +559,31 @@ def test_changed_weights_make_stored_cells_stale(packed: str, tmp_path: Path) ->
     assert "the weights changed" in stale.missing["bicubic", "calm", "psnr"]
 
 
+def test_numbers_of_a_model_that_is_gone_or_cannot_be_read_any_more_are_stale(packed: str, tmp_path: Path) -> None:
+    table = evaluate([baseline(name) for name in ("bicubic", "nearest", "bilinear")], on(packed), tmp_path / "out")
+    table.images["model"] = table.images["model"].replace({"nearest": "left", "bilinear": "mine"})
+    now = [baseline("bicubic"), Model("mine", "spandrel", str(tmp_path / "gone.pth"))]
+    missing = mark_stale(table, now, on(packed)).missing
+    assert {model for model, _, _ in missing} == {"left", "mine"}
+    assert missing["left", "calm", "psnr"] == "stale: the model is no longer part of the evaluation"
+    assert (
+        "stale: " in missing["mine", "calm", "psnr"] and "gone.pth: no such weights" in missing["mine", "calm", "psnr"]
+    )
+
+
+def test_numbers_of_a_network_stay_where_its_weights_are_absent(
+    packed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: str) -> Path:
+        raise InputError(f"{name} is absent.")
+
+    monkeypatch.setattr("evaluation.scores.networks._find", absent)
+    table = evaluate([baseline("bicubic")], on(packed), tmp_path / "out")
+    table.images["lpips-alex"] = 0.5
+    table.images["metric_version"] += " lpips-alex:1:0123456789"
+    assert not mark_stale(table, [baseline("bicubic")], on(packed)).missing
+
+
 @pytest.mark.parametrize(
     ("changes", "stale"),
     [
