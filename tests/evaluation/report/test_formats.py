@@ -113,6 +113,25 @@ def test_pooled_row_is_shown_but_not_counted_twice_over_degradations(table_maker
     assert degradations.matrix.cells[1][0].value == pytest.approx(expected)
 
 
+def drawn(**marks) -> Image.Image:
+    """A cell so marked, above cells that have every mark, so that size and legend are the same for all."""
+    every = Entry("26.00", 26.0, BEST, own=True, mark="a"), Entry("25.00", 25.0, SECOND, shade=0.5)
+    first = Entry(marks.pop("text", "25.31"), 25.31, **marks), Entry("24.00", 24.0)
+    lines = (Line(("sea",), first), Line(("sand",), every))
+    return draw_grid(Grid("PSNR", "in dB", ("class",), (Head("a"), Head("b")), lines, (("a", "why"),)))
+
+
+@pytest.mark.parametrize("marks", [{"rank": SECOND}, {"rank": BEST}, {"own": True}, {"mark": "a"}, {"text": "25.38"}])
+def test_every_mark_and_every_digit_of_a_cell_is_seen_in_the_picture(marks):
+    plain, marked = drawn(), drawn(**marks)
+    assert plain.size == marked.size and ImageChops.difference(plain, marked).getbbox()
+
+
+def test_the_nearer_to_the_best_a_cell_is_the_darker_is_its_shade():
+    levels = [np.mean(drawn(shade=shade)) for shade in (0.0, 0.5, 1.0)]
+    assert levels[0] > levels[1] > levels[2]
+
+
 def test_markdown_marks_best_second_and_own_and_escapes_names(grid):
     text = markdown(grid)
     row = next(line for line in text.splitlines() if line.startswith("| mountain"))

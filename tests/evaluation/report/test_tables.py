@@ -123,6 +123,7 @@ def test_best_of_each_column_is_marked_and_baselines_take_no_part(table_maker):
     ranks = [line.entries[0].rank for line in grid.lines]
     assert ranks.index(BEST) == int(np.argmax(values)) and ranks[-1] == 0
     assert grid.lines[-1].apart and grid.lines[-1].heads == ("bicubic", "")
+    assert [head.title for head in grid.heads] == ["PSNR ↑", "MSE ↓"]
     errors = [line.entries[1].value for line in grid.lines[:-1]]
     assert [line.entries[1].rank for line in grid.lines].index(BEST) == int(np.argmin(errors))
 
