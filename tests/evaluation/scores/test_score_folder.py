@@ -119,6 +119,16 @@ def test_images_in_linked_folders_are_scored(folders: tuple[Path, Path], tmp_pat
     assert {name for name in names if "/" in name} == {f"linked/{name}" for name in names if "/" not in name}
 
 
+@pytest.mark.parametrize(
+    ("extra", "said"), [("sr", "sr: 9; only in .*hr: none;"), ("hr", "sr: none; only in .*hr: 9;")]
+)
+def test_one_more_image_in_either_folder_is_refused(folders: tuple[Path, Path], extra: str, said: str) -> None:
+    sr, hr = folders
+    shutil.copy(sr / "001.png", {"sr": sr, "hr": hr}[extra] / "9.png")
+    with pytest.raises(InputError, match=f"only in .*{said}"):
+        score_folders(sr, hr)
+
+
 def test_folders_that_do_not_match_are_refused_with_both_lists(folders: tuple[Path, Path]) -> None:
     sr, hr = folders
     (sr / "001.png").rename(sr / "other.png")
