@@ -118,6 +118,15 @@ def test_finished_images_have_no_spread_and_the_reason_says_so(tmp_path: Path) -
     assert table.missing == {("theirs", "sea", "diversity"): reason}
 
 
+def test_finished_images_stand_for_one_degradation_alone(tmp_path: Path) -> None:
+    source = Noise("sea")
+    model = Model("theirs", "folder", str(sr_files(tmp_path / "sr", source)))
+    config = CONFIG.model_copy(update={"kernels": ("area", "nearest")})
+    table = evaluate([model, baseline("nearest")], config, tmp_path, source=source)
+    assert set(table.missing) == {("theirs", name, "psnr") for name in ("area/sea", "nearest/sea")}
+    assert "stand for one degradation, but 2 are evaluated" in table.missing["theirs", "area/sea", "psnr"]
+
+
 def test_finished_images_of_another_size_are_refused_with_both_sizes(tmp_path: Path) -> None:
     upsampler = FolderUpsampler(sr_files(tmp_path / "sr", Noise("sea"), (24, 27)), 4, "theirs")
     with pytest.raises(InputError, match=r"0\.png: is 27 x 24 px, the HR image 28 x 24; crop HR"):
