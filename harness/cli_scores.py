@@ -13,6 +13,8 @@ from harness.screen import complain, make_console, progress_bar
 
 app = typer.Typer()
 
+USUAL_METRICS = ["psnr", "ssim"]
+
 
 @app.command()
 def evaluate(
@@ -68,12 +70,12 @@ def score(
     color: Annotated[str, typer.Option(help="y or rgb.")] = "y",
     crop_border: Annotated[int, typer.Option(help="Pixels cropped from each border.")] = 0,
     metrics: Annotated[
-        str,
+        list[str],
         typer.Option(
             help="Some of mse, psnr, ssim, lpips-alex, lpips-vgg, lpips-squeeze, color-shift, fid, kid, kid-paired, "
-            "with commas between."
+            "with commas between, or given several times."
         ),
-    ] = "psnr,ssim",
+    ] = USUAL_METRICS,
 ) -> int:
     """Score any system's output images.
 
@@ -83,7 +85,7 @@ def score(
 
     console = make_console()
     with progress_bar(console, "scoring") as progress:
-        names = tuple(name.strip() for name in metrics.split(",") if name.strip())
+        names = tuple(name.strip() for name in ",".join(metrics).split(",") if name.strip())
         result = score_folders(sr, hr, color, crop_border, names, progress)
     print_scores(console, result)  # first: a file that cannot be written takes no scores with it
     if json is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -78,6 +78,12 @@ def say(console: Console, text: str) -> None:
 def counted(number: int, noun: str) -> str:
     """`1 image`, `2,000 images`: a number with what it counts, for a noun that takes an s."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def shown_names(names: Sequence[str]) -> str:
+    """The first five names, and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (", ".join(names[:5]) or "none") + more
 
 
 def complain(text: str) -> None:

@@ -134,6 +134,9 @@ _FINDERS = {"image": _per_image, "set": _per_set}
 def mean_of_models(cells: Sequence[Cell], what: str, remark: str = "") -> Cell:
     """Mean ± sample deviation over the cells of several models; a single one stays as it is.
 
+    Numbers over other images or conditions than the others', or infinite ones, leave no deviation: it would tell these
+    apart, not the models.
+
     Args:
         what: the models' name in the note that some of them have no number.
         remark: added to the notes of a mean.
@@ -148,7 +151,8 @@ def mean_of_models(cells: Sequence[Cell], what: str, remark: str = "") -> Cell:
         notes.insert(0, f"mean of {len(values)} of {len(cells)} {what}")
     if remark:
         notes.append(remark)
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 and np.isfinite(values).all() else None
+    alike = np.isfinite(values).all() and all(cell.comparable for cell in cells if cell.value is not None)
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 and alike else None
     comparable = all(cell.comparable for cell in cells)
     note = "; ".join(notes[:3])
     num_images = max(cell.num_images for cell in cells)

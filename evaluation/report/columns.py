@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 BASELINE_KINDS = ("method",)
-_GENERAL_CLASSES = ("general", "all")
+GENERAL_CLASSES = ("general", "all")
 
 
 class ModelFacts(Protocol):
@@ -61,8 +61,8 @@ def _told_apart(columns: Sequence[Column]) -> list[Column]:
 def class_place(name: str | None) -> int:
     """Where a class stands among the others: `general` after every particular one, then `all` (or none at all)."""
     if name is None:
-        return len(_GENERAL_CLASSES)
-    return _GENERAL_CLASSES.index(name) + 1 if name in _GENERAL_CLASSES else 0
+        return len(GENERAL_CLASSES)
+    return GENERAL_CLASSES.index(name) + 1 if name in GENERAL_CLASSES else 0
 
 
 def _group_key(model: ModelFacts) -> tuple[object, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from evaluation.metrics import METRICS, Metric
-from evaluation.report.columns import Column, build_columns
+from evaluation.report.columns import GENERAL_CLASSES, Column, build_columns
 from evaluation.report.matrix import Condition
 from evaluation.report.sign_flips import ALPHA, holm, intervals, p_values, subset_means
 from evaluation.scores.table import NOT_FINITE_REASON, ScoreTable
@@ -89,7 +89,7 @@ def specialisation_questions(
 
 def is_general(column: Column, pool: str | None = None) -> bool:
     """Whether a model is made for no class in particular; `pool` names the row of all classes together."""
-    return column.own_class in (None, "general", "all", pool)
+    return column.own_class in (None, *GENERAL_CLASSES, pool)
 
 
 def pair_questions(

@@ -66,19 +66,19 @@ def _entries(matrix: Matrix, cells: Sequence[Cell], notes: Footnotes, own: Seque
     rivals = [cell.value for cell, column in zip(cells, matrix.columns) if not column.baseline]
     entries = []
     for cell, column, rank, place, is_own in zip(cells, matrix.columns, ranks, places, own):
-        note = cell.note
-        is_judged = metric.name not in NOISE_METRICS  # reacting more to noise is no merit
-        if is_judged and column.baseline and _beats_all(cell, rivals, metric):
-            note = "; ".join(filter(None, [note, f"{column.title} is better than every model here"]))
+        better = baseline_note(column.title, cell, rivals, metric) if column.baseline else ""
+        note = "; ".join(filter(None, [cell.note, better]))
         text = show_number(cell.value, metric.digits, cell.deviation)
         entries.append(Entry(text, cell.value, rank, is_own, place, notes.mark(note)))
     return entries
 
 
-def _beats_all(cell: Cell, rivals: Sequence[float | None], metric: Metric) -> bool:
-    """Whether a complete cell is better than all numbers of models, incomplete ones too, at the digits shown."""
+def baseline_note(title: str, cell: Cell, rivals: Sequence[float | None], metric: Metric) -> str:
+    """What is said of a baseline's complete cell that is better than all numbers of models, incomplete ones too, at the
+    digits shown; empty where it is not. Reacting more to noise is no merit."""
     own, *ranks = rank_values([cell.value, *rivals], metric.higher_is_better, metric.digits)
-    return cell.comparable and own == BEST and BEST not in ranks
+    wins = cell.comparable and own == BEST and BEST not in ranks
+    return f"{title} is better than every model here" if wins and metric.name not in NOISE_METRICS else ""
 
 
 def _plain(cell: Cell, matrix: Matrix, notes: Footnotes) -> Entry:

@@ -30,9 +30,9 @@ HOW_COMPARED = (
     "Both models are scored on the same images. p is the share of ways to turn the signs of the images' differences "
     "that take their mean at least as far from zero (paired sign-flip test); the interval holds the differences that "
     "this test does not reject. Fewer than six images decide nothing and bound nothing. The p-values of one measure "
-    "are corrected together by Holm's procedure. The image is the unit, and tiles of one count as one; what another "
-    "training seed would give is not covered. Of models trained with several, the pairs of seeds are counted in which "
-    "the first is better."
+    "are corrected together by Holm's procedure; the intervals are not, so one may leave out zero where nothing is "
+    "decided. The image is the unit, and tiles of one count as one; what another training seed would give is not "
+    "covered. Of models trained with several, the pairs of seeds are counted in which the first is better."
 )
 HOW_SHOWN = (
     "Crops are enlarged pixel by pixel, without smoothing. A frame marks the model that was made for the class. The "

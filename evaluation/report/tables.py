@@ -15,6 +15,7 @@ from evaluation.report.cell_scores import Cell, CellScores, explain_deviation, m
 from evaluation.report.columns import Column, build_columns, is_seed
 from evaluation.report.grid import Entry, Footnotes, Grid, Head, Line, rank_values, show_number
 from evaluation.report.matrix import Condition, names_to_average
+from evaluation.report.matrix_grid import baseline_note
 from evaluation.report.published import Published, match_lines, published_entry
 from evaluation.scores.table import ScoreTable
 from harness.errors import InputError
@@ -168,7 +169,10 @@ def _column(table: AxisTable, name: str, notes: Footnotes) -> list[Entry]:
     cells = [line.cells[name] for line in table.lines]
     ranked = [cell.value if cell.comparable and not line.baseline else None for cell, line in zip(cells, table.lines)]
     ranks = rank_values(ranked, metric.higher_is_better, metric.digits)
-    return [
-        Entry(show_number(cell.value, metric.digits, cell.deviation), cell.value, rank, mark=notes.mark(cell.note))
-        for cell, rank in zip(cells, ranks)
-    ]
+    rivals = [cell.value for cell, line in zip(cells, table.lines) if not line.baseline]
+    entries = []
+    for cell, line, rank in zip(cells, table.lines, ranks):
+        better = baseline_note(line.labels[0], cell, rivals, metric) if line.baseline else ""
+        mark = notes.mark("; ".join(filter(None, [cell.note, better])))
+        entries.append(Entry(show_number(cell.value, metric.digits, cell.deviation), cell.value, rank, mark=mark))
+    return entries

@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +39,9 @@ from evaluation.report.sections import (
 )
 from evaluation.report.sentences import merge_by_measure, summary, why_unanswered, why_unasked
 from evaluation.report.tables import AxisTable, build_table, table_grid
+from evaluation.scores.code_version import code_version
 from evaluation.scores.table import ScoreTable, make_writable
-from harness.screen import counted
+from harness.screen import counted, shown_names
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def write_report(
         name=name,
         subtitle=_subtitle(table),
         written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        code_version=metadata.version("sr-harness"),
+        code_version=code_version(),
         sections=[
             *_result_sections(results, config.report.resamples),
             *pictures_section(table, config, pictures),
@@ -167,12 +167,27 @@ def _warnings(table: ScoreTable, matrices: Sequence[Matrix]) -> list[str]:
     told = reader_notes(matrices, table.notes)
     few = table.sets["num_images"][(table.sets["metric"] == "fid") & (table.sets["num_images"] < FEW_IMAGES_FOR_FID)]
     told += [small_set_note("fid", int(few.max()))] if len(few) else []
-    untold = (reason for reason in table.missing.values() if not any(reason.removesuffix(".") in text for text in told))
-    most = Counter(untold).most_common()
+    untold = {
+        cell: why for cell, why in table.missing.items() if not any(why.removesuffix(".") in text for text in told)
+    }
+    failed = _without_any_number(table, untold)
+    if failed:
+        names, first = list(failed), next(iter(failed))
+        told.append(f"{counted(len(failed), 'model')} without a number: {shown_names(names)}. {first}: {failed[first]}")
+    most = Counter(why for (model, _, _), why in untold.items() if model not in failed).most_common()
     lines = [f"{counted(count, 'cell')} without a number: {reason}" for reason, count in most[:5]]
     if len(most) > 5:
-        lines.append(f"{len(most) - 5} more reasons for missing cells stand below the matrices.")
+        lines.append(f"{counted(len(most) - 5, 'more reason')} for missing cells below the matrices.")
     return [*told, *lines]
+
+
+def _without_any_number(table: ScoreTable, missing: Mapping[tuple[str, str, str], str]) -> dict[str, str]:
+    """Model -> the one reason why all of its cells are missing; their reasons would crowd out those of single cells."""
+    reasons: dict[str, list[str]] = {}
+    for (model, _, _), why in missing.items():
+        reasons.setdefault(model, []).append(why)
+    num_cells = len(table.conditions) * len(table.metrics)
+    return {model: why[0] for model, why in reasons.items() if len(why) == num_cells and len(set(why)) == 1}
 
 
 def _write_tables(table: ScoreTable, config: EvaluateConfig, reference: Published | None, out: Path) -> list[Grid]:

@@ -53,12 +53,13 @@ class Assembler:
         self.columns: dict[str, list[Any]] = {name: [] for name in (*IMAGE_KEYS, *names_of("image", self.asked))}
         self.sets: list[dict[str, Any]] = []
         self.missing: dict[tuple[str, str, str], str] = {}
-        self._reals_memo: dict[str, FeatureStatistics] = {}
+        self._reals: FeatureStatistics | None = None
+        """Of the condition's HR images, which all models are compared with."""
 
     def table(self) -> ScoreTable:
         """The whole table."""
         for condition in self.job.conditions:
-            self._reals_memo.clear()
+            self._reals = None
             for entry in self.job.roster:
                 self._add_cell(entry, condition)
         images = pd.DataFrame(self.columns)
@@ -192,9 +193,8 @@ class Assembler:
         if not (real.complete and fake.complete):
             return None
         if metric == "fid":
-            if cell.condition.name not in self._reals_memo:
-                self._reals_memo[cell.condition.name] = real.statistics()
-            value, deviation = frechet_distance(self._reals_memo[cell.condition.name], fake.statistics()), math.nan
+            self._reals = self._reals or real.statistics()
+            value, deviation = frechet_distance(self._reals, fake.statistics()), math.nan
         else:
             paired = metric == "kid-paired"
             value, deviation = kernel_distance(cell.sources(), real.rows, fake.rows, paired)

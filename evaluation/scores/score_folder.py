@@ -22,9 +22,9 @@ from harness.data.images import read_image
 from harness.data.packing.survey import files_below
 from harness.errors import InputError
 from harness.files import whole
+from harness.screen import shown_names
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
-_SHOWN = 5
 
 Progress = Callable[[int, int], None]
 
@@ -227,14 +227,6 @@ def _add_set_scores(result: dict[str, Any], wanted: tuple[str, ...], real: _Feat
         rows = (real.rows_ND.__getitem__, fake.rows_ND.__getitem__)
         value, deviation = kernel_distance(np.arange(count), *rows, paired=metric == "kid-paired")
         result["mean"][metric], result["deviation"][metric] = value, deviation
-
-
-def shown_names(names: list[str]) -> str:
-    """The first few names, and how many more there are."""
-    if not names:
-        return "none"
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _plain(value: Any) -> Any:

@@ -16,11 +16,12 @@ from evaluation.scores.checkpoints import find_weights
 from evaluation.scores.device import float32_proper
 from evaluation.scores.images import name_of_image
 from evaluation.scores.measures import unit_range
-from evaluation.scores.score_folder import list_images, shown_names
+from evaluation.scores.score_folder import list_images
 from harness.data.degrade import UpscaleMethod, upscale_image
 from harness.data.images import decode
 from harness.errors import CheckpointError, DataError, InputError, first_line
 from harness.networks import Network, open_network
+from harness.screen import shown_names
 from harness.tiles import NotFiniteError, TiledNetwork
 
 _WHOLE_PX = 256 * 256
@@ -79,13 +80,16 @@ class NetworkUpsampler:
 
     def _forward(self, lr_NHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         height, width = lr_NHWC.shape[1:3]
-        if height * width > self.whole_px and self.network.tileable:
+        if height * width > self.whole_px:
             return self._in_tiles(lr_NHWC)
         self.network.place(0, 0, height, width)
         return _to_levels(self.network.module(unit_range(lr_NHWC, self.device)).float())
 
     def _in_tiles(self, lr_NHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """One image after the other, so that one that is not finite leaves the others what they are."""
+        """One image after the other, so that one that is not finite leaves the others what they are.
+
+        A network that cannot be tiled gets each of them whole.
+        """
         num_images, height, width, channels = lr_NHWC.shape
         scale = self.network.scale
         sr_NHWC = np.zeros((num_images, height * scale, width * scale, channels), np.uint8)

@@ -6,10 +6,10 @@ import platform
 from importlib import metadata
 
 from evaluation.metrics import METRICS
+from evaluation.scores.code_version import code_version
 from evaluation.scores.table import ScoreTable
 
 _PACKAGES = (
-    "sr-harness",
     "torch",
     "torchvision",
     "accelerate",
@@ -24,8 +24,9 @@ _PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Package -> version of what is installed here; packages that are not installed are said to be so."""
-    found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    """Package -> version of what is used here; packages that are not installed are said to be so."""
+    found = {"sr-harness": code_version(), "python": platform.python_version()}
+    found["system"] = f"{platform.system()} {platform.machine()}"
     for package in _PACKAGES:
         try:
             found[package] = metadata.version(package)

@@ -80,6 +80,10 @@ COMMANDS: dict[str, tuple[str, list[Any], dict[str, Any], Any, int]] = {
     "score --sr s --hr h --color rgb --crop-border 4 --metrics 'psnr, mse'": (
         "evaluation.scores.score_folder.score_folders", [P("s"), P("h"), "rgb", 4, ("psnr", "mse")], {}, "scores", 1,
     ),
+    "score --sr s --hr h --metrics psnr,mse --metrics ssim": (
+        "evaluation.scores.score_folder.score_folders", [P("s"), P("h"), "y", 0, ("psnr", "mse", "ssim")], {},
+        "scores", 1,
+    ),
     "score --sr s --hr h --json f": ("evaluation.scores.score_folder.write_json", ["scores", P("f")], {}, None, 1),
     "board s --port 7000 --runs r": ("sweeps.board.serve", [FOLDER, 7000], {}, 1, 1),
     "upscale a b out --checkpoint c --scale 2 --tile 64 --device cpu --precision bf16 --samples 3 --noise 0.5 --seed 7"
@@ -184,5 +188,5 @@ def test_no_option_of_any_command_is_forgotten_here() -> None:
 def test_help_of_score_names_what_it_measures() -> None:
     command: Any = typer.main.get_command(harness.cli.app)
     told = next(each.help for each in command.commands["score"].params if each.name == "metrics")
-    named = told.removeprefix("Some of ").removesuffix(", with commas between.").split(", ")
+    named = told.removeprefix("Some of ").removesuffix(", with commas between, or given several times.").split(", ")
     assert named == [name for name in METRICS if name not in NOISE_METRICS]

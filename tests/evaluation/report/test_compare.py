@@ -362,6 +362,12 @@ def test_comparisons_that_no_scores_could_decide_are_announced(table_maker):
     assert len(compare_section(specialised(table_maker()), 10_000)[0].intro) == 1
     few = specialised(table_maker(num_images=5))
     assert "cannot be decided" in compare_section(few, 10_000)[0].intro[1]
+    both = [*specialised(table_maker()), *(replace(answer, metric="ssim") for answer in few)]
+    (section,) = compare_section(both, 10_000)
+    assert "2 of 2 comparisons" in section.intro[1], "of the measure that has most such"
+    assert [len(answer.grid.lines) for answer in section.content] == [2, 2], "each measure its own table"
+    tiles = [replace(answer, num_sources=5) for answer in specialised(table_maker(num_images=10))]
+    assert "cannot be decided" in compare_section(tiles, 10_000)[0].intro[1], "many tiles of few images"
 
 
 def test_two_images_never_decide_anything(table_maker):

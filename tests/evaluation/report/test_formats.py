@@ -79,6 +79,29 @@ def test_each_split_has_a_matrix_of_its_own_numbers(table):
     assert (named[1].matrix.values() - named[0].matrix.values()).to_numpy() == pytest.approx(np.ones((3, 4)))
 
 
+def test_each_split_has_a_matrix_of_degradations_of_its_own_images(table_maker):
+    table = table_maker(kernels=("matlab-bicubic", "nearest"))
+    other = table.images.assign(split="val", psnr=table.images["psnr"] + 1)
+    table.images = pd.concat(
+        [each.assign(condition=each["split"] + "/" + each["condition"]) for each in (table.images, other)]
+    )
+    table.conditions = [f"{split}/{name}" for split in ("test", "val") for name in table.conditions]
+    named = report_matrices(table, EvaluateConfig(report={"matrix_metrics": ["psnr"]}))
+    first, second = named[:2]
+    assert [first.stem, second.stem] == ["degradations_psnr", "degradations_psnr_val"]
+    assert (second.matrix.values() - first.matrix.values()).to_numpy() == pytest.approx(np.ones((2, 4)))
+
+
+def test_deviations_over_seeds_have_a_file_of_their_own(table_maker, tmp_path):
+    models = [Model(f"beach-seed{n}", "checkpoint", "x", {"class": "beach", "seed": str(n)}, "beach") for n in range(3)]
+    table = table_maker([*models, Model("bicubic", "method")])
+    named = report_matrices(table, EvaluateConfig(report={"matrix_metrics": ["psnr"]}))[0]
+    write_matrix_files(named, tmp_path)
+    frame = pd.read_csv(tmp_path / "matrix_psnr_deviation.csv", index_col="class")
+    expected = np.std([table.mean(model.name, "mountain", "psnr") for model in models], ddof=1)
+    assert frame.loc["mountain", "beach"] == pytest.approx(expected) and frame["bicubic"].isna().all()
+
+
 def test_pooled_row_is_shown_but_not_counted_twice_over_degradations(table_maker):
     table = table_maker(kernels=("matlab-bicubic", "nearest"))
     pooled = table.images["condition"].str.endswith("/general")
@@ -88,6 +111,25 @@ def test_pooled_row_is_shown_but_not_counted_twice_over_degradations(table_maker
     assert "general" in classes.matrix.rows
     expected = np.mean([table.mean("beach", f"nearest/{name}", "psnr") for name in ("beach", "mountain")])
     assert degradations.matrix.cells[1][0].value == pytest.approx(expected)
+
+
+def drawn(**marks) -> Image.Image:
+    """A cell so marked, above cells that have every mark, so that size and legend are the same for all."""
+    every = Entry("26.00", 26.0, BEST, own=True, mark="a"), Entry("25.00", 25.0, SECOND, shade=0.5)
+    first = Entry(marks.pop("text", "25.31"), 25.31, **marks), Entry("24.00", 24.0)
+    lines = (Line(("sea",), first), Line(("sand",), every))
+    return draw_grid(Grid("PSNR", "in dB", ("class",), (Head("a"), Head("b")), lines, (("a", "why"),)))
+
+
+@pytest.mark.parametrize("marks", [{"rank": SECOND}, {"rank": BEST}, {"own": True}, {"mark": "a"}, {"text": "25.38"}])
+def test_every_mark_and_every_digit_of_a_cell_is_seen_in_the_picture(marks):
+    plain, marked = drawn(), drawn(**marks)
+    assert plain.size == marked.size and ImageChops.difference(plain, marked).getbbox()
+
+
+def test_the_nearer_to_the_best_a_cell_is_the_darker_is_its_shade():
+    levels = [np.mean(drawn(shade=shade)) for shade in (0.0, 0.5, 1.0)]
+    assert levels[0] > levels[1] > levels[2]
 
 
 def test_markdown_marks_best_second_and_own_and_escapes_names(grid):

@@ -432,6 +432,14 @@ def test_a_measure_is_said_to_lack_what_most_cells_lack_not_why_a_model_failed(t
     assert reader_notes(matrices, notes) == ["LPIPS (VGG): no numbers. no weights; get them", "beach: step 3 is used"]
 
 
+def test_a_measure_that_has_numbers_elsewhere_is_named_with_the_degradation_that_lacks_them(table_maker):
+    table = table_maker(kernels=("matlab-bicubic", "nearest"))
+    lacking = [name for name in table.conditions if name.startswith("nearest/")]
+    table.missing = {(model.name, name, "psnr"): "not scored" for model in table.models for name in lacking}
+    matrices = [named.matrix for named in report_matrices(table, EvaluateConfig(report={"matrix_metrics": ["psnr"]}))]
+    assert reader_notes(matrices, []) == ["PSNR (test, nearest): no numbers. not scored"]
+
+
 def test_reasons_that_are_joined_or_end_a_sentence_have_one_full_stop(table_maker):
     models = [Model(f"beach-seed{s}", "checkpoint", "x", {"class": "beach", "seed": str(s)}, "beach") for s in range(3)]
     table = table_maker([*models, Model("bicubic", "method")])
@@ -505,3 +513,9 @@ def test_a_baseline_that_reads_the_same_as_the_best_model_is_not_called_better(t
 def test_seeds_of_which_one_is_infinite_have_no_deviation():
     cell = mean_of_models([Cell(30.0), Cell(math.inf)], "seeds")
     assert (cell.value, cell.deviation) == (math.inf, None)
+
+
+def test_seeds_of_which_one_lacks_images_have_no_deviation_but_those_beside_an_absent_one_do():
+    alike, lacking, absent = [Cell(30.0), Cell(32.0)], Cell(35.0, comparable=False), Cell(comparable=False)
+    assert mean_of_models([*alike, lacking], "seeds").deviation is None
+    assert mean_of_models([*alike, absent], "seeds").deviation == pytest.approx(math.sqrt(2))

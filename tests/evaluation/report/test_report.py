@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from importlib import metadata
 
 import pandas as pd
 import pytest
 
+import harness
 from evaluation.config import EvaluateConfig
 from evaluation.metrics import METRICS
 from evaluation.model import Model
@@ -37,6 +39,7 @@ def test_report_writes_every_file_and_nothing_half_written(table, tmp_path, pict
     comparisons = {f"compare_{m}.csv" for m in ("mse", "psnr", "ssim")}
     assert names == {"report.html", *matrices, *comparisons, *(f"table.{k}" for k in ("csv", "md", "tex", "png"))}
     assert path == tmp_path / "report" / "report.html"
+    assert "4 models, 3 conditions, 24 images; measures: MSE, PSNR, SSIM<" in text_of(path)
 
 
 def test_report_is_the_same_twice_but_for_the_time(table, tmp_path, pictures):
@@ -47,18 +50,34 @@ def test_report_is_the_same_twice_but_for_the_time(table, tmp_path, pictures):
     assert pages[0] == pages[1]
 
 
+def test_report_of_a_clone_that_is_not_installed_names_the_version_of_its_code(table, tmp_path, monkeypatch):
+    def absent(package):
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(metadata, "version", absent)
+    text = text_of(write_report("demo", table, EvaluateConfig(report={"num_strips": 0}), [], tmp_path))
+    assert f"by sr-harness {harness.__version__}" in text and "<dt>sr-harness</dt><dd>not installed" not in text
+
+
 def test_page_is_self_contained(table, tmp_path, pictures):
     text = text_of(write_report("demo", table, EvaluateConfig(), [], tmp_path, None, (), pictures))
     assert not re.search(r"(?:src|href)=\"(?!data:|#)", text)
     assert "url(" not in text and "@import" not in text and "<script" not in text
 
 
-def test_numbers_of_compare_csv_are_those_of_compare(table, tmp_path, pictures):
-    write_report("demo", table, EvaluateConfig(), [], tmp_path, None, (), pictures)
+def test_numbers_of_compare_csv_are_those_of_compare_with_the_configured_resamples_and_seed(table_maker, tmp_path):
+    table = table_maker(num_images=20)
+    config = EvaluateConfig(report={"num_strips": 0, "resamples": 200, "seed": 5, "matrix_metrics": ["psnr"]})
+    write_report("demo", table, config, [], tmp_path)
     frame = pd.read_csv(tmp_path / "compare_psnr.csv")
-    answers = compare(table, METRICS["psnr"], specialisation_questions(table, conditions_of(table)))
+    questions = specialisation_questions(table, conditions_of(table))
+    answers = compare(table, METRICS["psnr"], questions, 200, 5)
+    assert set(frame["metric"]) == {"psnr"}
     assert list(frame["difference"]) == pytest.approx([answer.difference for answer in answers], rel=1e-14)
     assert list(frame["p_holm"]) == pytest.approx([answer.p_holm for answer in answers], rel=1e-14)
+    assert list(frame["low"]) == pytest.approx([answer.low for answer in answers], rel=1e-14)
+    others = compare(table, METRICS["psnr"], questions, 200, 6)
+    assert list(frame["low"]) != pytest.approx([answer.low for answer in others], rel=1e-6)
 
 
 def test_measures_without_numbers_are_one_sentence_with_its_reason_on_the_page(table, tmp_path):
@@ -98,6 +117,20 @@ def test_report_of_models_that_could_not_be_scored_at_all_gives_the_reasons(tmp_
     assert (tmp_path / "matrix_psnr.csv").read_text().splitlines()[1] == "beach,,"
 
 
+def test_failed_models_share_a_line_and_leave_room_for_the_reasons_of_single_cells(table_maker, tmp_path):
+    models = [Model(f"beach-{n}", "checkpoint", f"/none/{n}", {"n": str(n)}, "beach") for n in range(7)]
+    table = table_maker(models)
+    failed = [model.name for model in models[:6]]
+    table.images = table.images[~table.images["model"].isin(failed)]
+    cells = [(name, c, metric) for name in failed for c in table.conditions for metric in table.metrics]
+    table.missing = {cell: f"{cell[0]} failed at step {100 + failed.index(cell[0])}." for cell in cells}
+    table.missing["beach-6", "beach", "psnr"] = "one output is not finite"
+    text = text_of(write_report("demo", table, EvaluateConfig(report={"num_strips": 0}), [], tmp_path))
+    names = ", ".join(failed[:5])
+    assert f"<p>6 models without a number: {names} and 1 more. beach-0: beach-0 failed at step 100.</p>" in text
+    assert "<p>1 cell without a number: one output is not finite</p>" in text and "6 cells" not in text
+
+
 def test_pictures_that_cannot_be_made_give_a_reason_instead(table, tmp_path):
     text = text_of(write_report("demo", table, EvaluateConfig(), [], tmp_path))
     assert "no pictures: no model says which dataset and scale" in text
@@ -111,6 +144,19 @@ def test_only_the_measures_that_are_asked_for_are_shown(table, tmp_path, picture
     assert {file.stem for file in tmp_path.iterdir()} == {"report", "matrix_psnr", "table"}
     assert list(pd.read_csv(tmp_path / "table.csv").columns) == ["class", "ssim", "ssim_deviation", "ssim_images"]
     assert "Comparisons" not in text
+
+
+def test_each_degradation_has_a_table_and_a_matrix_of_its_own_and_the_first_bears_the_short_name(table_maker, tmp_path):
+    kernels = ("matlab-bicubic", "nearest")
+    table = table_maker(kernels=kernels)
+    only_psnr = {"matrix_metrics": ["psnr"], "table_metrics": ["psnr"]}
+    config = EvaluateConfig(report={"num_strips": 0, "compare": False, **only_psnr})
+    write_report("demo", table, config, [], tmp_path)
+    for kernel, more in zip(kernels, ("", "_test_nearest")):
+        expected = [table.mean("beach", f"{kernel}/{name}", "psnr") for name in CLASSES]
+        rows = pd.read_csv(tmp_path / f"table{more}.csv").set_index("class")
+        assert rows.loc["beach", "psnr"] == pytest.approx(sum(expected) / 3)
+        assert list(pd.read_csv(tmp_path / f"matrix_psnr{more}.csv")["beach"]) == pytest.approx(expected)
 
 
 def test_a_report_leaves_no_numbers_of_an_earlier_one_and_nothing_else_is_touched(table, table_maker, tmp_path):
@@ -180,6 +226,7 @@ def test_runs_show_only_the_keys_in_which_they_differ():
     grid = runs_grid([("a", {"seed": "0", "scale": "4"}), ("b", {"seed": "1", "scale": "4"}), ("c", {"scale": "4"})])
     assert [head.title for head in grid.heads] == ["seed"]
     assert [line.entries[0].text for line in grid.lines] == ["0", "1", "as the recipe"]
+    assert [head.title for head in runs_grid([("a", {"seed": "0"})]).heads] == ["seed"], "a single one has no other"
 
 
 def test_ledger_shares_leave_out_what_occupied_nothing():
@@ -218,7 +265,17 @@ def test_sentences_say_which_degradation_and_a_reason_stands_once(table_maker, t
     for kernel in ("matlab-bicubic", "nearest"):
         assert f"PSNR {words} (test, {kernel})" in text
         assert re.search(rf"<li>By [^<]*PSNR \(test, {kernel}\)[^<]*, on 3 of 3 classes", text)
+    assert "3 of 3 models beat bicubic on their own class" in text
     assert "cells without a number" not in text and text.count("FID, KID: no numbers. weights absent") == 1
+
+
+def test_the_images_of_a_pooled_row_are_counted_once_in_the_table(table, tmp_path):
+    table.images = pd.concat([table.images, table.images.assign(condition="everything")])
+    table.conditions = [*table.conditions, "everything"]
+    only_psnr = {"matrix_metrics": ["psnr"], "table_metrics": ["psnr"]}
+    config = EvaluateConfig(pool="everything", report={"num_strips": 0, "compare": False, **only_psnr})
+    write_report("demo", table, config, [], tmp_path)
+    assert set(pd.read_csv(tmp_path / "table.csv")["psnr_images"]) == {24}
 
 
 def test_a_class_that_has_the_name_of_the_pooled_row_stands_in_the_table(table, tmp_path):

@@ -105,3 +105,13 @@ def test_what_can_be_decided_at_all_depends_on_units_resamples_and_comparisons()
     assert (undecidable([100] * 500, 10_000), undecidable([100] * 501, 10_000)) == (0, 501)
     assert (undecidable([8] * 6, 10_000), undecidable([8] * 7, 10_000)) == (0, 7)
     assert undecidable([5, 100], 10_000) == 1
+
+
+@pytest.mark.parametrize("unit", [1.0, 0.1, 0.3, 1e-7])
+def test_p_is_the_same_in_any_unit_though_sums_that_cancel_leave_rounding(unit):
+    """0.1 + 0.2 - 0.3 is not 0. In whole numbers, 10 of 32 ways to turn the signs reach the sum that was seen."""
+    whole = [1, 2, -3, 4, 4]
+    flipped = [sum(map(int.__mul__, whole, signs)) for signs in itertools.product((1, -1), repeat=5)]
+    expected = sum(abs(total) >= abs(sum(whole)) for total in flipped) / 32
+    means = subset_means(np.array(whole)[:, None] * unit, np.ones(5, int), 10_000, 0)
+    assert p_values(means).tolist() == [expected] == [10 / 32]

@@ -123,8 +123,18 @@ def test_best_of_each_column_is_marked_and_baselines_take_no_part(table_maker):
     ranks = [line.entries[0].rank for line in grid.lines]
     assert ranks.index(BEST) == int(np.argmax(values)) and ranks[-1] == 0
     assert grid.lines[-1].apart and grid.lines[-1].heads == ("bicubic", "")
+    assert [head.title for head in grid.heads] == ["PSNR ↑", "MSE ↓"]
     errors = [line.entries[1].value for line in grid.lines[:-1]]
     assert [line.entries[1].rank for line in grid.lines].index(BEST) == int(np.argmin(errors))
+
+
+def test_a_baseline_that_is_better_than_every_row_is_noted_in_its_column_alone(table_maker):
+    table = table_maker([*fractions(), Model("bicubic", "method")])
+    of_bicubic = table.images["model"] == "bicubic"
+    table.images.loc[of_bicubic, "psnr"] += 9.0
+    grid = table_grid(build_table(table, conditions_of(table), ["psnr", "ssim"]))
+    assert grid.lines[-1].heads[0] == "bicubic" and [entry.mark for entry in grid.lines[-1].entries] == ["a", ""]
+    assert grid.footnotes == (("a", "bicubic is better than every model here"),)
 
 
 def test_published_figures_stand_beside_the_rows_that_they_belong_to(table_maker):

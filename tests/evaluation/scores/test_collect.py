@@ -97,7 +97,7 @@ def stand_ins(tmp_path: Path, *names: str) -> list[Model]:
     return models
 
 
-TWO_CLASSES = {"sea": [(32, 40), (32, 40), (24, 24)], "sand": [(28, 30), (36, 32)]}
+TWO_CLASSES = {"sea": [(32, 40), (32, 40), (24, 24)], "sand": [(29, 30), (36, 32)]}
 CONFIG = EvaluateConfig(scale=4, metrics=("mse", "psnr", "ssim", "color-shift"))
 
 
@@ -325,7 +325,9 @@ def test_a_metric_without_its_network_has_a_reason_in_every_cell(tmp_path: Path)
         raise InputError(f"{name} is absent; run `harness weights fetch {name}`.")
 
     config = CONFIG.model_copy(update={"metrics": ("psnr", "lpips-vgg", "fid")})
-    table = evaluate([baseline("bicubic")], config, tmp_path, source=Pictures(TWO_CLASSES), find=absent)
+    models = [baseline("bicubic"), Model("gone", "checkpoint", str(tmp_path / "gone"))]
+    table = evaluate(models, config, tmp_path, source=Pictures(TWO_CLASSES), find=absent)
+    assert "no such run" in table.missing["gone", "sea", "fid"], "no weights would give it numbers"
     assert "fetch vgg16" in table.missing["bicubic", "sea", "lpips-vgg"]
     assert "fetch inception-fid" in table.missing["bicubic", "sand", "fid"]
     assert "lpips-vgg" in table.metrics and table.values("bicubic", "sea", "lpips-vgg").empty
@@ -344,7 +346,7 @@ def test_tiny_images_have_no_ssim_but_the_rest(tmp_path: Path) -> None:
     pictures = Pictures({"sea": [(16, 60), (40, 40)], "ice": [(16, 16)]})
     table = evaluate([baseline("bicubic")], CONFIG, tmp_path, source=pictures)
     assert len(table.values("bicubic", "sea", "psnr")) == 2 and len(table.values("bicubic", "sea", "ssim")) == 1
-    assert table.missing["bicubic", "ice", "ssim"] == "every image is too small for it"
+    assert table.missing == {("bicubic", "ice", "ssim"): "every image is too small for it"}
     assert math.isfinite(table.mean("bicubic", "ice", "psnr"))
 
 
@@ -555,6 +557,31 @@ def test_changed_weights_make_stored_cells_stale(packed: str, tmp_path: Path) ->
     table.images["checkpoint_sha"] = "before"
     stale = mark_stale(table, [baseline("bicubic")], on(packed))
     assert "the weights changed" in stale.missing["bicubic", "calm", "psnr"]
+
+
+def test_numbers_of_a_model_that_is_gone_or_cannot_be_read_any_more_are_stale(packed: str, tmp_path: Path) -> None:
+    table = evaluate([baseline(name) for name in ("bicubic", "nearest", "bilinear")], on(packed), tmp_path / "out")
+    table.images["model"] = table.images["model"].replace({"nearest": "left", "bilinear": "mine"})
+    now = [baseline("bicubic"), Model("mine", "spandrel", str(tmp_path / "gone.pth"))]
+    missing = mark_stale(table, now, on(packed)).missing
+    assert {model for model, _, _ in missing} == {"left", "mine"}
+    assert missing["left", "calm", "psnr"] == "stale: the model is no longer part of the evaluation"
+    assert (
+        "stale: " in missing["mine", "calm", "psnr"] and "gone.pth: no such weights" in missing["mine", "calm", "psnr"]
+    )
+
+
+def test_numbers_of_a_network_stay_where_its_weights_are_absent(
+    packed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: str) -> Path:
+        raise InputError(f"{name} is absent.")
+
+    monkeypatch.setattr("evaluation.scores.networks._find", absent)
+    table = evaluate([baseline("bicubic")], on(packed), tmp_path / "out")
+    table.images["lpips-alex"] = 0.5
+    table.images["metric_version"] += " lpips-alex:1:0123456789"
+    assert not mark_stale(table, [baseline("bicubic")], on(packed)).missing
 
 
 @pytest.mark.parametrize(

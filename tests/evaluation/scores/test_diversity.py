@@ -87,10 +87,15 @@ def test_more_noise_makes_more_diverse_and_worse(lr_NHWC: np.ndarray) -> None:
     assert (much["diversity-cost"] > little["diversity-cost"]).all()
 
 
-def test_an_output_that_is_not_finite_has_no_spread(lr_NHWC: np.ndarray) -> None:
+@pytest.mark.parametrize("broken", range(CONFIG.num_samples))
+def test_an_image_with_one_output_that_is_not_finite_has_no_spread(lr_NHWC: np.ndarray, broken: int) -> None:
     class Broken(MethodUpsampler):
+        num_calls = 0
+
         def batch(self, lr_NHWC, keys):
-            return super().batch(lr_NHWC, keys)[0], np.array([key != "b" for key in keys])
+            self.num_calls += 1
+            is_sound = self.num_calls != broken + 1
+            return super().batch(lr_NHWC, keys)[0], np.array([is_sound or key != "b" for key in keys])
 
     sr_NHWC = MethodUpsampler("nearest", 2).batch(lr_NHWC, ["a", "b"])[0]
     columns = diversity(Broken("nearest", 2), lr_NHWC, sr_NHWC, sr_NHWC, ["a", "b"], CONFIG)

@@ -119,6 +119,16 @@ def test_images_in_linked_folders_are_scored(folders: tuple[Path, Path], tmp_pat
     assert {name for name in names if "/" in name} == {f"linked/{name}" for name in names if "/" not in name}
 
 
+@pytest.mark.parametrize(
+    ("extra", "said"), [("sr", "sr: 9; only in .*hr: none;"), ("hr", "sr: none; only in .*hr: 9;")]
+)
+def test_one_more_image_in_either_folder_is_refused(folders: tuple[Path, Path], extra: str, said: str) -> None:
+    sr, hr = folders
+    shutil.copy(sr / "001.png", {"sr": sr, "hr": hr}[extra] / "9.png")
+    with pytest.raises(InputError, match=f"only in .*{said}"):
+        score_folders(sr, hr)
+
+
 def test_folders_that_do_not_match_are_refused_with_both_lists(folders: tuple[Path, Path]) -> None:
     sr, hr = folders
     (sr / "001.png").rename(sr / "other.png")
@@ -181,8 +191,8 @@ def test_where_nothing_can_be_measured_the_reason_stands_and_the_exit_code_is_1(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sr, hr = folders
-    assert score(sr, hr, metrics="psnr") == 0
-    assert score(sr, hr, json=tmp_path / "a.json", crop_border=20, metrics="ssim") == 1
+    assert score(sr, hr, metrics=["psnr"]) == 0
+    assert score(sr, hr, json=tmp_path / "a.json", crop_border=20, metrics=["ssim"]) == 1
     said = json.loads((tmp_path / "a.json").read_text())
     assert (said["mean"], said["missing"]) == ({"ssim": None}, {"ssim": "every image is too small for it."})
     assert "nothing could be measured" in capsys.readouterr().err
@@ -192,7 +202,7 @@ def test_scores_are_shown_where_their_file_cannot_be_written(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(InputError, match="cannot be written"):
-        score(*folders, json=tmp_path, metrics="psnr")
+        score(*folders, json=tmp_path, metrics=["psnr"])
     assert "mean" in capsys.readouterr().out
 
 

@@ -38,6 +38,14 @@ def test_ssim_equals_scikit_image(height: int, width: int, dtype: torch.dtype, t
     assert measured.item() == pytest.approx(expected, abs=tolerance)
 
 
+def test_ssim_of_colour_is_the_mean_over_the_channels() -> None:
+    preds, target = (np.stack([image, image // 2, image.T], axis=-1) for image in noisy_pair(40, 40))
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
+    expected = structural_similarity(preds, target, channel_axis=-1, **options)
+    pair = (torch.from_numpy(image).permute(2, 0, 1)[None].double() for image in (preds, target))
+    assert ssim(*pair, data_range=255).item() == pytest.approx(expected, abs=1e-9)
+
+
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_psnr_equals_scikit_image(height: int, width: int) -> None:
     preds, target = noisy_pair(height, width)
