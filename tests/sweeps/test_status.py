@@ -409,9 +409,7 @@ def test_a_narrow_terminal_shows_fewer_columns_but_no_cut_number(
     for key in plan.phases:
         folder = sweep_folder.runs.phase(key)
         write_status(folder, state="running", phase="adversarial", step=119, steps_per_s=0.01, val_psnr=25.0)
-    console = Console(file=io.StringIO(), width=width)
-    console.print(status_view(sweep_status(sweep_folder.runs, plan, Queues())))
-    text = console.file.getvalue()  # type: ignore[attr-defined]
+    text = shown(status_view(sweep_status(sweep_folder.runs, plan, Queues())), width)
     table = text[: text.index("└")]
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in table and "time left" in table and " / " in table
@@ -437,8 +435,6 @@ def test_terminal_too_narrow_for_a_table_shows_a_line_a_run(
     plan = plan_of({"name": "seed", "key": "phases.0.iterations", "values": [1_000_000, 2_000_000]})
     for key in plan.phases:
         write_status(sweep_folder.runs.phase(key), state="running", step=123_456, updated=time.time())
-    console = Console(file=io.StringIO(), width=width)
-    console.print(status_view(sweep_status(sweep_folder.runs, plan, Queues())))
-    text = console.file.getvalue()  # type: ignore[attr-defined]
+    text = shown(status_view(sweep_status(sweep_folder.runs, plan, Queues())), width)
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text and "123,456" in text and "2,000,050" in text and "running" in text

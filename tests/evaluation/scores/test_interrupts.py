@@ -141,7 +141,7 @@ else:  # in a process of the pool: time enough to be stopped in the middle
 """
 
 
-@pytest.mark.parametrize("how", ["ctrl-c", pytest.param("kill of one process", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", ["ctrl-c", "kill of one process"])
 def test_a_stopped_evaluation_on_two_processes_ends_at_once_and_goes_on(how: str, packed: str, tmp_path: Path) -> None:
     script, out = tmp_path / "script.py", tmp_path / "out"
     script.write_text(textwrap.dedent(SCRIPT))
